@@ -1,0 +1,50 @@
+"""Data-free low-bit quantization of CLIP models.
+
+The verbs are imported on first use, so that `import d4c` costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from d4c.errors import ArtifactError, CheckpointError, D4CError, DataError, SettingError
+
+if TYPE_CHECKING:
+    from d4c.evaluation.evaluate import evaluate
+    from d4c.models.checkpoint import load
+    from d4c.quantization.artifact import load_quantized
+    from d4c.quantization.quantize import quantize
+    from d4c.synthesis.calibration import CalibrationSet
+    from d4c.synthesis.synthesizer import synthesize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "CalibrationSet",
+    "CheckpointError",
+    "D4CError",
+    "DataError",
+    "SettingError",
+    "evaluate",
+    "load",
+    "load_quantized",
+    "quantize",
+    "synthesize",
+]
+
+_HOME = {
+    "CalibrationSet": "d4c.synthesis.calibration",
+    "evaluate": "d4c.evaluation.evaluate",
+    "load": "d4c.models.checkpoint",
+    "load_quantized": "d4c.quantization.artifact",
+    "quantize": "d4c.quantization.quantize",
+    "synthesize": "d4c.synthesis.synthesizer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'd4c' has no attribute {name!r}")

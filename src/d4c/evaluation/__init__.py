@@ -1,0 +1,1 @@
+"""Zero-shot accuracy and fidelity of anything with `encode_image` and `encode_text`."""

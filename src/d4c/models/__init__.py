@@ -1,0 +1,1 @@
+"""The towers of CLIP and every way to fill them with a checkpoint."""

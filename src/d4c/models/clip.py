@@ -1,0 +1,70 @@
+"""A CLIP: an image tower, a text tower, and what turns pictures and words into their inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from d4c.models.config import CLIPConfig, ResNetConfig
+from d4c.models.preprocess import preprocess
+from d4c.models.resnet import ModifiedResNet
+from d4c.models.text import TextTransformer
+from d4c.models.tokenizer import tokenize
+from d4c.models.vit import VisionTransformer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class CLIP(nn.Module):
+    """Both towers with the scale of their logits.
+
+    Built with random weights; `d4c.load` fills in a checkpoint. `name` is only a label for reports.
+    """
+
+    def __init__(self, config: CLIPConfig, name: str = "clip") -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        vision = config.image
+        self.image: ModifiedResNet | VisionTransformer = (
+            ModifiedResNet(vision, config.embed_dim)
+            if isinstance(vision, ResNetConfig)
+            else VisionTransformer(vision, config.embed_dim)
+        )
+        self.text = TextTransformer(config.text, config.embed_dim)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor from cosine to logit, about 100 in trained models."""
+        return float(self.log_logit_scale.exp())
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.config.image.image_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_logit_scale.device
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Preprocessed pixels [N, 3, S, S] to embeddings [N, D], not normalised to unit length."""
+        return self.image(pixels)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids [N, L] to embeddings [N, D], not normalised to unit length."""
+        return self.text(tokens)
+
+    def preprocess(self, image: Image) -> Tensor:
+        """A picture of any size and mode to normalised pixels [3, S, S]."""
+        return preprocess(image, self.image_size, self.config.mean, self.config.std)
+
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """Prompts to token ids [N, context length]."""
+        return tokenize(texts, self.config.text.context_length)

@@ -1,0 +1,112 @@
+"""The transformer pieces that the towers share; every matrix product is a module of its own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["quick_gelu", "gelu"]
+
+
+class MatMul(nn.Module):
+    """Batched product of two activations, a module so that a quantizer can take its place."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+
+class Add(nn.Module):
+    """Sum of two activations, a module for the same reason."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's models."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation(name: Activation) -> nn.Module:
+    return QuickGELU() if name == "quick_gelu" else nn.GELU()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate q, k, v and output projections.
+
+    While `fused` is true the two products run as one fused kernel; quantization sets it to false so that
+    `scores` (q k^T) and `context` (softmax times v) are called as modules.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.scores = MatMul()
+        self.context = MatMul()
+        self.fused = True
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """Map [N, L, C] to [N, L, C]; with `causal`, position i sees positions 0 .. i."""
+        q, k, v = (split_heads(t, self.heads) for t in (self.q(x), self.k(x), self.v(x)))
+        return self.out(attend(self, q, k, v, causal))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[N, L, C] to [N, heads, L, C / heads]."""
+    n, length, width = x.shape
+    return x.view(n, length, heads, width // heads).transpose(1, 2)
+
+
+def attend(module: Attention | nn.Module, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v over heads, joined to [N, L, C], through `module.scores` and `module.context`.
+
+    The factor 1 / sqrt(d) is applied to q, before a quantizer sees it: that is the form runtimes execute.
+    """
+    if module.fused:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    else:
+        scores = module.scores(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # type: ignore[operator]
+        if causal:
+            length = scores.shape[-1]
+            future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(future, float("-inf"))
+        y = module.context(scores.softmax(-1), v)  # type: ignore[operator]
+    n, heads, length, depth = y.shape
+    return y.transpose(1, 2).reshape(n, length, heads * depth)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, width: int, hidden: int, act: Activation) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = activation(act)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int, act: Activation) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, hidden, act)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        x = x + self.attn(self.norm1(x), causal)
+        return x + self.mlp(self.norm2(x))

@@ -1,0 +1,1 @@
+"""From a float CLIP to packed integers: ranges, folds, rounding, packing."""

@@ -1,0 +1,1 @@
+"""Calibration images made from nothing but the CLIP itself."""
