@@ -1,6 +1,104 @@
-"""Prompts to token ids."""
+"""Prompts to token ids: CLIP's byte-pair encoding over the embedded merges (OpenAI, MIT; see `demo/licences`).
+
+Nothing here needs torch except `tokenize`, so that a runtime without torch cuts text the same way.
+"""
+
 from __future__ import annotations
+
+import gzip
+import html
+import re
+import unicodedata
 from collections.abc import Sequence
-from torch import Tensor
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as Steps
+
+from d4c.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+START, END = "<start_of_text>", "<end_of_text>"
+VOCAB_SIZE = 49408
+_WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+# What CLIP's own cleaning does to well-formed text beside HTML entities, white space and case: no terminal escapes,
+# no Latin ligatures, ordinary width, straight quotes, no control characters.
+_ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
+_LIGATURES = {
+    code: unicodedata.normalize("NFKC", chr(code))
+    for code in (*range(0xFB00, 0xFB07), 0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4))
+} | {0xFB05: "\u017ft"}
+_FIXES: dict[int, str | None] = {
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in (0x3000, *range(0xFF01, 0xFFF0))},
+    **dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'"),
+    **dict.fromkeys(range(0x201C, 0x2020), '"'),
+    **dict.fromkeys((0x85, 0x2028, 0x2029), "\n"),
+    **dict.fromkeys(
+        (*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+    ),
+}
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 printable characters that stand for bytes, in the order of CLIP's first 256 ids."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+
+
+@lru_cache(maxsize=1)
+def tokenizer() -> Tokenizer:
+    """CLIP's tokenizer without cleaning and special tokens; `tokenizer().save(path)` writes a tokenizer.json."""
+    packed = (files("d4c.models") / "clip-bpe-merges.txt.gz").read_bytes()
+    merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
+    letters = byte_alphabet()
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
+    vocab = {word: i for i, word in enumerate(words)}
+    model = BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>")  # type: ignore[arg-type]
+    out = Tokenizer(model)
+    out.pre_tokenizer = Steps(
+        [Split(Regex(_WORDS), "removed", invert=True), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    out.add_special_tokens([AddedToken(START, normalized=False), AddedToken(END, normalized=False)])
+    return out
+
+
+def clean(text: str) -> str:
+    """Lower-case text with plain quotes and single spaces, HTML entities resolved twice, as CLIP was trained on.
+
+    Text that was decoded with a wrong encoding ("donâ€™t") is not repaired: CLIP's authors used ftfy for that.
+    """
+    text = _ESCAPE.sub("", html.unescape(text)).translate(_LIGATURES).translate(_FIXES)
+    text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
+    return " ".join(text.split()).lower()
+
+
+def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[np.int64]:
+    """Prompts to ids [N, context_length]: start, words, end, zeros; a long prompt keeps its end in the last place.
+
+    Raises DataError for anything but strings.
+    """
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    for row in rows:
+        if not isinstance(row, str):
+            raise DataError(f"a prompt is {type(row).__name__}, expected a string; pass a list of strings.")
+    out = np.zeros((len(rows), context_length), np.int64)
+    for i, encoding in enumerate(tokenizer().encode_batch([clean(row) for row in rows])):
+        ids = [VOCAB_SIZE - 2, *encoding.ids[: context_length - 2], VOCAB_SIZE - 1]
+        out[i, : len(ids)] = ids
+    return out
+
+
 def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
-    raise NotImplementedError
+    """`token_ids` as an int64 tensor [N, context_length]."""
+    import torch
+
+    return torch.from_numpy(token_ids(texts, context_length))
