@@ -1,0 +1,46 @@
+"""Closeness of a model to the float model it came from."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from d4c.errors import DataError
+from d4c.evaluation.metrics import Fidelity, wilson
+from d4c.evaluation.zeroshot import Embeddings
+
+
+def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
+    """Compare embeddings of the same images and classes; see `Fidelity` for what each number means.
+
+    An image that is the whole of the reference's mean (a dataset of one image) counts as centred cosine 0. Raises
+    DataError if the two were not made from the same dataset or differ in embedding size.
+    """
+    if (model.dataset, model.image.shape, model.text.shape) != (
+        reference.dataset,
+        reference.image.shape,
+        reference.text.shape,
+    ):
+        raise DataError(
+            f"the reference embeddings are of {describe(reference)}, expected {describe(model)}; "
+            "embed the float model on the same dataset with the same limit."
+        )
+    mean = reference.image.mean(0)
+    centred = F.cosine_similarity(model.image - mean, reference.image - mean, dim=-1)
+    ours, theirs = model.scores(), reference.scores()
+    log_ours, log_theirs = (
+        (scores.double() * side.logit_scale).log_softmax(-1) for scores, side in ((ours, model), (theirs, reference))
+    )
+    same = int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+    return Fidelity(
+        cosine=float((model.image * reference.image).sum(-1).mean()),
+        centred_cosine=float(centred.mean()),
+        text_cosine=float((model.text * reference.text).sum(-1).mean()),
+        agreement=wilson(same, len(ours)),
+        kl=float(torch.where(log_theirs.exp() > 0, log_theirs.exp() * (log_theirs - log_ours), 0.0).sum(-1).mean()),
+    )
+
+
+def describe(side: Embeddings) -> str:
+    images, width = side.image.shape
+    return f"{images} images and {len(side.text)} classes of {side.dataset!r} in {width} dimensions"
