@@ -77,6 +77,11 @@ def check_config(config: CLIPConfig, source: str) -> None:
             raise CheckpointError(
                 f"{source}: {what} width {width} is not a multiple of its {heads} heads; use a matching configuration."
             )
+    if not isinstance(image, ResNetConfig) and image.patch_size > image.image_size:
+        raise CheckpointError(
+            f"{source}: patches of {image.patch_size} pixels do not fit an image of {image.image_size}; "
+            "use a matching configuration."
+        )
     if image.image_size % grain:
         raise CheckpointError(
             f"{source}: image size {image.image_size} is not a multiple of {grain}; use a matching configuration."

@@ -1,0 +1,42 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+import d4c
+from d4c.models.clip import CLIP
+
+# open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
+# torch and fail at import; declaring them is enough, no test calls them.
+if importlib.util.find_spec("torchvision") and not torch.cuda.is_available():
+    _TORCHVISION = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, alone or in company."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", params=["demo-vit", "demo-rn"])
+def demo(request: pytest.FixtureRequest) -> CLIP:
+    """Each embedded model; tests must not change it."""
+    return d4c.load(request.param)
+
+
+@pytest.fixture(scope="session")
+def demo_vit() -> CLIP:
+    """The embedded vision transformer; tests must not change it."""
+    return d4c.load("demo-vit")
+
+
+@pytest.fixture(scope="session")
+def demo_rn() -> CLIP:
+    """The embedded ResNet; tests must not change it."""
+    return d4c.load("demo-rn")
