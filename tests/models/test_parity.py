@@ -41,9 +41,14 @@ def randomize(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def skeleton(name: str) -> nn.Module:
+    """open_clip's model without memory for its weights."""
+    with torch.device("meta"):
+        return open_clip.create_model(name, load_weights=False, device="meta")
+
+
 def reference(name: str) -> nn.Module:
-    model = open_clip.create_model(name, load_weights=False, device="meta")
-    model = randomize(model)
+    model = randomize(skeleton(name))
     length = model.context_length
     model.attn_mask = torch.full((length, length), float("-inf")).triu(1)
     return model
@@ -70,17 +75,16 @@ def test_embeddings_are_open_clips(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPENAI + LAION)
 def test_every_parameter_of_an_architecture_has_its_place(name: str) -> None:
-    theirs = open_clip.create_model(name, load_weights=False, device="meta").state_dict()
+    theirs = skeleton(name).state_dict()
     config = openclip_config(open_clip.get_model_config(name), {}, name)
-    ours = {ours: openai_layout(config, ours) for ours in blueprint(config)}
-    shapes = blueprint(config)
-    taken = {place.key: place.shape(shapes[name]) for name, place in ours.items()}
+    places = {openai_layout(config, ours): shape for ours, shape in blueprint(config).items()}
+    taken = {place.key: place.shape(shape) for place, shape in places.items()}
     assert taken == {key: tuple(value.shape) for key, value in theirs.items() if not key.endswith(IGNORED)}
 
 
 @pytest.mark.parametrize("name", OPENAI)
 def test_the_shapes_of_openais_models_tell_their_configuration(name: str) -> None:
-    state = open_clip.create_model(name, load_weights=False, device="meta").state_dict()
+    state = skeleton(name).state_dict()
     assert infer_config(state, name) == openclip_config(open_clip.get_model_config(name), {}, name, quick_gelu=True)
 
 
