@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+# Resizing a part rounds differently from cutting a part out of the resized whole (Pillow's two passes change places),
+# so it is kept for pictures at least this many times longer than wide.
+_STRIP = 64
+
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """The centre square of a picture as RGB, `size` pixels a side.
 
-    Only the pixels that the crop keeps are computed, so a 1 x 10,000 strip costs no more than a square. Colours
-    are converted last, as in CLIP's own transform; a rotation noted in EXIF is not applied, there as here.
-    Raises DataError for an empty picture.
+    Colours are converted last, as in CLIP's own transform; a rotation noted in EXIF is not applied, there as here.
+    Of strips, only the pixels that the crop keeps are computed, so that 1 x 100,000 pixels do not become
+    224 x 22,400,000. Raises DataError for an empty picture.
     """
     width, height = image.size
     if not width or not height:
@@ -30,6 +34,9 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     short = min(width, height)
     full_width, full_height = int(size * width / short), int(size * height / short)
     left, top = round((full_width - size) / 2), round((full_height - size) / 2)
+    if max(width, height) <= _STRIP * short:
+        scaled = image.resize((full_width, full_height), Image.Resampling.BICUBIC)
+        return scaled.crop((left, top, left + size, top + size)).convert("RGB")
     x, y = width / full_width, height / full_height
     box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
     return image.resize((size, size), Image.Resampling.BICUBIC, box).convert("RGB")
