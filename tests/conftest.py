@@ -17,6 +17,9 @@ if importlib.util.find_spec("torchvision") and not torch.cuda.is_available():
     for _name in ("nms", "qnms"):
         _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+# The models of the tests are small: more threads cost more than they give, above all beside other test processes.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:

@@ -276,7 +276,8 @@ def read_members(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     if len(names) != 1:
         raise ValueError("no single data.pkl in it")
     root = names[0].removesuffix("data.pkl")
-    if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist() if info.filename.startswith(root)):
+    used = [info for info in archive.infolist() if info.filename.startswith((names[0], f"{root}data/"))]
+    if any(info.compress_type != zipfile.ZIP_STORED for info in used):
         raise ValueError("compressed entries")
     if archive.getinfo(names[0]).file_size > _LARGEST_PICKLE:
         raise ValueError(f"a pickle of more than {_LARGEST_PICKLE >> 20} MiB")
