@@ -1,0 +1,266 @@
+"""Every layout as the test itself writes it, and one sentence for every way in which it can be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from d4c import DataError, SettingError
+from d4c.evaluation.datasets import EMOJI_TEMPLATES, PHOTO_TEMPLATES, Dataset, load_dataset, on_white, pixel_batches
+from d4c.models.clip import CLIP
+
+COLOURS = ["red", "lime", "blue", "gray", "olive"]
+
+
+def plain(colour: str) -> Image.Image:
+    return Image.new("RGB", (6, 5), colour)
+
+
+def encoded(colour: str) -> bytes:
+    stream = io.BytesIO()
+    plain(colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_parquet(path: Path, metadata: dict[str, str] | None, **columns: Any) -> str:
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    return f"parquet:{path}"
+
+
+def colour_of(dataset: Dataset, i: int) -> tuple[int, ...]:
+    return dataset.image(i).convert("RGB").getpixel((0, 0))
+
+
+def made_up(count: int) -> Dataset:
+    return Dataset("made up", ("x",), np.zeros(count, np.int64), lambda i: Image.new("RGB", (1, 1), (i, 0, 0)))
+
+
+def test_demo_pack_has_one_picture_a_class_without_transparency() -> None:
+    demo = load_dataset("demo")
+    assert len(demo) == len(set(demo.classes)) == 496
+    assert demo.labels.tolist() == list(range(496))
+    assert demo.templates == EMOJI_TEMPLATES
+    assert demo.image(0).mode == "RGB"
+    assert demo.image(0).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_dataset_is_its_own_spec() -> None:
+    demo = load_dataset("demo")
+    assert load_dataset(demo) is demo
+
+
+def test_parquet_rows_keep_order_labels_and_names(tmp_path: Path) -> None:
+    names = json.dumps(["warm", "cold"])
+    spec = write_parquet(
+        tmp_path / "a.parquet", {"classes": names}, image=[encoded(c) for c in COLOURS[:3]], label=[0, 1, 1]
+    )
+    found = load_dataset(spec)
+    assert (found.classes, found.labels.tolist()) == (("warm", "cold"), [0, 1, 1])
+    assert found.templates == PHOTO_TEMPLATES
+    assert [colour_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+GOOD = {"image": [encoded("red")], "label": [0]}
+NAMES = {"classes": '["x"]'}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "columns", "sentence"),
+    [
+        (NAMES, {"label": [0]}, "expected 'image' with encoded image bytes"),
+        (NAMES, GOOD | {"image": ["text"]}, "expected 'image' with encoded image bytes"),
+        (NAMES, {"image": [encoded("red")]}, "expected 'label' with integers"),
+        (NAMES, GOOD | {"label": ["x"]}, "expected 'label' with integers"),
+        (NAMES, {"image": [b"", b""], "label": [0, None]}, "no missing value"),
+        (None, GOOD, "has no class names"),
+        ({"classes": "x, y"}, GOOD, "has no class names"),
+        ({"classes": "[1]"}, GOOD, "has no class names"),
+        ({"classes": "[]"}, GOOD, "has no classes"),
+        (NAMES, {"image": pa.array([], pa.binary()), "label": pa.array([], pa.int16())}, "has no images"),
+        (NAMES, GOOD | {"label": [1]}, "row 0 of .* has label 1, expected 0 to 0"),
+        (NAMES, GOOD | {"label": [-1]}, "has label -1, expected 0 to 0"),
+    ],
+)
+def test_wrong_parquet_is_refused(
+    tmp_path: Path, metadata: dict[str, str] | None, columns: dict[str, Any], sentence: str
+) -> None:
+    spec = write_parquet(tmp_path / "a.parquet", metadata, **columns)
+    with pytest.raises(DataError, match=sentence):
+        load_dataset(spec)
+
+
+def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        load_dataset(f"parquet:{tmp_path / 'a.parquet'}")
+
+
+@pytest.mark.parametrize("cut", [0, 20, 45])
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path, demo_vit: CLIP, cut: int) -> None:
+    image = [encoded("red"), encoded("red")[:cut]]
+    found = load_dataset(write_parquet(tmp_path / "a.parquet", NAMES, image=image, label=[0, 0]))
+    with pytest.raises(DataError, match=r"row 1 of .*a\.parquet does not decode"):
+        list(pixel_batches(found, demo_vit.preprocess, 2))
+
+
+def write_tree(root: Path, tree: dict[str, list[str]]) -> None:
+    for folder, files in tree.items():
+        (root / folder).mkdir(parents=True)
+        for i, name in enumerate(files):
+            plain(COLOURS[i]).save(root / folder / name, "PNG")
+
+
+def test_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"polar_bear": ["b.png", "a.JPEG"], "cat": ["c.png"], ".cache": ["d.png"]})
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    found = load_dataset(f"folder:{tmp_path}")
+    assert (found.classes, found.labels.tolist()) == (("cat", "polar bear"), [0, 1, 1])
+    assert [colour_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (255, 0, 0)]
+
+
+def test_classes_txt_gives_folders_other_names(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": ["1.png"], "b": ["1.png"]})
+    (tmp_path / "classes.txt").write_text("Käse\n\nbread\n", encoding="utf-8")
+    assert load_dataset(f"folder:{tmp_path}").classes == ("Käse", "bread")
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"), [(b"one\n", "names 1 classes, expected 2"), (b"\xff\xfe\n", "no UTF-8 text")]
+)
+def test_wrong_classes_txt_is_refused(tmp_path: Path, names: bytes, sentence: str) -> None:
+    write_tree(tmp_path, {"a": ["1.png"], "b": ["1.png"]})
+    (tmp_path / "classes.txt").write_bytes(names)
+    with pytest.raises(DataError, match=sentence):
+        load_dataset(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize(("tree", "sentence"), [({}, "holds no folders"), ({"a": []}, "has no images")])
+def test_folders_without_content_are_refused(tmp_path: Path, tree: dict[str, list[str]], sentence: str) -> None:
+    write_tree(tmp_path, tree)
+    with pytest.raises(DataError, match=sentence):
+        load_dataset(f"folder:{tmp_path}")
+
+
+WNIDS = [f"n{i:08d}" for i in range(1000)]
+
+
+def by_classes_txt(root: Path) -> None:
+    (root / "classes.txt").write_text("".join(f"thing {i}\n" for i in range(1000)))
+
+
+def by_synset_mapping(root: Path) -> None:
+    text = "".join(f"{wnid} thing {i}, other word\n" for i, wnid in enumerate(WNIDS))
+    (root / "LOC_synset_mapping.txt").write_text(text)
+
+
+def by_class_index(root: Path) -> None:
+    (root / "imagenet_class_index.json").write_text(json.dumps({i: [w, f"thing_{i}"] for i, w in enumerate(WNIDS)}))
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    for wnid in WNIDS:
+        (tmp_path / "val" / wnid).mkdir(parents=True)
+    for wnid, colour in ((WNIDS[3], "red"), (WNIDS[999], "blue")):
+        plain(colour).save(tmp_path / "val" / wnid / "ILSVRC2012_val_1.JPEG")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name_file", [by_classes_txt, by_synset_mapping, by_class_index])
+def test_imagenet_names_come_from_any_of_the_usual_files(imagenet: Path, name_file: Callable[[Path], None]) -> None:
+    name_file(imagenet)
+    found = load_dataset(f"imagenet1k:{imagenet}")
+    assert found.labels.tolist() == [3, 999]
+    assert found.classes == tuple(f"thing {i}" for i in range(1000))
+
+
+def test_imagenet_without_names_is_refused(imagenet: Path) -> None:
+    with pytest.raises(DataError, match=r"has no class names, expected classes\.txt"):
+        load_dataset(f"imagenet1k:{imagenet}")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("classes.txt", "only one\n", "names 1 classes, and n00000001 has no name"),
+        ("imagenet_class_index.json", "[]", "does not read as"),
+        ("imagenet_class_index.json", '{"0": 3}', "does not read as"),
+    ],
+)
+def test_imagenet_with_wrong_names_is_refused(imagenet: Path, file: str, text: str, sentence: str) -> None:
+    (imagenet / file).write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        load_dataset(f"imagenet1k:{imagenet}")
+
+
+def test_imagenet_without_val_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folders val/<wnid>"):
+        load_dataset(f"imagenet1k:{tmp_path}")
+
+
+@pytest.mark.parametrize("spec", ["", "demos", "demo:", "folder:", "folder", "hub:x", ":x"])
+def test_unknown_specs_list_the_known_ones(spec: str) -> None:
+    with pytest.raises(SettingError, match="expected 'demo', 'parquet:FILE', 'folder:DIR'"):
+        load_dataset(spec)
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        load_dataset(f"folder:{tmp_path / 'nowhere'}")
+
+
+@given(st.integers(1, 255), st.integers(1, 300))
+def test_a_subset_is_spread_evenly(count: int, limit: int) -> None:
+    subset = made_up(count).subset(limit)
+    chosen = [colour_of(subset, i)[0] for i in range(len(subset))]
+    assert len(chosen) == min(count, limit)
+    gaps = np.diff(chosen)
+    assert len(set(gaps.tolist())) <= 2
+    assert all(gap in (count // limit, -(-count // limit)) for gap in gaps) or limit > count
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_an_empty_subset_is_refused(limit: int) -> None:
+    with pytest.raises(SettingError, match=f"limit is {limit} images"):
+        made_up(4).subset(limit)
+
+
+@given(st.integers(1, 20), st.integers(1, 25))
+def test_batches_join_to_all_images_in_order(count: int, batch_size: int) -> None:
+    batches = list(pixel_batches(made_up(count), lambda image: torch.tensor(image.getpixel((0, 0))[0]), batch_size))
+    assert torch.cat(batches).tolist() == list(range(count))
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(SettingError, match="batch size is 0"):
+        next(pixel_batches(made_up(2), lambda image: torch.zeros(1), 0))
+
+
+@given(st.integers(0, 255), st.integers(0, 255))
+def test_transparency_shows_white(alpha: int, grey: int) -> None:
+    shown = on_white(Image.new("RGBA", (1, 1), (grey, grey, grey, alpha))).getpixel((0, 0))
+    assert shown == pytest.approx((255 + (grey - 255) * alpha / 255,) * 3, abs=1)
+
+
+def test_a_palette_with_a_transparent_colour_shows_white() -> None:
+    stream = io.BytesIO()
+    plain("blue").convert("P").save(stream, "GIF", transparency=plain("blue").convert("P").getpixel((0, 0)))
+    assert on_white(Image.open(stream)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_opaque_pictures_are_left_alone() -> None:
+    picture = plain("red").convert("L")
+    assert on_white(picture) is picture

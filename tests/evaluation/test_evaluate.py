@@ -1,0 +1,92 @@
+"""`evaluate` and its parts agree, on the embedded models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import d4c
+from d4c import DataError
+from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.evaluation.evaluate import evaluate, score
+from d4c.evaluation.metrics import Metrics
+from d4c.evaluation.zeroshot import embed
+from d4c.models.clip import CLIP
+
+
+@pytest.fixture(scope="module")
+def few() -> Dataset:
+    """The first 60 emoji with only their own names as classes."""
+    demo = load_dataset("demo")
+    return replace(demo, classes=demo.classes[:60], labels=demo.labels[:60])
+
+
+@pytest.fixture(scope="module")
+def noisy() -> CLIP:
+    """The same model with its weights on a coarse grid."""
+    model = d4c.load("demo-vit")
+    for weight in model.image.parameters():
+        step = weight.data.abs().max() / 31
+        weight.data = (weight.data / step).round() * step
+    return model
+
+
+def without_time(metrics: Metrics) -> Metrics:
+    return replace(metrics, seconds=0.0)
+
+
+def test_evaluating_is_embedding_and_scoring(demo_vit: CLIP, noisy: CLIP, few: Dataset) -> None:
+    part = few.subset(40)
+    reference = embed(demo_vit, part)
+    whole = evaluate(noisy, few, reference=demo_vit, limit=40)
+    assert without_time(whole) == without_time(score(embed(noisy, part), part, reference=reference))
+    assert without_time(whole) == without_time(evaluate(noisy, part, reference=reference))
+    assert whole.fidelity is not None
+    assert 0 < whole.fidelity.centred_cosine < whole.fidelity.cosine < 1
+
+
+def test_accuracy_is_what_a_loop_over_images_counts(demo_vit: CLIP, few: Dataset) -> None:
+    side = embed(demo_vit, few)
+    places = [
+        (-row).argsort(stable=True).tolist().index(int(label))
+        for row, label in zip(side.scores(), few.labels, strict=True)
+    ]
+    metrics = score(side, few)
+    assert metrics.top1.value == pytest.approx(100 * sum(p == 0 for p in places) / 60)
+    assert metrics.top5.value == pytest.approx(100 * sum(p < 5 for p in places) / 60)
+    assert metrics.fidelity is None
+
+
+def test_progress_counts_the_images_of_both_models(demo_vit: CLIP, few: Dataset) -> None:
+    calls: list[tuple[int, int]] = []
+    evaluate(demo_vit, few, reference=demo_vit, limit=5, batch_size=2, progress=lambda *call: calls.append(call))
+    assert calls == [(n, 10) for n in (2, 4, 5, 7, 9, 10)]
+
+
+def test_inputs_go_to_the_device_of_the_model(demo_vit: CLIP) -> None:
+    seen = set()
+
+    class Elsewhere:
+        """The same model, claiming to live on torch's device without storage."""
+
+        device = torch.device("meta")
+        logit_scale, image_size = demo_vit.logit_scale, demo_vit.image_size
+        preprocess, tokenize = demo_vit.preprocess, demo_vit.tokenize
+
+        def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+            seen.add(f"image {pixels.device}")
+            return torch.ones(len(pixels), 2)
+
+        def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+            seen.add(f"text {tokens.device}")
+            return torch.ones(len(tokens), 2)
+
+    evaluate(Elsewhere(), "demo", limit=2)
+    assert seen == {"image meta", "text meta"}
+
+
+def test_embeddings_of_another_dataset_are_not_scored(demo_vit: CLIP, few: Dataset) -> None:
+    with pytest.raises(DataError, match="embed the model on this dataset"):
+        score(embed(demo_vit, few.subset(3)), few.subset(4))

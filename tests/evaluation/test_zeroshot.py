@@ -1,0 +1,79 @@
+"""Prompts, class embeddings against a literal loop, and the published accuracy of the embedded models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import d4c
+from d4c import D4CError
+from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.evaluation.zeroshot import class_embeddings, embed, fill_template
+from d4c.models.clip import CLIP
+
+
+@pytest.fixture(scope="module")
+def few() -> Dataset:
+    """The first 11 emoji with only their own names as classes."""
+    demo = load_dataset("demo")
+    return replace(demo, classes=demo.classes[:11], labels=demo.labels[:11])
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "prompt"),
+    [
+        ("a photo of a {}.", "Goldfish", "a photo of a goldfish."),
+        ("a photo of a {}.", "Airplane", "a photo of an airplane."),
+        ("a {}", "Egyptian cat", "an egyptian cat"),
+        ("a {} icon", "owl", "an owl icon"),
+        ("A {}", "owl", "An owl"),
+        ("a photo of the {}.", "owl", "a photo of the owl."),
+        ("opera {}", "owl", "opera owl"),
+        ("a {}", "{}", "a {}"),
+    ],
+)
+def test_template_takes_the_name_in_lower_case_with_its_article(template: str, name: str, prompt: str) -> None:
+    assert fill_template(template, name) == prompt
+
+
+def test_class_embedding_is_the_normalised_mean_over_templates(demo_vit: CLIP, few: Dataset) -> None:
+    with torch.no_grad():
+        together = class_embeddings(demo_vit, few, batch_size=5)
+        for name, row in zip(few.classes, together, strict=True):
+            total = torch.zeros(demo_vit.config.embed_dim)
+            for template in few.templates:
+                feature = demo_vit.encode_text(demo_vit.tokenize(fill_template(template, name)))[0]
+                total += feature / feature.norm()
+            torch.testing.assert_close(row, total / total.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_image_embeddings_keep_the_order_of_the_dataset_whatever_the_batch_size(demo_vit: CLIP, few: Dataset) -> None:
+    with torch.no_grad():
+        one_by_one = torch.cat([demo_vit.encode_image(demo_vit.preprocess(few.image(i))[None]) for i in range(11)])
+    for batch_size in (1, 4, 64):
+        found = embed(demo_vit, few, batch_size=batch_size).image
+        torch.testing.assert_close(found, F.normalize(one_by_one, dim=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_have_unit_length_and_no_gradient(demo_vit: CLIP, few: Dataset) -> None:
+    found = embed(demo_vit, few)
+    for rows in (found.image, found.text):
+        torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
+        assert not rows.requires_grad
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_numbers_that_are_not_finite_are_refused_not_ranked(tower: str, few: Dataset) -> None:
+    broken = d4c.load("demo-vit")
+    getattr(broken, tower).projection.weight.data[0, 0] = float("nan")
+    with pytest.raises(D4CError, match=f"{tower} embeddings on demo are not finite"):
+        embed(broken, few)
+
+
+# Measured with OpenAI's implementation on all 496 images, float32.
+def test_embedded_models_reach_their_published_accuracy(demo: CLIP) -> None:
+    published = {"demo-vit": 49.19, "demo-rn": 61.90}
+    assert d4c.evaluate(demo, "demo").top1.value == pytest.approx(published[demo.name], abs=0.1)
