@@ -1,0 +1,244 @@
+"""The command line: one thin function a verb, no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import d4c
+from d4c.errors import D4CError
+
+if TYPE_CHECKING:
+    from d4c.evaluation.metrics import Metrics
+    from d4c.models.clip import CLIP
+    from d4c.run import Progress as Report
+    from d4c.run import RunResult
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=d4c.__doc__)
+errors = Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="demo-vit, demo-rn, a file, a folder, hf-hub:org/name or an open_clip name.")]
+Pretrained = Annotated[str | None, typer.Option(help="Weights of an open_clip name, such as openai.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda if there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Preset = Annotated[str, typer.Option(help="quick (2 cores), default, or paper (the published settings).")]
+Data = Annotated[str, typer.Option(help="demo, cifar10:DIR, cifar100:DIR, imagenet1k:DIR, parquet:FILE, folder:DIR.")]
+Track = Annotated[str, typer.Option(help="deployable (what integer hardware computes) or paper (as published).")]
+Reconstruction = Annotated[str | None, typer.Option(help="block, layer, published or none; default by track.")]
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 an error of ours in one sentence, 2 wrong usage."""
+    try:
+        app()
+    except D4CError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        errors.print(f"error: The system refused{where}: {error.strerror}.", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def run(
+    model: Model,
+    output: Output,
+    scheme: Annotated[str, typer.Option(help="Bits of weights and activations, 2 to 8 each.")] = "W4A8",
+    preset: Preset = "default",
+    method: Annotated[str, typer.Option(help="How calibration images are made.")] = "d4c",
+    track: Track = "deployable",
+    reconstruction: Reconstruction = None,
+    dataset: Data = "demo",
+    pretrained: Pretrained = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Synthesize images, quantize both towers, evaluate, and save the artifact; goes on where it was stopped."""
+    from d4c.run import RunConfig
+    from d4c.run import run as run_job
+
+    config = RunConfig(model, scheme, preset, method, track, reconstruction, dataset, pretrained, _device(device), seed)
+    result = run_job(config, output, _progress)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        _print_run(result, config.scheme)
+
+
+@app.command()
+def synthesize(
+    model: Model,
+    output: Output,
+    method: Annotated[str, typer.Option(help="noise, pink, leaves, pgsi, pgsi+scg, pgsi+pae or d4c.")] = "d4c",
+    preset: Preset = "default",
+    images: Annotated[int | None, typer.Option(help="How many images; default by preset.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Optimisation steps; default by preset.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts: a .txt or .json file.")] = None,
+    pretrained: Pretrained = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make calibration images from nothing but the model."""
+    clip = d4c.load(model, pretrained, device=_device(device))
+    with _progress(f"synthesize {method}") as progress:
+        made = d4c.synthesize(
+            clip, method, preset, images=images, iterations=iterations, prompts=prompts, seed=seed, progress=progress
+        )
+    made.save(output)
+    if as_json:
+        print(json.dumps(made.provenance, indent=2))
+    else:
+        Console().print(
+            f"{len(made.pixels)} images in {output}; look at {output / 'contact_sheet.png'}", highlight=False
+        )
+
+
+@app.command()
+def quantize(
+    model: Model,
+    output: Output,
+    calibration: Annotated[Path, typer.Option(help="Folder that synthesize wrote.")],
+    scheme: Annotated[str, typer.Option(help="Bits of weights and activations, 2 to 8 each.")] = "W4A8",
+    track: Track = "deployable",
+    reconstruction: Reconstruction = None,
+    iterations: Annotated[int | None, typer.Option(help="Reconstruction steps a unit.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(help="Exception PATTERN=SCHEME over layer names; may be repeated.")
+    ] = None,
+    pretrained: Pretrained = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize both towers and save the artifact."""
+    clip = d4c.load(model, pretrained, device=_device(device))
+    images = d4c.CalibrationSet.load(calibration)
+    with _progress("quantize") as progress:
+        quantized = d4c.quantize(
+            clip,
+            scheme,
+            images,
+            track=track,  # type: ignore[arg-type]
+            reconstruction=reconstruction,  # type: ignore[arg-type]
+            iterations=iterations,
+            overrides=_overrides(override or []),
+            seed=seed,
+            progress=progress,
+        )
+    quantized.save_pretrained(output)
+    if as_json:
+        print(json.dumps({**quantized.recipe, "effective_bits": quantized.effective_bits()}, indent=2))
+        return
+    console = Console()
+    console.print(f"{quantized.effective_bits():.2f} bits a weight in {output}", highlight=False)
+    for pattern, own in quantized.recipe["overrides"].items():
+        console.print(f"exception: {pattern} at {own}", markup=False, highlight=False)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[str, typer.Argument(help="Artifact folder, or anything that --model takes elsewhere.")],
+    dataset: Data = "demo",
+    reference: Annotated[str | None, typer.Option(help="Float model to compare with.")] = None,
+    pretrained: Pretrained = None,
+    limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Zero-shot accuracy of a model or an artifact, with 95 % intervals."""
+    place = _device(device)
+    model: CLIP
+    if (Path(source) / "model.safetensors").is_file() and _is_artifact(Path(source)):
+        model = d4c.load_quantized(source, device=place)
+    else:
+        model = d4c.load(source, pretrained, device=place)
+    float_model = None if reference is None else d4c.load(reference, pretrained, device=place)
+    with _progress("evaluate") as progress:
+        metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, progress=progress)
+    if as_json:
+        print(json.dumps(metrics.to_dict(), indent=2))
+    else:
+        table = _metrics_table(f"{model.name} on {metrics.dataset}, {metrics.count} images")
+        table.add_row(*_metrics_cells(model.name, metrics))
+        Console().print(table)
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_artifact(folder: Path) -> bool:
+    try:
+        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def _overrides(given: list[str]) -> dict[str, str]:
+    pairs = [item.rpartition("=") for item in given]
+    for item, (pattern, _, scheme) in zip(given, pairs, strict=True):
+        if not pattern or not scheme:
+            raise typer.BadParameter(f"{item!r} is not of the form PATTERN=SCHEME", param_hint="--override")
+    return {pattern: scheme for pattern, _, scheme in pairs}
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=not errors.is_terminal) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _metrics_table(title: str) -> Table:
+    table = Table(title=title)
+    for column in ("model", "top-1 %", "top-5 %", "agreement %", "cosine"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    return table
+
+
+def _metrics_cells(name: str, metrics: Metrics) -> list[str]:
+    fidelity = metrics.fidelity
+    return [
+        name,
+        _interval(metrics.top1),
+        _interval(metrics.top5),
+        "" if fidelity is None else _interval(fidelity.agreement),
+        "" if fidelity is None else f"{fidelity.cosine:.4f}",
+    ]
+
+
+def _interval(interval: Any) -> str:
+    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+
+
+def _print_run(result: RunResult, scheme: str) -> None:
+    console = Console()
+    first = result.rows[0].metrics
+    table = _metrics_table(f"{first.dataset}, {first.count} images, 95 % intervals")
+    table.add_column("MB", justify="right")
+    for row in result.rows:
+        name = row.name if row.name == "float" else f"{scheme}, {row.name}"
+        table.add_row(*_metrics_cells(name, row.metrics), f"{row.size / 1e6:.1f}")
+    console.print(table)
+    console.print(
+        "seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()), highlight=False
+    )
+    console.print(f"artifact: {result.folder / 'artifact'}", highlight=False)
+    console.print(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}", highlight=False)

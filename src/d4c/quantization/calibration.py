@@ -1,0 +1,105 @@
+"""Choosing every range: one pass of float data through quantizers that only watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d4c.models.clip import CLIP
+from d4c.models.layers import Block
+from d4c.models.resnet import ModifiedResNet
+from d4c.quantization.folding import fold_batchnorms, fold_channel_ranges, norm_readers
+from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
+from d4c.quantization.observer import Observer
+
+
+def by_length(clip: CLIP, tokens: Tensor, batch: int = 64) -> Iterator[Tensor]:
+    """Token ids [N, L] in batches of equal prompt length, so that no batch holds a position that reaches no output.
+
+    With `clip.text.trim` false every position counts and the batches are as they come.
+    """
+    if not clip.text.trim:
+        yield from tokens.split(batch)
+        return
+    length = clip.text.end_of_text(tokens)
+    for value in length.unique().tolist():
+        yield from tokens[length == value].split(batch)
+
+
+@torch.no_grad()
+def run_towers(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], batch: int = 64) -> None:
+    """Send calibration data through the towers for what hooks and observers see."""
+    if "image" in towers:
+        for part in pixels.split(batch):
+            clip.encode_image(part)
+    if "text" in towers:
+        for part in by_length(clip, tokens, batch):
+            clip.encode_text(part)
+
+
+def prepare(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str]) -> None:
+    """Fold a float CLIP in place for the deployable track: BatchNorm, then the channel ranges of LayerNorm outputs."""
+    if "image" in towers and isinstance(clip.image, ModifiedResNet):
+        fold_batchnorms(clip.image)
+    watched = []
+    for name, block in clip.named_modules():
+        if isinstance(block, Block) and name.split(".")[0] in towers:
+            for norm, readers in norm_readers(block):
+                extent = _Extent()
+                watched.append((extent, norm.register_forward_hook(extent), norm, readers))
+    run_towers(clip, pixels, tokens, towers)
+    for extent, handle, norm, readers in watched:
+        handle.remove()
+        fold_channel_ranges(norm, readers, extent.low, extent.high)
+
+
+class _Extent:
+    """Smallest and largest value of each channel over batches, as a forward hook."""
+
+    def __init__(self) -> None:
+        self.low = self.high = torch.zeros(())
+
+    def __call__(self, _module: nn.Module, _inputs: object, y: Tensor) -> None:
+        low, high = y.flatten(0, -2).aminmax(dim=0)
+        self.low = low if self.low.ndim == 0 else torch.minimum(self.low, low)
+        self.high = high if self.high.ndim == 0 else torch.maximum(self.high, high)
+
+
+def calibrate(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], known_pixels: bool) -> None:
+    """Set the range of every quantizer of a converted CLIP, and round its weights to nearest.
+
+    Activations are observed in float. With `known_pixels` the range of the first layer is that of all pictures,
+    black to white after normalisation, whatever the calibration images hold.
+    """
+    quantizers = {
+        name: module
+        for name, module in clip.named_modules()
+        if isinstance(module, ActivationQuantizer) and name.split(".")[0] in towers
+    }
+    for name, quantizer in quantizers.items():
+        quantizer.observer = Observer(quantizer.args, name)
+    try:
+        run_towers(clip, pixels, tokens, towers)
+        for quantizer in quantizers.values():
+            assert quantizer.observer is not None
+            quantizer.set_range(*quantizer.observer.finish())
+    finally:
+        for quantizer in quantizers.values():
+            quantizer.observer = None
+    first: nn.Module = clip.image.stem.conv1 if isinstance(clip.image, ModifiedResNet) else clip.image.patch_embed
+    if known_pixels and isinstance(first, QuantizedLayer):
+        set_pixel_range(clip, first.input_quantizer)  # type: ignore[arg-type]
+    for name, module in clip.named_modules():
+        if isinstance(module, QuantizedLayer) and name.split(".")[0] in towers:
+            module.calibrate_weight()
+
+
+def set_pixel_range(clip: CLIP, quantizer: ActivationQuantizer) -> None:
+    """Range of normalised pixels of any picture: (0 - mean) / std to (1 - mean) / std over the three channels."""
+    mean, std = clip.config.mean, clip.config.std
+    low = min(-m / s for m, s in zip(mean, std, strict=True))
+    high = max((1 - m) / s for m, s in zip(mean, std, strict=True))
+    scale = torch.tensor((high - low) / quantizer.args.qmax)
+    quantizer.set_range(scale, (-low / scale).round())

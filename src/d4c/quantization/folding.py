@@ -1,0 +1,68 @@
+"""Exact rewrites of a float tower that make it easier to quantize: equal outputs before and after."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d4c.models.layers import Block
+from d4c.models.resnet import Bottleneck, Downsample, ModifiedResNet, Stem
+
+# A channel whose range is far from the others' would multiply its weight column by as much.
+MAX_RATIO = 16.0
+
+
+def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution with bias that equals `norm(conv(x))` in eval mode."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    bias = norm.bias - norm.running_mean * gain
+    folded = copy.copy(conv)
+    folded._parameters = {}
+    folded.weight = nn.Parameter(conv.weight.detach() * gain.detach()[:, None, None, None], requires_grad=False)
+    folded.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return folded
+
+
+def fold_batchnorms(tower: ModifiedResNet) -> None:
+    """Fold every BatchNorm of the tower into its convolution, in place."""
+    for module in tower.modules():
+        if isinstance(module, Stem | Bottleneck):
+            pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
+        elif isinstance(module, Downsample):
+            pairs = [("conv", "bn")]
+        else:
+            continue
+        for conv, norm in pairs:
+            setattr(module, conv, fold_batchnorm(getattr(module, conv), getattr(module, norm)))
+            setattr(module, norm, nn.Identity())
+
+
+def fold_channel_ranges(norm: nn.LayerNorm, readers: Sequence[nn.Linear], low: Tensor, high: Tensor) -> None:
+    """Give all channels of a LayerNorm's output one range, in place (RepQ-ViT, arXiv 2212.08254).
+
+    `low` and `high` [C] are the ranges of the channels. With r their widths over the mean width and d what moves each
+    range onto the mean one, x' = (x + d) / r, and the linears that read it take W' = W diag(r), b' = b - W d: what
+    a quantizer per channel would do, without one. r is limited to 1/16 .. 16.
+    """
+    width, centre = high - low, (high + low) / 2
+    ratio = (width / width.mean()).clamp(1 / MAX_RATIO, MAX_RATIO)
+    shift = centre.mean() * ratio - centre
+    with torch.no_grad():
+        for linear in readers:
+            if linear.bias is None:
+                raise ValueError("a linear layer behind a folded LayerNorm needs a bias")
+            linear.bias.sub_(linear.weight @ shift)
+            linear.weight.mul_(ratio)
+        norm.weight.div_(ratio)
+        norm.bias.add_(shift).div_(ratio)
+
+
+def norm_readers(block: Block) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:
+    """The LayerNorms of a block with the linears that read them."""
+    attn = block.attn
+    return [(block.norm1, [attn.q, attn.k, attn.v]), (block.norm2, [block.mlp.fc1])]

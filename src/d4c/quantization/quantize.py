@@ -1,0 +1,159 @@
+"""The verb `quantize`: from a float CLIP and calibration images to a quantized CLIP."""
+
+from __future__ import annotations
+
+import copy
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+import d4c
+from d4c.errors import DataError, SettingError
+from d4c.models.clip import CLIP
+from d4c.models.identity import model_hash
+from d4c.models.resnet import Bottleneck
+from d4c.quantization.calibration import calibrate, prepare
+from d4c.quantization.layers import QuantizedLayer
+from d4c.quantization.placement import TOWERS, convert, default_overrides, make_plan
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.reconstruction import PAPER, ReconstructionConfig, UnitKind, reconstruct
+from d4c.quantization.scheme import Scheme, Track
+from d4c.synthesis.prompts import generic_prompts
+
+if TYPE_CHECKING:
+    from d4c.synthesis.calibration import CalibrationSet
+
+Reconstruction = Literal["block", "layer", "published", "none"]
+# The published method chooses ranges on a quarter of its 128 images and a sixteenth of its 512 prompts.
+PUBLISHED_RANGE_SAMPLES = 32
+PROMPTS = 512
+
+
+def quantize(
+    clip: CLIP,
+    scheme: str | Scheme,
+    calibration: CalibrationSet,
+    *,
+    track: Track = "deployable",
+    reconstruction: Reconstruction | None = None,
+    iterations: int | None = None,
+    overrides: Mapping[str, str | Scheme] | None = None,
+    towers: Sequence[str] = TOWERS,
+    prompts: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> QuantizedCLIP:
+    """Quantize the towers of a float CLIP; the CLIP itself is left as it is.
+
+    Ranges come from the calibration images and from `prompts` (by default 512 generic ones); then rounding and
+    activation scales are learned unit by unit: whole blocks ("block", the deployable default), single layers
+    ("layer"), as published ("published": transformer layers, ResNet bottlenecks; default of track "paper"), or not
+    at all ("none": ranges only). `overrides` maps patterns over layer names to schemes, such as
+    {r"image\\.blocks\\.0\\..*": "W8A8"}; they come after the track's own exceptions.
+
+    Raises SettingError for an invalid scheme, track, tower or override, DataError for unusable calibration data.
+    """
+    started = time.perf_counter()
+    scheme = Scheme.parse(scheme)
+    if track not in ("deployable", "paper"):
+        raise SettingError(f"The track {track!r} is unknown; choose 'deployable' or 'paper'.")
+    kind: Reconstruction = reconstruction or ("published" if track == "paper" else "block")
+    if kind not in ("block", "layer", "published", "none"):
+        raise SettingError(f"The reconstruction {kind!r} is unknown; choose 'block', 'layer', 'published' or 'none'.")
+    if isinstance(clip, QuantizedCLIP):
+        raise SettingError(f"{clip.name!r} is quantized already; quantize the float CLIP that it was made from.")
+    if not towers or any(tower not in TOWERS for tower in towers):
+        raise SettingError(f"The towers {list(towers)!r} are not among {list(TOWERS)}; choose one or both of these.")
+    exceptions = {p: s for p, s in default_overrides(track).items() if track == "deployable" or "text" in towers}
+    exceptions |= {pattern: Scheme.parse(own) for pattern, own in (overrides or {}).items()}
+    settings = PAPER if track == "paper" else ReconstructionConfig()
+    if iterations is not None:
+        if iterations < 1:
+            raise SettingError(f"iterations is {iterations}, but at least 1 is needed; or use reconstruction='none'.")
+        settings = replace(settings, iterations=iterations)
+
+    float_clip = copy.deepcopy(clip).eval().requires_grad_(False)
+    float_clip.text.trim = track == "deployable"
+    pixels, tokens = _inputs(float_clip, calibration, prompts)
+    plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers))
+    if track == "deployable":
+        prepare(float_clip, pixels, tokens, towers)
+    quantized = copy.deepcopy(float_clip)
+    convert(quantized, plan, track)
+    few = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
+    calibrate(quantized, pixels[:few], tokens[:few], towers, known_pixels=track == "deployable")
+    if kind != "none":
+        _reconstruct(quantized, float_clip, pixels, tokens, towers, kind, settings, seed, progress)
+    for module in quantized.modules():
+        if isinstance(module, QuantizedLayer):
+            module.freeze()
+    quantized.text.trim = True
+    recipe: dict[str, Any] = {
+        "d4c": d4c.__version__,
+        "torch": torch.__version__,
+        "scheme": str(scheme),
+        "track": track,
+        "towers": list(towers),
+        "overrides": {pattern: str(own) for pattern, own in exceptions.items()},
+        "reconstruction": {"kind": kind, **({} if kind == "none" else asdict(settings))},
+        "seed": seed,
+        "prompts": len(tokens),
+        "model": {"name": clip.name, "sha256": model_hash(clip)},
+        "calibration": calibration.provenance,
+        "device": str(clip.device),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return QuantizedCLIP(quantized, plan, recipe)
+
+
+def _inputs(
+    clip: CLIP, calibration: CalibrationSet, prompts: Sequence[str] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels = calibration.pixels.to(clip.device)
+    size = clip.image_size
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size) or not len(pixels):
+        raise DataError(
+            f"The calibration images have shape {tuple(pixels.shape)}, but {clip.name!r} takes [N, 3, {size}, {size}]; "
+            "synthesize them from this model."
+        )
+    if not bool(pixels.isfinite().all()):
+        raise DataError("The calibration images contain NaN or infinite values; synthesize them anew.")
+    texts = generic_prompts(PROMPTS, seed=0) if prompts is None else list(prompts)
+    if not texts:
+        raise DataError("The list of calibration prompts is empty; give at least one prompt.")
+    return pixels, clip.tokenize(texts).to(clip.device)
+
+
+def _reconstruct(
+    quantized: CLIP,
+    float_clip: CLIP,
+    pixels: torch.Tensor,
+    tokens: torch.Tensor,
+    towers: Sequence[str],
+    kind: Reconstruction,
+    settings: ReconstructionConfig,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    def unit_of(stage: str) -> UnitKind:
+        if kind != "published":
+            return "layer" if kind == "layer" else "block"
+        match = re.fullmatch(r"image\.blocks\.(\d+)", stage)
+        bottleneck = match and isinstance(float_clip.image.blocks[int(match[1])], Bottleneck)
+        return "block" if bottleneck else "layer"
+
+    sizes = {"image": len(float_clip.image.blocks) + 2, "text": len(float_clip.text.blocks) + 2}
+    total, before = sum(sizes[tower] for tower in towers), 0
+    for tower in towers:
+        inputs = pixels if tower == "image" else tokens
+
+        def report(done: int, _: int, before: int = before) -> None:
+            if progress:
+                progress(before + done, total)
+
+        reconstruct(quantized, float_clip, tower, inputs, unit_of, settings, seed, report)
+        before += sizes[tower]

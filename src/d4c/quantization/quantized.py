@@ -1,0 +1,42 @@
+"""A CLIP whose towers compute with quantized weights and activations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from d4c.models.clip import CLIP
+from d4c.quantization.layers import QuantizedLayer
+from d4c.quantization.placement import Plan
+
+
+class QuantizedCLIP(CLIP):
+    """Used like the float CLIP that it was made from; `plan` says how each layer is held.
+
+    `recipe` is a JSON-ready record of the settings, the calibration data and the float model.
+    """
+
+    def __init__(self, converted: CLIP, plan: Plan, recipe: dict[str, Any]) -> None:
+        nn.Module.__init__(self)
+        self.config, self.name = converted.config, converted.name
+        self.image, self.text = converted.image, converted.text
+        self.log_logit_scale = converted.log_logit_scale
+        self.plan = plan
+        self.recipe = recipe
+
+    def layers(self) -> dict[str, QuantizedLayer]:
+        """Every layer with quantized weights, by name."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, QuantizedLayer)}
+
+    def effective_bits(self) -> float:
+        """Mean bits a weight over everything that has a quantized weight, the token table included."""
+        counts = [(layer.codes.numel(), layer.weight_args.num_bits) for layer in self.layers().values()]
+        return sum(n * bits for n, bits in counts) / max(1, sum(n for n, _ in counts))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the artifact: packed integers, config, tokenizer, preprocessing, model card. See `artifact`."""
+        from d4c.quantization.artifact import save
+
+        save(self, Path(folder))

@@ -1,0 +1,199 @@
+"""The whole job: synthesize, quantize, evaluate, with a run directory that is resumed stage by stage."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import d4c
+from d4c.errors import DataError, SettingError
+from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.evaluate import score
+from d4c.evaluation.metrics import Metrics
+from d4c.evaluation.zeroshot import embed
+from d4c.files import atomic_file
+from d4c.manifest import is_done, outcome, seconds, stage_folder
+from d4c.models.checkpoint import load
+from d4c.models.clip import CLIP
+from d4c.models.identity import model_hash
+from d4c.quantization.artifact import load_quantized
+from d4c.quantization.quantize import quantize
+from d4c.quantization.scheme import Scheme
+from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.synthesizer import synthesize
+
+Progress = Callable[[int, int], None]
+# Opens a progress display for a stage; the value is called with what is done and the total.
+Reporter = Callable[[str], AbstractContextManager[Progress]]
+
+# Steps a unit of reconstruction; the synthesis presets hold their own iterations.
+RECONSTRUCTION_STEPS = {"quick": 100, "default": 2000, "paper": 20000}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a run, as `d4c run` takes them."""
+
+    model: str
+    scheme: str = "W4A8"
+    preset: str = "default"
+    method: str = "d4c"
+    track: str = "deployable"
+    reconstruction: str | None = None
+    dataset: str = "demo"
+    pretrained: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table; `size` in bytes."""
+
+    name: str
+    metrics: Metrics
+    size: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with: the table and the seconds of each stage (those of the run that made it)."""
+
+    folder: Path
+    rows: list[Row]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "rows": [{"name": r.name, "bytes": r.size, **r.metrics.to_dict()} for r in self.rows],
+        }
+
+
+def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
+    """Do the whole job in `folder`, skipping every stage that is done already.
+
+    Raises a D4CError subclass with one sentence if a setting, the model or the data cannot be used.
+    """
+    Scheme.parse(config.scheme)
+    if config.preset not in RECONSTRUCTION_STEPS:
+        raise SettingError(f"The preset {config.preset!r} is unknown; choose one of {', '.join(RECONSTRUCTION_STEPS)}.")
+    dataset = load_dataset(config.dataset)
+    clip = load(config.model, config.pretrained, device=config.device)
+    _prepare_folder(folder)
+    _write_json(folder / "config.json", {**asdict(config), "versions": versions()})
+    model = model_hash(clip)
+
+    calibrations: dict[str, Path] = {}
+    for name, method in (("synthesis", config.method), ("noise", "noise")):
+        calibrations[name] = folder / name
+        key = {"model": model, "method": method, "preset": config.preset, "seed": config.seed}
+        _synthesis(clip, calibrations[name], key, report)
+    artifacts: dict[str, Path] = {}
+    for name, source in (("artifact", "synthesis"), ("baseline", "noise")):
+        artifacts[name] = folder / name
+        key = {
+            "model": model,
+            "calibration": outcome(calibrations[source]),
+            "scheme": config.scheme,
+            "track": config.track,
+            "reconstruction": config.reconstruction,
+            "steps": RECONSTRUCTION_STEPS[config.preset],
+            "seed": config.seed,
+        }
+        _artifact(clip, calibrations[source], artifacts[name], key, report)
+    data_key = {"dataset": config.dataset, "images": len(dataset), "device": config.device}
+    key = {"model": model, **data_key, **{name: outcome(path) for name, path in artifacts.items()}}
+    evaluation = folder / "evaluation"
+    if not is_done(evaluation, key):
+        labels = [("float", None), ("noise", artifacts["baseline"]), (config.method, artifacts["artifact"])]
+        _evaluation(clip, dataset, labels, evaluation, key, report)
+    rows = [
+        Row(row["name"], Metrics.from_dict(row["metrics"]), row["bytes"])
+        for row in json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["rows"]
+    ]
+    stages = [*calibrations.values(), *artifacts.values(), evaluation]
+    result = RunResult(folder, rows, {path.name: seconds(path) for path in stages})
+    _write_json(folder / "metrics.json", result.to_dict())
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"d4c": d4c.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def float_size(clip: CLIP) -> int:
+    """Bytes of a CLIP in float32, without the rows of its token table that are all zero."""
+    table = clip.text.token_embedding.weight
+    unused = int((~table.any(1)).sum()) * table.shape[1]
+    return 4 * (sum(p.numel() for p in clip.parameters()) - unused)
+
+
+def _synthesis(clip: CLIP, folder: Path, key: dict[str, Any], report: Reporter) -> None:
+    if is_done(folder, key):
+        return
+    with stage_folder(folder, key) as new:
+        with report(f"synthesize {key['method']}") as progress:
+            made = synthesize(clip, key["method"], key["preset"], seed=key["seed"], progress=progress)
+        made.save(new)
+
+
+def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], report: Reporter) -> None:
+    if is_done(folder, key):
+        return
+    images = CalibrationSet.load(calibration)
+    with stage_folder(folder, key) as new:
+        with report(f"quantize with {images.provenance['method']}") as progress:
+            quantized = quantize(
+                clip,
+                key["scheme"],
+                images,
+                track=key["track"],
+                reconstruction=key["reconstruction"],
+                iterations=key["steps"],
+                seed=key["seed"],
+                progress=progress,
+            )
+        quantized.save_pretrained(new)
+
+
+def _evaluation(
+    clip: CLIP, dataset: Any, labels: list[tuple[str, Path | None]], folder: Path, key: dict[str, Any], report: Reporter
+) -> None:
+    rows, reference = [], None
+    with stage_folder(folder, key) as new:
+        for name, path in labels:
+            model = clip if path is None else load_quantized(path, device=clip.device)
+            size = float_size(clip) if path is None else _size(path)
+            with report(f"evaluate {name}") as progress:
+                embeddings = embed(model, dataset, progress=progress)
+            reference = reference or embeddings
+            metrics = score(embeddings, dataset, reference=None if path is None else reference)
+            rows.append({"name": name, "bytes": size, "metrics": metrics.to_dict()})
+        _write_json(new / "metrics.json", {"rows": rows})
+
+
+def _size(artifact: Path) -> int:
+    return (artifact / "model.safetensors").stat().st_size
+
+
+def _prepare_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"{folder} is a file, but the output must be a folder; choose another path.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"The output folder {folder} cannot be made ({error.strerror}); choose another path.") from None
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    with atomic_file(path) as new:
+        new.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
