@@ -68,7 +68,7 @@ def triple(value: Any, default: tuple[float, float, float], source: str) -> tupl
     """Three positive numbers, one a colour."""
     if value is None:
         return default
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(v, int | float) and v > 0 for v in value):
+    if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) and v > 0 for v in value):
         return (float(value[0]), float(value[1]), float(value[2]))
     raise CheckpointError(
         f"{source}: pixel mean or standard deviation is {value!r}, expected three positive numbers; correct the file."
