@@ -1,0 +1,135 @@
+"""The settings of the synthesis, its methods, and its presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from d4c.errors import SettingError
+
+OPTIMISED = {
+    # method: (foreground box and background, perturbation)
+    "pgsi": (False, False),
+    "pgsi+scg": (True, False),
+    "pgsi+pae": (False, True),
+    "d4c": (True, True),
+}
+"""The methods that optimise images, and which of the method's two additions each has."""
+
+MODEL_FREE = ("noise", "pink", "leaves")
+"""The methods that ask nothing of the model but its image size, mean and std."""
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """Every setting of the synthesis; the defaults are the published ones.
+
+    Lengths and shifts are fractions of the side (`erase_side`) or of the [-1, 1] grid (`translate`), `rotation` is in
+    degrees, `area_min` and `area_max` are shares of the image's area.
+    """
+
+    method: str = "d4c"
+    images: int = 128
+    iterations: int = 3000
+    lr: float = 0.01
+    temperature: float = 0.1
+    tv_weight: float = 0.1
+    group_size: int = 16
+    """Images of one group are each other's negatives through their backgrounds."""
+    targets: Literal["random", "even"] = "random"
+    """Each image's prompt drawn alone, or every prompt floor or ceil of images / prompts times."""
+    optimizer: Literal["shared", "independent"] = "shared"
+    """One Adam that steps once a group while the other groups coast on their momentum, or one step an iteration."""
+    area_min: float = 0.4
+    area_max: float = 0.7
+    background_noise: float = 0.1
+    flip_p: float = 0.5
+    rotation: float = 15.0
+    scale: float = 0.05
+    translate: float = 0.05
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    blur_p: float = 0.3
+    erase_p: float = 0.3
+    erase_side: float = 0.2
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the image tower computes in; images, loss and optimizer are float32 in any case."""
+    batch: int | None = None
+    """Images that go through the tower at once, in whole groups, to save memory; None means all. Changes no image."""
+
+    @property
+    def boxes(self) -> bool:
+        """Whether a foreground box and its background take the place of the whole image."""
+        return OPTIMISED[self.method][0]
+
+    @property
+    def perturb(self) -> bool:
+        """Whether what the tower sees is perturbed at each step."""
+        return OPTIMISED[self.method][1]
+
+    def __post_init__(self) -> None:
+        methods = (*MODEL_FREE, *OPTIMISED)
+        if self.method not in methods:
+            raise SettingError(f"the synthesis method {self.method!r} is unknown; use one of {', '.join(methods)}.")
+        hints = get_type_hints(SynthesisConfig)
+        for field in fields(self):
+            check_type(field.name, getattr(self, field.name), hints[field.name])
+        for name in ("images", "iterations", "group_size"):
+            self.expect(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr", "temperature"):
+            self.expect(name, getattr(self, name) > 0, "more than 0")
+        for name in ("tv_weight", "background_noise", "rotation", "translate"):
+            self.expect(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("flip_p", "blur_p", "erase_p", "erase_side", "scale", "brightness", "contrast", "saturation"):
+            self.expect(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        self.expect("area_min", 0 < self.area_min <= self.area_max, "more than 0 and at most area_max")
+        self.expect("area_max", self.area_max < 1, "less than 1")
+        whole = self.batch is None or (self.batch >= 1 and self.batch % self.group_size == 0)
+        self.expect("batch", whole, f"whole groups, a multiple of group_size = {self.group_size}")
+
+    def expect(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise SettingError(f"the synthesis setting {name} is {getattr(self, name)}, expected {expected}.")
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise SettingError for a value of another type than the field's, and for numbers that are not finite."""
+    choices = get_args(hint)
+    if isinstance(value, bool):
+        good = False
+    elif hint is float:
+        good = isinstance(value, int | float) and math.isfinite(value)
+    elif hint in (int, str):
+        good = isinstance(value, hint)
+    elif int in choices:
+        good = value is None or isinstance(value, int)
+    else:
+        good = value in choices
+    if not good:
+        kinds = {int: "an integer", float: "a finite number", str: "a string"}
+        expected = kinds.get(hint) or ("an integer or None" if int in choices else " or ".join(map(repr, choices)))
+        raise SettingError(f"the synthesis setting {name} is {value!r}, expected {expected}.")
+
+
+PRESETS: dict[str, SynthesisConfig] = {
+    "paper": SynthesisConfig(),
+    "default": SynthesisConfig(targets="even"),
+    "quick": SynthesisConfig(targets="even", images=64, iterations=64, lr=0.05),
+}
+
+
+def resolve_config(method: str, preset: str, overrides: dict[str, Any]) -> SynthesisConfig:
+    """A preset with its method and other fields replaced; overrides that are None leave the preset's value.
+
+    Raises SettingError for unknown names and for values out of range.
+    """
+    if preset not in PRESETS:
+        raise SettingError(f"the synthesis preset {preset!r} is unknown; use one of {', '.join(PRESETS)}.")
+    names = [field.name for field in fields(SynthesisConfig)]
+    for name in overrides:
+        if name not in names:
+            raise SettingError(f"there is no synthesis setting {name!r}; use one of {', '.join(names)}.")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return replace(PRESETS[preset], method=method, **given)

@@ -1,0 +1,260 @@
+"""`synthesize`: calibration images from a CLIP alone."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+import d4c
+from d4c.errors import SettingError
+from d4c.models.clip import CLIP
+from d4c.models.identity import model_hash
+from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.config import MODEL_FREE, SynthesisConfig, resolve_config
+from d4c.synthesis.natural import dead_leaves, gaussian_noise, pink_noise
+from d4c.synthesis.objectives import prompt_loss, total_variation
+from d4c.synthesis.optimizer import CoastingAdam
+from d4c.synthesis.prompts import prompt_features, resolve_prompts
+from d4c.synthesis.views import Boxes, Draws, background, crop, draw_boxes, draw_step, perturb
+
+Progress = Callable[[int, int], None]
+
+CHECK_EVERY = 25
+"""Iterations between looks at the loss and calls of `progress`: a look waits for the device."""
+
+
+def synthesize(
+    clip: CLIP,
+    method: str = "d4c",
+    preset: str = "quick",
+    *,
+    prompts: Sequence[str] | str | Path | None = None,
+    images: int | None = None,
+    iterations: int | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> CalibrationSet:
+    """Make calibration images for a CLIP without any data.
+
+    `method` is one of "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", or one of the
+    controls that ask nothing of the model: "noise", "pink", "leaves". `preset` is "paper" (every published setting),
+    "default" or "quick" (two CPU cores); `images`, `iterations` and any field of `SynthesisConfig` override it.
+    `prompts` are described at `resolve_prompts`; the controls ignore them. The model runs where it is, or as a copy
+    on `device`; it is not changed. `progress` is called with (iterations done, all) now and then.
+
+    The same seed, settings and device give the same images, whatever `batch` is, up to the rounding of float sums.
+    Raises SettingError for a setting and DataError for prompts that cannot be used.
+    """
+    config = resolve_config(method, preset, {"images": images, "iterations": iterations, **overrides})
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise SettingError(f"the seed is {seed!r}, expected an integer from 0 to 2^63 - 1.")
+    started = time.perf_counter()
+    texts: tuple[str, ...] = ()
+    targets = torch.full((config.images,), -1)
+    provenance: dict[str, Any] = {
+        "method": method,
+        "preset": preset,
+        "seed": seed,
+        "config": asdict(config),
+        "model": {"name": clip.name, "sha256": model_hash(clip)},
+        "mean": list(clip.config.mean),
+        "std": list(clip.config.std),
+        "versions": {"d4c": d4c.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    if method in MODEL_FREE:
+        pixels = model_free(clip, config, seed)
+        provenance["device"] = "cpu"
+    else:
+        texts = resolve_prompts(prompts)
+        with ready(clip, device) as model:
+            setup, start, generator = prepare(model, config, texts, seed)
+            pixels, losses = optimise(model, config, setup, start, generator, progress)
+            targets = setup.targets.cpu()
+            nearest = recognise(model, pixels, setup.texts, config)
+            provenance["device"] = str(model.device)
+        provenance["loss"] = thin(losses)
+        provenance["recognised"] = float((nearest.cpu() == targets).float().mean())
+        pixels = pixels.cpu()
+    provenance["seconds"] = round(time.perf_counter() - started, 3)
+    chosen = tuple(texts[target] if target >= 0 else "" for target in targets.tolist())
+    return CalibrationSet(pixels, chosen, targets, texts, provenance)
+
+
+def model_free(clip: CLIP, config: SynthesisConfig, seed: int) -> Tensor:
+    """The controls, made on the CPU so that they are the same for every device: [N, 3, S, S], normalised."""
+    generator = torch.Generator().manual_seed(seed)
+    n, size = config.images, clip.image_size
+    if config.method == "noise":
+        return gaussian_noise(n, size, generator)
+    make = pink_noise if config.method == "pink" else dead_leaves
+    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.config.mean, clip.config.std))
+    return (make(n, size, generator) - mean) / std
+
+
+@contextmanager
+def ready(clip: CLIP, device: str | torch.device | None) -> Iterator[CLIP]:
+    """The model, or a copy on `device`, in evaluation mode and without weight gradients; restored afterwards."""
+    try:
+        model = clip if device is None or torch.device(device) == clip.device else copy.deepcopy(clip).to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
+    training = {module: module.training for module in model.modules()}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield model.eval().requires_grad_(False)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same through all steps, for N images.
+
+    `texts` [P, D] unit prompt features; `targets`, `group` int64 [N]; `weight` [N] is 1 / size of the image's group,
+    so that each group's loss is a mean and gets its own gradient from the sum; `boxes` where the method has them.
+    """
+
+    texts: Tensor
+    targets: Tensor
+    group: Tensor
+    weight: Tensor
+    boxes: Boxes | None
+
+    def __getitem__(self, rows: slice) -> Setup:
+        boxes = None if self.boxes is None else self.boxes[rows]
+        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], boxes)
+
+
+def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
+    """The setup, the start images N(0, 1) in normalised pixel space, and the generator for the steps to come."""
+    texts = prompt_features(clip, prompts)
+    device, n = clip.device, config.images
+    generator = torch.Generator(device).manual_seed(seed)
+    targets = draw_targets(n, len(prompts), config.targets, generator)
+    group = torch.arange(n, device=device) // config.group_size
+    weight = 1 / group.bincount()[group].float()
+    boxes = draw_boxes(n, clip.image_size, config, generator) if config.boxes else None
+    return Setup(texts, targets, group, weight, boxes), gaussian_noise(n, clip.image_size, generator), generator
+
+
+def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:
+    """Each image's prompt, int64 [n]: drawn alone ("random"), or each floor or ceil of n / prompts times ("even")."""
+    device = generator.device
+    if how == "random":
+        return torch.randint(prompts, (n,), generator=generator, device=device)
+    rounds = -(-n // prompts)
+    order = torch.cat([torch.randperm(prompts, generator=generator, device=device) for _ in range(rounds)])[:n]
+    return order[torch.randperm(n, generator=generator, device=device)]
+
+
+def optimise(
+    clip: CLIP,
+    config: SynthesisConfig,
+    setup: Setup,
+    start: Tensor,
+    generator: Generator,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The optimised images [N, 3, S, S] and the mean loss of each iteration [iterations]."""
+    images = start.clone()
+    groups = setup.group if config.optimizer == "shared" else torch.zeros_like(setup.group)
+    adam = CoastingAdam(images, groups, config.iterations, config.lr)
+    history = torch.zeros(config.iterations, device=images.device)
+    for i in range(config.iterations):
+        draws = draw_step(len(images), clip.image_size, config, generator)
+        losses, gradient = evaluate_step(clip, config, setup, images, draws)
+        adam.step(gradient)
+        history[i] = losses.mean()
+        done = i + 1
+        if done % CHECK_EVERY == 0 or done == config.iterations:
+            if not bool(history[:done].isfinite().all()):
+                raise SettingError(
+                    f"the synthesis loss is no longer finite within {done} iterations; lower lr (now {config.lr}) or "
+                    "check the model."
+                )
+            if progress is not None:
+                progress(done, config.iterations)
+    return images, history
+
+
+def chunks(n: int, config: SynthesisConfig) -> Iterator[slice]:
+    """Ranges of images that go through the tower together: whole groups, so that negatives stay together."""
+    size = config.batch or n
+    for begin in range(0, n, size):
+        yield slice(begin, begin + size)
+
+
+def evaluate_step(
+    clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """Loss of each image [N], and the gradient of the sum over groups of each group's mean loss [N, 3, S, S]."""
+    losses: list[Tensor] = []
+    gradients: list[Tensor] = []
+    try:
+        for rows in chunks(len(images), config):
+            part = images[rows].detach().requires_grad_()
+            loss = image_losses(clip, config, setup[rows], part, draws[rows])
+            gradients += torch.autograd.grad((loss * setup.weight[rows]).sum(), part)
+            losses.append(loss.detach())
+    except torch.cuda.OutOfMemoryError:
+        size = min(config.batch or len(images), len(images))
+        raise SettingError(
+            f"the device has not enough memory for {size} images at once; set batch to a smaller multiple of "
+            f"{config.group_size}."
+        ) from None
+    return torch.cat(losses), torch.cat(gradients)
+
+
+def image_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
+    """Cross-entropy to the prompt plus weighted total variation, for each image [N].
+
+    As published, total variation is that of the image itself, except in "pgsi+pae", where it is that of the
+    perturbed image.
+    """
+    shown = images if setup.boxes is None else crop(images, setup.boxes)
+    if draws.perturbation is not None:
+        shown = perturb(shown, draws.perturbation)
+    views = [shown]
+    if setup.boxes is not None and draws.noise is not None:
+        views.append(background(images, setup.boxes, config.background_noise * draws.noise))
+    features, *backgrounds = encode(clip, torch.cat(views), config).split(len(images))
+    negatives = backgrounds[0] if backgrounds else None
+    contrast = prompt_loss(features, setup.texts, setup.targets, config.temperature, negatives, setup.group)
+    smooth = shown if config.method == "pgsi+pae" else images
+    return contrast + config.tv_weight * total_variation(smooth)
+
+
+def encode(clip: CLIP, pixels: Tensor, config: SynthesisConfig) -> Tensor:
+    """Image embeddings in the type of the pixels, computed in the configured precision."""
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        return clip.encode_image(pixels).to(pixels.dtype)
+
+
+@torch.no_grad()
+def recognise(clip: CLIP, images: Tensor, texts: Tensor, config: SynthesisConfig) -> Tensor:
+    """The prompt nearest to each whole, unperturbed image: int64 [N]."""
+    parts = [encode(clip, images[rows], config) for rows in chunks(len(images), config)]
+    return (F.normalize(torch.cat(parts), dim=-1) @ texts.T).argmax(-1)
+
+
+def thin(losses: Tensor, most: int = 100) -> list[list[float]]:
+    """About `most` pairs of [iteration, loss] spread over a run, the first and the last among them."""
+    values = losses.tolist()
+    places = sorted({round(k * (len(values) - 1) / most) for k in range(most + 1)})
+    return [[place + 1, round(values[place], 5)] for place in places]

@@ -1,0 +1,162 @@
+"""What the image tower is shown of each image: a foreground box, its perturbation, and the background.
+
+Published method, section "image synthesis". Everything is batched over images; all random numbers of a step are
+drawn for the whole set at once, so that how the set is cut into batches changes no image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from d4c.synthesis.config import SynthesisConfig
+
+
+def uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
+    return torch.rand(n, generator=generator, device=generator.device) * (high - low) + low
+
+
+def uniform_integers(most: Tensor, generator: Generator) -> Tensor:
+    """One integer from 0 to each value of `most`, both ends possible."""
+    draw = torch.rand(most.shape, generator=generator, device=generator.device)
+    return torch.minimum((draw * (most + 1)).long(), most)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """One square box an image, in pixels: `top`, `left` and `side` are int64 [N]."""
+
+    top: Tensor
+    left: Tensor
+    side: Tensor
+
+    def __getitem__(self, rows: slice) -> Boxes:
+        return Boxes(self.top[rows], self.left[rows], self.side[rows])
+
+
+def draw_boxes(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Boxes:
+    """Boxes of a random share of the area (uniform between the configured ends), at a uniform place inside."""
+    share = torch.rand(n, generator=generator, device=generator.device)
+    share = config.area_min + share * (config.area_max - config.area_min)
+    side = (share * size * size).floor().sqrt().floor().long().clamp(min=1)
+    return Boxes(uniform_integers(size - side, generator), uniform_integers(size - side, generator), side)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """How the foreground of each image is perturbed in one step.
+
+    `theta` [N, 2, 3] maps output to input coordinates in [-1, 1] (flip, rotation, scale, translation), `gain` and
+    `saturation` [N] are factors, `blur` [N] is 0 or 1, `keep` [N, 1, S, S] is 0 in the erased square and 1 elsewhere.
+    """
+
+    theta: Tensor
+    gain: Tensor
+    saturation: Tensor
+    blur: Tensor
+    keep: Tensor
+
+    def __getitem__(self, rows: slice) -> Perturbation:
+        return Perturbation(*(part[rows] for part in (self.theta, self.gain, self.saturation, self.blur, self.keep)))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All random numbers of one step: the perturbation and the background's N(0, 1), where the method has them."""
+
+    perturbation: Perturbation | None
+    noise: Tensor | None
+
+    def __getitem__(self, rows: slice) -> Draws:
+        perturbation = None if self.perturbation is None else self.perturbation[rows]
+        return Draws(perturbation, None if self.noise is None else self.noise[rows])
+
+
+def draw_step(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Draws:
+    """The draws of one step for n images of `size` pixels a side."""
+    perturbation = draw_perturbation(n, size, config, generator) if config.perturb else None
+    noise = torch.randn(n, 3, size, size, generator=generator, device=generator.device) if config.boxes else None
+    return Draws(perturbation, noise)
+
+
+def draw_perturbation(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Perturbation:
+    """The random numbers of `perturb`, uniform between the configured ends."""
+    c = config
+    flip = uniform(n, 0, 1, generator) < c.flip_p
+    angle = uniform(n, -math.radians(c.rotation), math.radians(c.rotation), generator)
+    scale = uniform(n, 1 - c.scale, 1 + c.scale, generator)
+    shift_x = uniform(n, -c.translate, c.translate, generator)
+    shift_y = uniform(n, -c.translate, c.translate, generator)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # The flip comes first, so the rotation samples the mirrored image: x changes sign in the input coordinates.
+    mirror = 1.0 - 2.0 * flip.float()
+    theta = torch.stack(
+        [torch.stack([cos, -sin, shift_x], -1) * mirror[:, None], torch.stack([sin, cos, shift_y], -1)], 1
+    )
+    brightness = uniform(n, 1 - c.brightness, 1 + c.brightness, generator)
+    contrast = uniform(n, 1 - c.contrast, 1 + c.contrast, generator)
+    saturation = uniform(n, 1 - c.saturation, 1 + c.saturation, generator)
+    blur = (uniform(n, 0, 1, generator) < c.blur_p).float()
+    erase = uniform(n, 0, 1, generator) < c.erase_p
+    side = int(c.erase_side * size)
+    room = torch.full((n,), size - side, device=generator.device)
+    square = Boxes(uniform_integers(room, generator), uniform_integers(room, generator), torch.full_like(room, side))
+    keep = (~(box_mask(square, size) & erase[:, None, None, None])).float()
+    return Perturbation(theta, brightness * contrast, saturation, blur, keep)
+
+
+def box_mask(boxes: Boxes, size: int) -> Tensor:
+    """Boolean [N, 1, size, size], true inside each box."""
+    position = torch.arange(size, device=boxes.top.device)
+
+    def inside(start: Tensor) -> Tensor:
+        return (position >= start[:, None]) & (position < (start + boxes.side)[:, None])
+
+    return (inside(boxes.top)[:, :, None] & inside(boxes.left)[:, None, :])[:, None]
+
+
+def crop(images: Tensor, boxes: Boxes) -> Tensor:
+    """Each image's box resized to full size, [N, 3, S, S]: one sampler for boxes of all sizes.
+
+    Equal to `F.interpolate(image[..., box], (S, S), mode="bilinear", align_corners=False)` image by image: output
+    pixel i reads (i + 1/2) side / S - 1/2 of the box, clamped to the box.
+    """
+    size = images.shape[-1]
+    step = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size
+    last = (boxes.side - 1).to(images.dtype)[:, None]
+    inner = torch.minimum((step * (last + 1) - 0.5).clamp(min=0), last)
+
+    def to_grid(start: Tensor) -> Tensor:
+        return (2 * (inner + start[:, None]) + 1) / size - 1
+
+    y, x = to_grid(boxes.top), to_grid(boxes.left)
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+    return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+
+
+def blur(images: Tensor, amount: Tensor) -> Tensor:
+    """The separable [1 2 1] / 4 filter, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0."""
+    weight = 0.25 * amount[:, None, None, None]
+    padded = F.pad(images, (0, 0, 1, 1))
+    images = images + weight * (padded[:, :, :-2] - 2 * images + padded[:, :, 2:])
+    padded = F.pad(images, (1, 1))
+    return images + weight * (padded[..., :-2] - 2 * images + padded[..., 2:])
+
+
+def perturb(images: Tensor, draws: Perturbation) -> Tensor:
+    """Flip, rotate, scale and shift (zeros beyond the border); colour gain; saturation; blur; an erased square."""
+    theta = draws.theta.to(images.dtype)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
+    grey = images.mean(1, keepdim=True)
+    images = (grey + (images - grey) * draws.saturation[:, None, None, None]) * draws.gain[:, None, None, None]
+    return blur(images, draws.blur) * draws.keep
+
+
+def background(images: Tensor, boxes: Boxes, noise: Tensor) -> Tensor:
+    """Each image with its box set to zero, plus noise everywhere."""
+    return images * ~box_mask(boxes, images.shape[-1]) + noise
