@@ -21,6 +21,10 @@ if importlib.util.find_spec("torchvision") and not torch.cuda.is_available():
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes more than some seconds or a gigabyte; run with -m slow")
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test draws the same random numbers, alone or in company."""

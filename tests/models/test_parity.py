@@ -13,7 +13,6 @@ import d4c
 from d4c.models.assemble import IGNORED, blueprint
 from d4c.models.checkpoint import from_state
 from d4c.models.clip import CLIP
-from d4c.models.config import ResNetConfig
 from d4c.models.openai import infer_config, openai_layout
 from d4c.models.openclip import openclip_config
 
@@ -63,7 +62,9 @@ def assert_same_embeddings(clip: CLIP, image: Tensor, tokens: Tensor, theirs: tu
     assert relative_error(clip.encode_text(tokens), theirs[1]) <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["RN50", "RN50x4", "ViT-B-32", "ViT-B-16", "ViT-L-14"])
+@pytest.mark.parametrize(
+    "name", ["RN50", "RN50x4", "ViT-B-32", "ViT-B-16", pytest.param("ViT-L-14", marks=pytest.mark.slow)]
+)
 def test_embeddings_are_open_clips(name: str) -> None:
     theirs = reference(name)
     config = openclip_config(open_clip.get_model_config(name), {}, name)
@@ -147,7 +148,3 @@ def test_trimming_changes_no_embedding(demo: CLIP) -> None:
         assert relative_error(demo.encode_text(tokens), expected) <= 1e-5
     finally:
         demo.text.trim = True
-
-
-def test_the_demo_resnet_is_a_resnet(demo_rn: CLIP) -> None:
-    assert isinstance(demo_rn.config.image, ResNetConfig)

@@ -1,0 +1,20 @@
+"""What the runtime shares with the models must not need torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_tokens_and_pixels_are_made_without_torch() -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+from PIL import Image
+from d4c.models.preprocess import pixels
+from d4c.models.tokenizer import token_ids
+assert token_ids("a cat").sum() > 2 * 49406
+assert pixels(Image.new("L", (3, 5)), 8, (0, 0, 0), (1, 1, 1)).shape == (3, 8, 8)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
