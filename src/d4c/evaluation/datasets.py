@@ -75,8 +75,8 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, i: int) -> Image.Image:
-        """Picture i; transparent parts are white. Raises DataError, saying which one, if it does not decode."""
+    def picture(self, i: int) -> Image.Image:
+        """Picture i in the mode it is stored in. Raises DataError, saying which one, if it does not decode."""
         try:
             picture = self.read(i)
             picture.load()
@@ -85,7 +85,11 @@ class Dataset:
             raise DataError(
                 f"{self.name}: {self.place(i)} does not decode as an image ({error}); repair it or leave it out."
             ) from None
-        return on_white(picture)
+        return picture
+
+    def image(self, i: int) -> Image.Image:
+        """Picture i with its transparent parts white; raises as `picture` does."""
+        return on_white(self.picture(i))
 
     def subset(self, limit: int) -> Dataset:
         """At most `limit` images at even distances over the whole set, in its order.
