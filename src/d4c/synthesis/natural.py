@@ -25,7 +25,7 @@ def spectral_noise(n: int, size: int, generator: Generator) -> Tensor:
     frequency = (y.square() + x.square()).sqrt()
     frequency[0, 0] = float("inf")  # the mean
     field: Tensor = torch.fft.irfft2(spectrum / frequency, s=(size, size))
-    scale: Tensor = field.std((2, 3), keepdim=True)
+    scale: Tensor = field.std((2, 3), correction=0, keepdim=True)
     return field / scale.clamp(min=1e-12)
 
 

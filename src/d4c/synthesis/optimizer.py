@@ -35,18 +35,23 @@ class CoastingAdam:
         self.m.lerp_(gradient, 1 - self.beta1)
         self.v.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         root = self.v.sqrt()
-        real = self.iteration * self.groups + self.group + 1
-        for idle in range(self.groups):
-            t = real + idle
-            # Of m' / (1 - beta1^t) / (sqrt(v' / (1 - beta2^t)) + eps) with m' = beta1^idle m, v' = beta2^idle v.
-            rate = self.lr * self.beta1**idle / (1 - self.beta1**t) * (t <= self.total)
-            shrink = (self.beta2**idle / (1 - self.beta2**t)).sqrt()
-            self.images.addcdiv_(self.m * self.spread(rate), root * self.spread(shrink) + self.eps, value=-1)
+        rates, shrinks = self.factors()
+        for rate, shrink in zip(rates, shrinks, strict=True):
+            self.images.addcdiv_(self.m * rate, root * shrink + self.eps, value=-1)
         self.m.mul_(self.beta1 ** (self.groups - 1))
         self.v.mul_(self.beta2 ** (self.groups - 1))
         self.iteration += 1
 
-    def spread(self, values: Tensor) -> Tensor:
-        """Numbers per image [N] in the shape, type and place that multiplies images."""
-        shape = (-1, *[1] * (self.images.dim() - 1))
-        return values.to(self.images.dtype).to(self.images.device, non_blocking=True).view(shape)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Per step from an image's real one to its last idle one, and per image, both [G, N, 1, ...].
+
+        Adam moves by lr m' / (1 - beta1^t) / (sqrt(v' / (1 - beta2^t)) + eps) where, k steps behind the real one,
+        m' = beta1^k m and v' = beta2^k v: the first result is the factor of m, the second that of sqrt(v).
+        """
+        idle = torch.arange(self.groups, dtype=torch.float64)[:, None]
+        t = self.iteration * self.groups + self.group + 1 + idle
+        rate = self.lr * self.beta1**idle / (1 - self.beta1**t) * (t <= self.total)
+        shrink = (self.beta2**idle / (1 - self.beta2**t)).sqrt()
+        both = torch.stack([rate, shrink]).to(self.images.dtype).to(self.images.device, non_blocking=True)
+        shaped = both.view(2, *t.shape, *[1] * (self.images.dim() - 1))
+        return shaped[0], shaped[1]

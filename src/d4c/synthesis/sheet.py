@@ -21,7 +21,7 @@ def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str]) -> Image
 
     Small pictures are enlarged without smoothing so that each pixel stays visible; large ones are reduced.
     """
-    columns = max(1, math.ceil(math.sqrt(len(pictures) * (TILE + GAP + LINES * LINE) / (TILE + GAP))))
+    columns = max(1, math.isqrt(len(pictures) * (TILE + GAP + LINES * LINE) // (TILE + GAP)))
     rows = math.ceil(len(pictures) / columns)
     width, height = TILE + GAP, TILE + GAP + LINES * LINE
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
