@@ -51,7 +51,9 @@ def thin(points: Points, size: int = 4096, tail: int = 512, seed: int = 0) -> Po
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(n, (size,), generator=generator).to(values.device)
     body = values[:, chosen]
-    weight = weights[:, chosen] * ((body > low[:, -1:]) & (body < high[:, -1:]))
+    # Told by place, not by value: one value may fill a tail and go on behind it.
+    inner = torch.ones_like(values, dtype=torch.bool).scatter_(1, torch.cat([low_index, high_index], 1), False)
+    weight = weights[:, chosen] * inner[:, chosen]
     rest = (weights.sum(1) - low_weight.sum(1) - high_weight.sum(1)).clamp(min=0)
     weight = weight * (rest / weight.sum(1).clamp(min=1e-9))[:, None]
     return Points(torch.cat([low, body, high], 1), torch.cat([low_weight, weight, high_weight], 1))

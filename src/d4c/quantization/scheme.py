@@ -43,7 +43,8 @@ class QuantArgs:
     def from_dict(data: dict[str, Any]) -> QuantArgs:
         """Inverse of `to_dict`; raises KeyError, TypeError or SettingError on anything else."""
         args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"])
-        if args.strategy not in ("tensor", "channel") or not isinstance(args.symmetric, bool):
+        known = data["type"] == "int" and args.strategy in ("tensor", "channel") and isinstance(args.symmetric, bool)
+        if not known:
             raise TypeError(f"not a number format: {data}")
         check_bits(args.num_bits, "num_bits")
         return args
@@ -62,14 +63,14 @@ class Scheme:
     @staticmethod
     def parse(text: str | Scheme) -> Scheme:
         """Read "W4A8"; raises SettingError for anything but 2 to 8 bits each."""
-        if isinstance(text, Scheme):
-            return text
-        match = re.fullmatch(r"[wW](\d+)[aA](\d+)", text.strip())
+        shown = str(text) if isinstance(text, Scheme) else repr(text)
+        # A scheme made by hand has been through no check, so it is read like any other.
+        match = re.fullmatch(r"[wW]([0-9]{1,4})[aA]([0-9]{1,4})", str(text).strip())
         if not match:
-            raise SettingError(f"The scheme {text!r} is not of the form W4A8; give weight and activation bits.")
+            raise SettingError(f"The scheme {shown} is not of the form W4A8; give weight and activation bits.")
         weight, activation = int(match[1]), int(match[2])
-        check_bits(weight, f"the weight bits of {text!r}")
-        check_bits(activation, f"the activation bits of {text!r}")
+        check_bits(weight, f"the weight bits of {shown}")
+        check_bits(activation, f"the activation bits of {shown}")
         return Scheme(weight, activation)
 
 
