@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from d4c.models.layers import Block
 from d4c.models.resnet import Bottleneck, Downsample, ModifiedResNet, Stem
+from d4c.quantization.ranges import safe_scale
 
 # A channel whose range is far from the others' would multiply its weight column by as much.
 MAX_RATIO = 16.0
@@ -50,7 +51,7 @@ def fold_channel_ranges(norm: nn.LayerNorm, readers: Sequence[nn.Linear], low: T
     a quantizer per channel would do, without one. r is limited to 1/16 .. 16.
     """
     width, centre = high - low, (high + low) / 2
-    ratio = (width / width.mean()).clamp(1 / MAX_RATIO, MAX_RATIO)
+    ratio = (width / safe_scale(width.mean())).clamp(1 / MAX_RATIO, MAX_RATIO)
     shift = centre.mean() * ratio - centre
     with torch.no_grad():
         for linear in readers:
