@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from d4c.errors import ArtifactError, D4CError
+from d4c.errors import ArtifactError
 from d4c.files import atomic_folder
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
@@ -32,13 +32,18 @@ from d4c.quantization.layers import ActivationQuantizer, QuantizedEmbedding, Qua
 from d4c.quantization.packing import pack, packed_size, unpack
 from d4c.quantization.placement import LayerPlan, convert
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.scheme import Track
 
 FORMAT_VERSION = 1
 _DTYPES = {"F32": torch.float32, "U8": torch.uint8, "I32": torch.int32}
 
 
 def save(clip: QuantizedCLIP, folder: Path) -> None:
-    """Write the artifact so that it appears whole or not at all."""
+    """Write the artifact so that it appears whole or not at all; an earlier one in `folder` is replaced.
+
+    Raises ArtifactError if something else is there.
+    """
+    refuse_occupied(folder)
     config = clip.config
     with atomic_folder(folder) as new:
         save_file(dict(_tensors(clip)), new / "model.safetensors", metadata={"format": "pt"})
@@ -80,6 +85,22 @@ def save(clip: QuantizedCLIP, folder: Path) -> None:
         (new / "README.md").write_text(model_card(clip), encoding="utf-8")
 
 
+def refuse_occupied(folder: Path) -> None:
+    """Raise ArtifactError if saving to `folder` would remove anything but an earlier artifact."""
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not is_artifact(folder):
+        raise ArtifactError(f"{folder} exists and is no quantized model; choose another folder or remove it.")
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether `save` wrote this folder, by its config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config["quantization_config"]["quant_method"] == "d4c")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def load_quantized(folder: str | Path, device: str | torch.device = "cpu") -> QuantizedCLIP:
     """Read an artifact; its embeddings equal those of the model that was saved, bit for bit on the same device.
 
@@ -94,12 +115,15 @@ def load_quantized(folder: str | Path, device: str | torch.device = "cpu") -> Qu
         with torch.device("meta"):
             skeleton = CLIP(architecture, str(config["name"])).eval().requires_grad_(False)
             track = section["track"]
+            if track not in get_args(Track):
+                raise ValueError(f"unknown track {track!r}")
             folded = track == "deployable" and any(name.startswith("image.") for name in plan)
             if folded and isinstance(skeleton.image, ModifiedResNet):
                 fold_batchnorms(skeleton.image)
             convert(skeleton, plan, track)
-        clip = QuantizedCLIP(skeleton, plan, config["recipe"])
-    except (KeyError, TypeError, ValueError, AttributeError, D4CError) as error:
+        clip = QuantizedCLIP(skeleton, plan, dict(config["recipe"]))
+    # Sizes and layer names from a foreign file make torch and the towers fail in every way there is.
+    except Exception as error:
         raise ArtifactError(
             f"{folder / 'config.json'} does not describe a quantized CLIP ({error!r}); export it again."
         ) from None

@@ -62,7 +62,8 @@ def make_plan(
 ) -> Plan:
     """Formats of every module that the track quantizes.
 
-    The last override whose pattern matches a whole layer name wins. Raises SettingError for one that matches none.
+    The last override whose pattern matches a whole layer name wins. Raises SettingError for one that matches none
+    or is no regular expression.
     """
     names = {
         name: module
@@ -72,7 +73,13 @@ def make_plan(
     if track == "paper":
         names = {name: module for name, module in names.items() if _published(name)}
     for pattern in overrides:
-        if not any(re.fullmatch(pattern, name) for name in names):
+        try:
+            matches = any(re.fullmatch(pattern, name) for name in names)
+        except re.error as error:
+            raise SettingError(
+                f"The override {pattern!r} is no regular expression ({error}); give a pattern over layer names."
+            ) from None
+        if not matches:
             raise SettingError(
                 f"The override {pattern!r} matches no layer of {clip.name!r}; "
                 f"layers are named like {next(iter(names), '')!r}."
@@ -120,6 +127,7 @@ def convert(clip: CLIP, plan: Plan, track: Track) -> None:
             if track == "deployable":
                 shared = module.q.input_quantizer
                 module.k.input_quantizer = module.v.input_quantizer = shared
+    clip.to(clip.device)
 
 
 def _quantized(source: nn.Module, entry: LayerPlan) -> nn.Module:
