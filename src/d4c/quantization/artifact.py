@@ -231,8 +231,8 @@ class _Reader:
         return value
 
     def length(self, name: str) -> int:
-        """First dimension of a tensor, 0 if it is missing."""
-        return int(self.stored.get_slice(name).get_shape()[0]) if name in self else 0
+        """First dimension of a tensor, 0 for a single number."""
+        return int(next(iter(self.stored.get_slice(name).get_shape()), 0))
 
     def finish(self) -> None:
         if self.left:

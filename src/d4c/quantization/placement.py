@@ -60,7 +60,7 @@ def default_overrides(track: Track) -> dict[str, Scheme]:
 def make_plan(
     clip: CLIP, scheme: Scheme, track: Track, overrides: Mapping[str, Scheme], towers: tuple[str, ...] = TOWERS
 ) -> Plan:
-    """Formats of every module that the track quantizes.
+    """Formats of every module of `towers` that the track quantizes.
 
     The last override whose pattern matches a whole layer name wins. Raises SettingError for one that matches none
     or is no regular expression.
@@ -68,7 +68,7 @@ def make_plan(
     names = {
         name: module
         for name, module in clip.named_modules()
-        if name.split(".")[0] in towers and isinstance(module, nn.Linear | nn.Conv2d | MatMul | nn.Embedding)
+        if isinstance(module, nn.Linear | nn.Conv2d | MatMul | nn.Embedding)
     }
     if track == "paper":
         names = {name: module for name, module in names.items() if _published(name)}
@@ -86,6 +86,8 @@ def make_plan(
             )
     plan: Plan = {}
     for name, module in names.items():
+        if name.split(".")[0] not in towers:
+            continue
         if isinstance(module, nn.Embedding):
             plan[name] = LayerPlan(EIGHT_BIT_TOKENS, ())
             continue
