@@ -6,7 +6,7 @@ import copy
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -74,7 +74,7 @@ def quantize(
     if iterations is not None:
         if iterations < 1:
             raise SettingError(f"iterations is {iterations}, but at least 1 is needed; or use reconstruction='none'.")
-        settings = replace(settings, iterations=iterations)
+        settings = settings.shortened(iterations)
 
     float_clip = copy.deepcopy(clip).eval().requires_grad_(False)
     float_clip.text.trim = track == "deployable"

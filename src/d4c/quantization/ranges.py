@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NORM = 2.4
 WIDTHS = 100
 SHORTLIST = 64
 TABLE = 128
-_ROWS = 1 << 17  # elements that stay in a processor's cache; GPUs take all rows at once
-_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}  # elements of the largest temporary
+# Elements of the largest temporaries: what stays in a processor's cache, what fills a GPU.
+_CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
+_PASS = {"cpu": 1 << 17, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -89,46 +91,50 @@ def search_symmetric(points: Points, bits: int) -> Tensor:
     The full width reaches whichever side needs the larger scale; the narrowest is a fifth of it.
     """
     qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    full = torch.maximum(points.values.amin(1) / qmin, points.values.amax(1) / qmax)
-    piece = max(1, _ROWS // points.values.shape[1]) if full.device.type == "cpu" else len(full)
-    parts = zip(full.split(piece), points.values.split(piece), points.weights.split(piece), strict=True)
-    widths = [0.2 + 0.8 * i / 49 for i in range(50)]
-    return torch.cat(
-        [_best_width(Points(v, w), safe_scale(f), torch.zeros_like(f), qmin, qmax, widths) for f, v, w in parts]
-    )
+    full = safe_scale(torch.maximum(points.values.amin(1) / qmin, points.values.amax(1) / qmax))
+    widths = torch.linspace(0.2, 1, 50, device=full.device, dtype=full.dtype)
+    return _best(points, full[:, None] * widths, torch.zeros_like(full)[:, None], qmin, qmax)[0]
 
 
 def error(points: Points, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
-    """Weighted sum of |x_q - x|^2.4 a row, [R]; scale and zero point are [R]."""
-    x, s, z = points.values, scale[:, None], zero_point[:, None]
-    codes = (torch.round(x / s) + z).clamp(qmin, qmax)
-    return (((codes - z) * s - x).abs().pow(NORM) * points.weights).sum(1)
+    """Weighted sum of |x_q - x|^2.4 a row for M candidates, [R, M]; scale is [R, M], zero point broadcasts to it."""
+    x, w = points.values[:, None], points.weights[:, None]
+    zero_point = zero_point.expand_as(scale)
+    parts = []
+    for s, z in zip(_split(scale, x.numel()), _split(zero_point, x.numel()), strict=True):
+        s, z = s[..., None], z[..., None]
+        codes = (torch.round(x / s) + z).clamp(qmin, qmax)
+        parts.append((((codes - z) * s - x).abs().pow(NORM) * w).sum(2))
+    return torch.cat(parts, 1)
 
 
-def _best_width(
-    points: Points, full: Tensor, zero_point: Tensor, qmin: int, qmax: int, widths: Sequence[float]
-) -> Tensor:
-    best, least = full, torch.full_like(full, float("inf"))
-    for width in widths:
-        scale = full * width
-        loss = error(points, scale, zero_point, qmin, qmax)
-        best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
-    return best
+def _split(candidates: Tensor, elements: int) -> Sequence[Tensor]:
+    """Candidates [R, M] in parts along M whose temporaries suit the device, `elements` a candidate."""
+    return candidates.split(max(1, _PASS.get(candidates.device.type, _PASS["cpu"]) // elements), 1)
+
+
+def _best(points: Points, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """The candidate of least error in each row: (scale [R], zero point [R])."""
+    index = error(points, scale, zero_point, qmin, qmax).argmin(1, keepdim=True)
+    return scale.gather(1, index)[:, 0], zero_point.expand_as(scale).gather(1, index)[:, 0]
 
 
 def _search_one_sided(points: Points, bits: int) -> tuple[Tensor, Tensor]:
     levels = 2**bits - 1
     values = points.values
-    zero = torch.where(values.amin() >= 0, 0.0, float(levels)).to(values.dtype).expand(len(values))
+    zero = torch.where(values.amin() >= 0, 0.0, float(levels)).to(values.dtype).expand(len(values), 1)
     full = safe_scale(values.abs().amax(1) / levels)
-    widths = [i / WIDTHS for i in range(1, WIDTHS + 1)]
-    return _best_width(points, full, zero, 0, levels, widths), zero
+    return _best(points, full[:, None] * _widths(values), zero, 0, levels)
+
+
+def _widths(like: Tensor) -> Tensor:
+    return torch.arange(1, WIDTHS + 1, device=like.device, dtype=like.dtype) / WIDTHS
 
 
 def _search_two_sided(points: Points, bits: int) -> tuple[Tensor, Tensor]:
     """Rows in pieces whose temporaries stay in the cache, or in the memory of a GPU."""
     largest = TABLE * points.values.shape[1] + WIDTHS * 2**bits
-    piece = max(1, _CHUNK.get(points.values.device.type, 1 << 22) // largest)
+    piece = max(1, _CHUNK.get(points.values.device.type, _CHUNK["cpu"]) // largest)
     found = [
         _two_sided_rows(Points(v, w), bits)
         for v, w in zip(points.values.split(piece), points.weights.split(piece), strict=True)
@@ -140,35 +146,27 @@ def _two_sided_rows(points: Points, bits: int) -> tuple[Tensor, Tensor]:
     levels = 2**bits - 1
     values, order = points.values.sort(1)
     weights = points.weights.gather(1, order)
-    rows, n = values.shape
+    rows = len(values)
     span = (values[:, -1].clamp(min=0) - values[:, 0].clamp(max=0)) / levels
-    steps = torch.arange(1, WIDTHS + 1, device=values.device, dtype=values.dtype) / WIDTHS
-    scales = safe_scale(span)[:, None] * steps  # [R, W]
+    scales = safe_scale(span)[:, None] * _widths(values)  # [R, W]
     zeros = torch.arange(levels + 1, device=values.device, dtype=values.dtype)
 
     above, below = _Beyond(values, weights), _Beyond(-values.flip(1), weights.flip(1))
-    lower_edge = -zeros * scales[:, :, None]  # [R, W, Z]: smallest and largest value of each candidate
-    upper_edge = (levels - zeros) * scales[:, :, None]
-    bound = above.lower_bound(upper_edge.flatten(1)) + below.lower_bound(-lower_edge.flatten(1))
-    bound = bound.view(rows, WIDTHS, levels + 1)
-    for i in range(WIDTHS):
-        scale = scales[:, i : i + 1]
-        residual = (torch.round(values / scale) * scale - values).abs().pow(NORM) * weights
-        total = torch.nn.functional.pad(residual.cumsum(1), (1, 0))
+    bounds = []
+    for scale in _split(scales, values.numel()):
+        lower = -zeros * scale[..., None]  # [R, w, Z]: smallest and largest value of each candidate
+        upper = (levels - zeros) * scale[..., None]
+        residual = (torch.round(values[:, None] / scale[..., None]) * scale[..., None] - values[:, None]).abs()
+        total = F.pad((residual.pow(NORM) * weights[:, None]).cumsum(2), (1, 0))
         # Values up to half a step beyond an edge round onto it; their error is counted by the clipping term.
-        first = torch.searchsorted(values, lower_edge[:, i].contiguous())
-        last = torch.searchsorted(values, upper_edge[:, i].contiguous(), right=True)
-        bound[:, i] += total.gather(1, last) - total.gather(1, first)
-    count = min(SHORTLIST, bound[0].numel())
-    chosen = bound.flatten(1).topk(count, 1, largest=False).indices
-    scale = scales.gather(1, chosen // (levels + 1))
-    zero = zeros[chosen % (levels + 1)]
-    repeated = Points(
-        values[:, None].expand(-1, count, -1).reshape(-1, n), weights[:, None].expand(-1, count, -1).reshape(-1, n)
-    )
-    loss = error(repeated, scale.flatten(), zero.flatten(), 0, levels).view(rows, count)
-    best = loss.argmin(1, keepdim=True)
-    return scale.gather(1, best)[:, 0], zero.gather(1, best)[:, 0]
+        first = torch.searchsorted(values, lower.flatten(1)).view_as(lower)
+        last = torch.searchsorted(values, upper.flatten(1), right=True).view_as(upper)
+        clipped = above.lower_bound(upper.flatten(1)) + below.lower_bound(-lower.flatten(1))
+        bounds.append(total.gather(2, last) - total.gather(2, first) + clipped.view_as(lower))
+    bound = torch.cat(bounds, 1).view(rows, -1)
+    chosen = bound.topk(min(SHORTLIST, bound.shape[1]), 1, largest=False).indices
+    sorted_points = Points(values, weights)
+    return _best(sorted_points, scales.gather(1, chosen // (levels + 1)), zeros[chosen % (levels + 1)], 0, levels)
 
 
 class _Beyond:

@@ -7,7 +7,7 @@ partly quantized model, its targets from the float model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -32,7 +32,7 @@ class ReconstructionConfig:
     Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
     """
 
-    iterations: int = 2000
+    iterations: int = 500
     batch_size: int = 32
     rounding_lr: float = 1e-2
     image_scale_lr: float = 1e-3
@@ -44,6 +44,20 @@ class ReconstructionConfig:
     beta_end: float = 2.0
     drop: float = 0.5
     loss: Literal["published", "relative"] = "relative"
+
+    def shortened(self, iterations: int) -> ReconstructionConfig:
+        """The same schedule in another number of steps, with learning rates by the root of the ratio.
+
+        A rounding variable has to travel the same way in fewer steps; Adam's noise grows with the root.
+        """
+        ratio = (self.iterations / iterations) ** 0.5
+        return replace(
+            self,
+            iterations=iterations,
+            rounding_lr=self.rounding_lr * ratio,
+            image_scale_lr=self.image_scale_lr * ratio,
+            text_scale_lr=self.text_scale_lr * ratio,
+        )
 
 
 PAPER = ReconstructionConfig(
