@@ -13,7 +13,7 @@ from d4c.synthesis.config import PRESETS, SynthesisConfig, resolve_config
 def test_preset_paper_is_what_the_authors_published() -> None:
     c = PRESETS["paper"]
     assert (c.images, c.iterations, c.lr, c.temperature, c.tv_weight, c.group_size) == (128, 3000, 0.01, 0.1, 0.1, 16)
-    assert (c.targets, c.optimizer, c.precision) == ("random", "shared", "float32")
+    assert (c.targets, c.start, c.optimizer, c.precision) == ("random", "noise", "shared", "float32")
     assert (c.area_min, c.area_max, c.background_noise) == (0.4, 0.7, 0.1)
     assert (c.flip_p, c.rotation, c.scale, c.translate) == (0.5, 15, 0.05, 0.05)
     assert (c.brightness, c.contrast, c.saturation) == (0.4, 0.4, 0.4)

@@ -66,8 +66,18 @@ def test_json_gives_all_combinations(tmp_path: Path, slot: str) -> None:
     assert resolve_prompts(str(tmp_path / "p.json")) == ("a cat", "my cat.", "an owl", "my owl.")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"classnames": "cat"}', '{"classnames": [1]}', '{"classnames": []}',
-                                     '{"classnames": ["cat"], "templates": ["a photo"]}'])  # fmt: skip
+BAD_JSON = [
+    "{",
+    "[]",
+    "{}",
+    '{"classnames": "cat"}',
+    '{"classnames": [1]}',
+    '{"classnames": []}',
+    '{"classnames": ["cat"], "templates": ["a photo"]}',
+]
+
+
+@pytest.mark.parametrize("content", BAD_JSON)
 def test_bad_json_is_refused_in_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(DataError) as caught:

@@ -32,11 +32,11 @@ def tiny(request: pytest.FixtureRequest) -> CLIP:
 
 
 def test_prompts_are_recognised_after_a_few_steps(demo_vit: CLIP) -> None:
-    """PGSI has no crop, so what was optimised is what is recognised; noise, where it starts, is not."""
+    """PGSI has no crop, so what was optimised is what is recognised; where it starts is not."""
     made = synthesize(demo_vit, "pgsi", images=8, iterations=25, group_size=8, lr=0.05)
     first, last = made.provenance["loss"][0][1], made.provenance["loss"][-1][1]
     assert last < first / 2
-    assert made.provenance["recognised"] == 1
+    assert made.provenance["recognised"] == {"image": 1}
 
 
 def test_d4c_lowers_its_loss(demo: CLIP) -> None:
@@ -54,7 +54,8 @@ def test_cutting_the_set_into_batches_changes_no_image(tiny: CLIP, method: str, 
 
     whole = make(None)
     for batch in (2, 4):
-        assert (make(batch) - whole).abs().max() < 1e-3
+        # Not the largest difference: where a gradient is near zero, Adam magnifies its rounding.
+        assert (make(batch) - whole).abs().mean() < 1e-5
 
 
 @pytest.mark.parametrize("method", OPTIMISED)
@@ -116,6 +117,17 @@ def test_even_targets_use_each_prompt_floor_or_ceil_times(n: int, prompts: int, 
     counts = draw_targets(n, prompts, "even", torch.Generator().manual_seed(seed)).bincount(minlength=prompts)
     assert set(counts.tolist()) <= {n // prompts, -(-n // prompts)}
     assert int(counts.sum()) == n
+
+
+@pytest.mark.parametrize("method", ["noise", "pink"])
+def test_optimisation_starts_from_what_the_control_of_that_name_is(tiny: CLIP, method: str) -> None:
+    """Same mean and spread: N(0, 1), or pictures brought to the model's normalised space."""
+    config = SynthesisConfig(images=64, start=method)  # type: ignore[arg-type]
+    start = prepare(tiny, config, NAMES, seed=0)[1]
+    control = synthesize(tiny, method, images=64).pixels
+    assert float(start.mean()) == pytest.approx(float(control.mean()), abs=0.15)
+    assert float(start.std()) == pytest.approx(float(control.std()), abs=0.15)
+    assert not torch.equal(start, control)
 
 
 def test_random_targets_are_uniform() -> None:

@@ -82,10 +82,9 @@ def synthesize(
             setup, start, generator = prepare(model, config, texts, seed)
             pixels, losses = optimise(model, config, setup, start, generator, progress)
             targets = setup.targets.cpu()
-            nearest = recognise(model, pixels, setup.texts, config)
+            provenance["recognised"] = recognised(model, config, setup, pixels)
             provenance["device"] = str(model.device)
         provenance["loss"] = thin(losses)
-        provenance["recognised"] = float((nearest.cpu() == targets).float().mean())
         pixels = pixels.cpu()
     provenance["seconds"] = round(time.perf_counter() - started, 3)
     chosen = tuple(texts[target] if target >= 0 else "" for target in targets.tolist())
@@ -99,8 +98,13 @@ def model_free(clip: CLIP, config: SynthesisConfig, seed: int) -> Tensor:
     if config.method == "noise":
         return gaussian_noise(n, size, generator)
     make = pink_noise if config.method == "pink" else dead_leaves
-    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.config.mean, clip.config.std))
-    return (make(n, size, generator) - mean) / std
+    return normalise(clip, make(n, size, generator))
+
+
+def normalise(clip: CLIP, pictures: Tensor) -> Tensor:
+    """Values in [0, 1] to the model's normalised pixel space."""
+    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (clip.config.mean, clip.config.std))
+    return (pictures - mean) / std
 
 
 @contextmanager
@@ -142,7 +146,7 @@ class Setup:
 
 
 def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
-    """The setup, the start images N(0, 1) in normalised pixel space, and the generator for the steps to come."""
+    """The setup, the start images in normalised pixel space, and the generator for the steps to come."""
     texts = prompt_features(clip, prompts)
     device, n = clip.device, config.images
     generator = torch.Generator(device).manual_seed(seed)
@@ -150,7 +154,11 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
     group = torch.arange(n, device=device) // config.group_size
     weight = 1 / group.bincount()[group].float()
     boxes = draw_boxes(n, clip.image_size, config, generator) if config.boxes else None
-    return Setup(texts, targets, group, weight, boxes), gaussian_noise(n, clip.image_size, generator), generator
+    if config.start == "noise":
+        start = gaussian_noise(n, clip.image_size, generator)
+    else:
+        start = normalise(clip, pink_noise(n, clip.image_size, generator))
+    return Setup(texts, targets, group, weight, boxes), start, generator
 
 
 def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:
@@ -247,10 +255,17 @@ def encode(clip: CLIP, pixels: Tensor, config: SynthesisConfig) -> Tensor:
 
 
 @torch.no_grad()
-def recognise(clip: CLIP, images: Tensor, texts: Tensor, config: SynthesisConfig) -> Tensor:
-    """The prompt nearest to each whole, unperturbed image: int64 [N]."""
-    parts = [encode(clip, images[rows], config) for rows in chunks(len(images), config)]
-    return (F.normalize(torch.cat(parts), dim=-1) @ texts.T).argmax(-1)
+def recognised(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor) -> dict[str, float]:
+    """Share of images whose nearest prompt is their target: of the whole "image", and of the "foreground" if boxed."""
+    views = {"image": images}
+    if setup.boxes is not None:
+        views["foreground"] = crop(images, setup.boxes)
+    out = {}
+    for name, pixels in views.items():
+        features = torch.cat([encode(clip, pixels[rows], config) for rows in chunks(len(images), config)])
+        nearest = (F.normalize(features, dim=-1) @ setup.texts.T).argmax(-1)
+        out[name] = float((nearest == setup.targets).float().mean())
+    return out
 
 
 def thin(losses: Tensor, most: int = 100) -> list[list[float]]:
