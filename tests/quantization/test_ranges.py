@@ -100,10 +100,6 @@ def test_rows_together_are_rows_alone(bits: int, seed: int) -> None:
     assert torch.equal(together[1], torch.cat([zero for _, zero in alone]))
 
 
-def points_loss(points: Points, scale: torch.Tensor, zero_point: torch.Tensor, bits: int) -> torch.Tensor:
-    return error(points, scale[:, None], zero_point[:, None], 0, 2**bits - 1)
-
-
 @given(st.floats(0.01, 100), st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_a_point_of_weight_two_is_a_point_twice(weight: float, seed: int) -> None:
@@ -111,8 +107,7 @@ def test_a_point_of_weight_two_is_a_point_twice(weight: float, seed: int) -> Non
     doubled = Points(torch.cat([x, x], 1), torch.full((1, 100), weight))
     heavy = Points(x, torch.full((1, 50), 2 * weight))
     (scale, zero), (scale_2, zero_2) = search(doubled, 4), search(heavy, 4)
-    ones = torch.ones_like(x)
-    first, second = points_loss(Points(x, ones), scale, zero, 4), points_loss(Points(x, ones), scale_2, zero_2, 4)
+    first, second = loss_of(x, scale, zero, 15), loss_of(x, scale_2, zero_2, 15)
     assert float(first) == pytest.approx(float(second), rel=1e-5)
 
 
@@ -162,7 +157,6 @@ def test_a_thinned_tensor_gets_nearly_the_best_range(make: Make, bits: int) -> N
     """Batches that are thinned, merged and thinned again: within 5 % of the range from all values."""
     x = make(40_000)
     parts = [thin(summarize(part[None]), seed=i) for i, part in enumerate(x.split(10_000))]
-    everything = summarize(x[None])
-    found = points_loss(everything, *search(thin(merge(parts)), bits), bits)
-    best = points_loss(everything, *search(everything, bits), bits)
+    found = loss_of(x[None], *search(thin(merge(parts)), bits), 2**bits - 1)
+    best = loss_of(x[None], *search(summarize(x[None]), bits), 2**bits - 1)
     assert float(found) <= 1.05 * float(best) + 1e-6

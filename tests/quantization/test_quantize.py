@@ -1,0 +1,182 @@
+"""The verb `quantize` on the embedded models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import d4c
+from d4c.errors import DataError, SettingError
+from d4c.evaluation.datasets import load_dataset, pixel_batches
+from d4c.models.clip import CLIP
+from d4c.models.identity import model_hash
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.prompts import generic_prompts
+
+PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow", "the moon over the sea"]
+# Fewer leave ranges that words of other prompts do not fit in: cosine 0.93 with four, even at 8 bits.
+ENOUGH = generic_prompts(64)
+
+
+def made(clip: CLIP, scheme: str = "W4A8", **settings: Any) -> QuantizedCLIP:
+    calibration = d4c.synthesize(clip, "noise", images=4)
+    return d4c.quantize(clip, scheme, calibration, **{"reconstruction": "none", "prompts": PROMPTS, **settings})
+
+
+def emoji(clip: CLIP) -> torch.Tensor:
+    return next(iter(pixel_batches(load_dataset("demo").subset(24), clip.preprocess, 24)))
+
+
+@torch.no_grad()
+def cosines(clip: CLIP, quantized: CLIP) -> tuple[float, float]:
+    """Mean cosine of quantized with float embeddings: of emoji, and of prompts that calibration did not see."""
+    tokens = clip.tokenize(["an emoji of a dog.", "a red apple", "a cartoon face with tears of joy"])
+    pixels = emoji(clip)
+    image = torch.cosine_similarity(quantized.encode_image(pixels), clip.encode_image(pixels))
+    text = torch.cosine_similarity(quantized.encode_text(tokens), clip.encode_text(tokens))
+    return float(image.mean()), float(text.mean())
+
+
+@pytest.fixture(scope="module")
+def by_bits(demo_vit: CLIP) -> dict[str, QuantizedCLIP]:
+    calibration = d4c.synthesize(demo_vit, "leaves", images=8)
+    schemes = ("W8A8", "W6A6", "W4A4")
+    return {s: d4c.quantize(demo_vit, s, calibration, reconstruction="none", prompts=ENOUGH) for s in schemes}
+
+
+def test_eight_bits_are_nearly_float(demo_vit: CLIP, by_bits: dict[str, QuantizedCLIP]) -> None:
+    image, text = cosines(demo_vit, by_bits["W8A8"])
+    assert image > 0.99
+    assert text > 0.99
+
+
+def test_eight_bits_of_a_resnet_are_nearly_float(demo_rn: CLIP) -> None:
+    calibration = d4c.synthesize(demo_rn, "leaves", images=8)
+    image, text = cosines(demo_rn, d4c.quantize(demo_rn, "W8A8", calibration, reconstruction="none", prompts=ENOUGH))
+    assert image > 0.99
+    assert text > 0.99
+
+
+def test_more_bits_are_nearer_to_float(demo_vit: CLIP, by_bits: dict[str, QuantizedCLIP]) -> None:
+    (image_8, text_8), (image_6, text_6), (image_4, text_4) = (cosines(demo_vit, q) for q in by_bits.values())
+    assert image_4 < image_6 < image_8
+    assert text_4 < text_6 < text_8
+
+
+def test_effective_bits_count_every_weight(by_bits: dict[str, QuantizedCLIP]) -> None:
+    assert by_bits["W8A8"].effective_bits() == 8
+    six = by_bits["W6A6"]
+    sizes = {name: layer.codes.numel() for name, layer in six.layers().items()}
+    eight = {"image.patch_embed", "image.projection", "text.projection", "text.token_embedding"}
+    bits = sum(n * (8 if name in eight else 6) for name, n in sizes.items())
+    assert six.effective_bits() == pytest.approx(bits / sum(sizes.values()))
+
+
+@pytest.mark.parametrize("track", ["deployable", "paper"])
+def test_the_float_model_is_left_as_it_is(tiny_rn: CLIP, track: str) -> None:
+    before, trim = model_hash(tiny_rn), tiny_rn.text.trim
+    made(tiny_rn, "W4A4", track=track, reconstruction="layer", iterations=1, towers=("image",))
+    assert model_hash(tiny_rn) == before
+    assert tiny_rn.text.trim == trim
+
+
+def test_the_same_seed_gives_the_same_model(tiny_vit: CLIP) -> None:
+    first, second, other = (made(tiny_vit, "W4A4", reconstruction=None, iterations=3, seed=seed) for seed in (0, 0, 1))
+    assert model_hash(first) == model_hash(second)
+    assert model_hash(first) != model_hash(other)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_tower_that_is_not_named_stays_float(demo_rn: CLIP, tower: str) -> None:
+    other = "text" if tower == "image" else "image"
+    quantized = made(demo_rn, towers=(tower,))
+    assert model_hash(getattr(quantized, other)) == model_hash(getattr(demo_rn, other))
+    assert all(name.startswith(tower) for name in quantized.layers())
+    tokens, pixels = demo_rn.tokenize(PROMPTS), emoji(demo_rn)[:2]
+    same_text = torch.equal(quantized.encode_text(tokens), demo_rn.encode_text(tokens))
+    same_image = torch.equal(quantized.encode_image(pixels), demo_rn.encode_image(pixels))
+    assert (same_image, same_text) == (tower == "text", tower == "image")
+
+
+def test_the_recipe_says_how_it_was_made(w4a8: QuantizedCLIP, demo: CLIP) -> None:
+    recipe = w4a8.recipe
+    assert (recipe["scheme"], recipe["track"], recipe["towers"]) == ("W4A8", "deployable", ["image", "text"])
+    assert recipe["model"] == {"name": demo.name, "sha256": model_hash(demo)}
+    assert recipe["calibration"]["method"] == "noise"
+    assert recipe["reconstruction"] == {"kind": "none"}
+
+
+def test_overrides_reach_the_layers(tiny_vit: CLIP) -> None:
+    quantized = made(tiny_vit, "W4A4", overrides={r"image\.blocks\.0\..*": "W7A5"})
+    bits = {name: layer.weight_args.num_bits for name, layer in quantized.layers().items()}
+    assert (bits["image.blocks.0.mlp.fc1"], bits["image.blocks.1.mlp.fc1"]) == (7, 4)
+    assert quantized.recipe["overrides"][r"image\.blocks\.0\..*"] == "W7A5"
+
+
+def test_progress_ends_with_all(tiny_vit: CLIP) -> None:
+    calls: list[tuple[int, int]] = []
+    made(tiny_vit, reconstruction="block", iterations=1, progress=lambda *call: calls.append(call))
+    assert calls == [(i, 8) for i in range(1, 9)]
+
+
+SETTINGS = {
+    "scheme": ({"scheme": "W4"}, "not of the form W4A8"),
+    "track": ({"track": "fast"}, "track 'fast' is unknown"),
+    "reconstruction": ({"reconstruction": "magic"}, "reconstruction 'magic' is unknown"),
+    "iterations": ({"iterations": 0}, "at least 1"),
+    "tower": ({"towers": ("audio",)}, "not among"),
+    "no tower": ({"towers": ()}, "not among"),
+    "override": ({"overrides": {"image.nothing": "W8A8"}}, "matches no layer"),
+    "override scheme": ({"overrides": {".*": "W99A8"}}, "weight bits"),
+}
+
+
+def assert_one_sentence(message: str) -> None:
+    assert "\n" not in message
+    assert message.endswith(".")
+
+
+@pytest.mark.parametrize(("settings", "about"), SETTINGS.values(), ids=SETTINGS)
+def test_settings_that_are_refused(tiny_vit: CLIP, settings: dict[str, Any], about: str) -> None:
+    with pytest.raises(SettingError, match=about) as caught:
+        made(tiny_vit, **settings)
+    assert_one_sentence(str(caught.value))
+
+
+def test_a_quantized_model_is_not_quantized_again(w4a8: QuantizedCLIP) -> None:
+    with pytest.raises(SettingError, match="quantized already") as caught:
+        made(w4a8)
+    assert_one_sentence(str(caught.value))
+
+
+def test_images_of_another_size_are_refused(demo_vit: CLIP, tiny_vit: CLIP) -> None:
+    with pytest.raises(DataError, match=r"\[N, 3, 64, 64\]") as caught:
+        d4c.quantize(demo_vit, "W4A8", d4c.synthesize(tiny_vit, "noise", images=2))
+    assert_one_sentence(str(caught.value))
+
+
+def test_images_that_are_not_finite_are_refused(tiny_vit: CLIP) -> None:
+    calibration = d4c.synthesize(tiny_vit, "noise", images=2)
+    calibration.pixels[1, 0, 0, 0] = float("nan")
+    with pytest.raises(DataError, match="NaN") as caught:
+        d4c.quantize(tiny_vit, "W4A8", calibration)
+    assert_one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("prompts", [[], ["a", 3]], ids=["none", "not text"])
+def test_prompts_that_are_refused(tiny_vit: CLIP, prompts: list[Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        made(tiny_vit, prompts=prompts)
+    assert_one_sentence(str(caught.value))
+
+
+def test_images_of_one_s_own_will_do(tiny_vit: CLIP) -> None:
+    """A calibration set needs no method behind it."""
+    given = d4c.synthesize(tiny_vit, "noise", images=3)
+    own = replace(given, provenance={"mean": [0, 0, 0], "std": [1, 1, 1]})
+    assert isinstance(own, CalibrationSet)
+    assert d4c.quantize(tiny_vit, "W4A8", own, reconstruction="none", prompts=PROMPTS).layers()
