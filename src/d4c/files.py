@@ -44,6 +44,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)  # some writers leave files that only their owner can read
             fsync_path(file)
         temporary.chmod(0o755)
         fsync_path(temporary)

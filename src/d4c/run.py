@@ -33,8 +33,8 @@ Progress = Callable[[int, int], None]
 # Opens a progress display for a stage; the value is called with what is done and the total.
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 
-# Steps a unit of reconstruction; the synthesis presets hold their own iterations.
-RECONSTRUCTION_STEPS = {"quick": 100, "default": 2000, "paper": 20000}
+# Steps and batch size of a unit of reconstruction; the synthesis presets hold their own iterations.
+RECONSTRUCTION = {"quick": (60, 8), "default": (500, 32), "paper": (20000, 32)}
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
     Raises a D4CError subclass with one sentence if a setting, the model or the data cannot be used.
     """
     Scheme.parse(config.scheme)
-    if config.preset not in RECONSTRUCTION_STEPS:
-        raise SettingError(f"The preset {config.preset!r} is unknown; choose one of {', '.join(RECONSTRUCTION_STEPS)}.")
+    if config.preset not in RECONSTRUCTION:
+        raise SettingError(f"The preset {config.preset!r} is unknown; choose one of {', '.join(RECONSTRUCTION)}.")
     dataset = load_dataset(config.dataset)
     clip = load(config.model, config.pretrained, device=config.device)
     _prepare_folder(folder)
@@ -105,7 +105,7 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
             "scheme": config.scheme,
             "track": config.track,
             "reconstruction": config.reconstruction,
-            "steps": RECONSTRUCTION_STEPS[config.preset],
+            "steps": RECONSTRUCTION[config.preset],
             "seed": config.seed,
         }
         _artifact(clip, calibrations[source], artifacts[name], key, report)
@@ -158,7 +158,8 @@ def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], 
                 images,
                 track=key["track"],
                 reconstruction=key["reconstruction"],
-                iterations=key["steps"],
+                iterations=key["steps"][0],
+                batch_size=key["steps"][1],
                 seed=key["seed"],
                 progress=progress,
             )

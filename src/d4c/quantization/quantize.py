@@ -6,7 +6,7 @@ import copy
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -41,19 +41,20 @@ def quantize(
     track: Track = "deployable",
     reconstruction: Reconstruction | None = None,
     iterations: int | None = None,
+    batch_size: int | None = None,
     overrides: Mapping[str, str | Scheme] | None = None,
     towers: Sequence[str] = TOWERS,
     prompts: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> QuantizedCLIP:
-    """Quantize the towers of a float CLIP; the CLIP itself is left as it is.
+    r"""Quantize the towers of a float CLIP; the CLIP itself is left as it is.
 
     Ranges come from the calibration images and from `prompts` (by default 512 generic ones); then rounding and
-    activation scales are learned unit by unit: whole blocks ("block", the deployable default), single layers
-    ("layer"), as published ("published": transformer layers, ResNet bottlenecks; default of track "paper"), or not
-    at all ("none": ranges only). `overrides` maps patterns over layer names to schemes, such as
-    {r"image\\.blocks\\.0\\..*": "W8A8"}; they come after the track's own exceptions.
+    activation scales are learned unit by unit, in `iterations` steps of `batch_size` samples each: whole blocks
+    ("block", the deployable default), single layers ("layer"), as published ("published": transformer layers, ResNet
+    bottlenecks; default of track "paper"), or not at all ("none": ranges only). `overrides` maps patterns over layer
+    names to schemes, such as {r"image\.blocks\.0\..*": "W8A8"}; they come after the track's own exceptions.
 
     Raises SettingError for an invalid scheme, track, tower or override, DataError for unusable calibration data.
     """
@@ -75,6 +76,10 @@ def quantize(
         if iterations < 1:
             raise SettingError(f"iterations is {iterations}, but at least 1 is needed; or use reconstruction='none'.")
         settings = settings.shortened(iterations)
+    if batch_size is not None:
+        if batch_size < 1:
+            raise SettingError(f"batch_size is {batch_size}, but at least 1 is needed.")
+        settings = replace(settings, batch_size=batch_size)
 
     float_clip = copy.deepcopy(clip).eval().requires_grad_(False)
     float_clip.text.trim = track == "deployable"

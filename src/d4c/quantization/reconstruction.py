@@ -259,7 +259,7 @@ class _Loop:
         if self.config.loss == "relative":
             penalty = penalty / sum(r.alpha.numel() for r in self.roundings)
         loss = self._squared_error(self.batches.index_select(0, self.step_index)[0]) / self.base + weight * penalty
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.step_index += 1
 

@@ -1,0 +1,69 @@
+"""Tables of means over seeds from what `calibration.py` measured.
+
+python benchmarks/calibration_table.py results/calibration.jsonl > results/calibration.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+SHORT = {"tiny-imagenet-val": "tiny-imagenet-val", "cifar10-test": "cifar10-test", "demo": "emoji pack"}
+TITLES = {
+    "ranges": "Image tower, published placement, ranges only",
+    "reconstruction": "Image tower, published placement, units and loss, {steps} steps a unit instead of 20,000",
+    "demo": "Both towers, deployable track",
+}
+METHODS = ("noise", "leaves", "d4c", "real")
+SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
+
+
+def cell(values: list[float]) -> str:
+    """Mean and range over seeds."""
+    return "" if not values else f"{mean(values):.2f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def table(rows: list[dict[str, Any]], data: str) -> list[str]:
+    methods = [m for m in METHODS if any(r["method"] == m for r in rows)]
+    reference = rows[0]["results"][data]["float_top1"]
+    seeds = sorted({r["seed"] for r in rows})
+    lines = [
+        f"Top-1 % on {SHORT[data]}, float {reference:.2f}; mean (lowest to highest) over {len(seeds)} seeds:",
+        "",
+        "| scheme | " + " | ".join(methods) + " |",
+        "| --- |" + " --- |" * len(methods),
+    ]
+    for scheme in SCHEMES:
+        found = {
+            m: [r["results"][data]["top1"]["value"] for r in rows if r["scheme"] == scheme and r["method"] == m]
+            for m in methods
+        }
+        if any(found.values()):
+            lines.append(f"| {scheme} | " + " | ".join(cell(found[m]) for m in methods) + " |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    rows = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
+    devices = sorted({f"{r['device']}, torch {r['versions']['torch']}, d4c {r['versions']['d4c']}" for r in rows})
+    print("# Calibration images and accuracy\n")
+    print(f"Measured on {'; '.join(devices)}, by `benchmarks/calibration.py`.\n")
+    groups = sorted({(r["part"], r["model"], r["reconstruction"], r["steps"]) for r in rows})
+    for part in TITLES:
+        for _, model, kind, steps in (g for g in groups if g[0] == part):
+            chosen = [r for r in rows if (r["part"], r["model"], r["reconstruction"]) == (part, model, kind)]
+            extra = (
+                {"none": ", ranges only", "block": f", block reconstruction ({steps} steps)"}[kind]
+                if part == "demo"
+                else ""
+            )
+            print(f"## {model}: {TITLES[part].format(steps=steps)}{extra}\n")
+            for data in chosen[0]["results"]:
+                print("\n".join(table(chosen, data)))
+
+
+if __name__ == "__main__":
+    main()
