@@ -50,10 +50,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         fsync_path(temporary)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.replace(old / path.name)
-            temporary.replace(path)
-            shutil.rmtree(old)
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")) / path.name
+            path.replace(old)
+            try:
+                temporary.replace(path)
+            except BaseException:
+                old.replace(path)
+                raise
+            finally:
+                shutil.rmtree(old.parent)
         else:
             temporary.replace(path)
         fsync_path(path.parent)

@@ -29,7 +29,7 @@ def is_done(folder: Path, key: dict[str, Any]) -> bool:
             return False
         files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
         return files == set(manifest["files"]) and all(sha256(folder / n) == h for n, h in manifest["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -47,8 +47,10 @@ def seconds(folder: Path) -> float:
 @contextmanager
 def stage_folder(folder: Path, key: dict[str, Any]) -> Iterator[Path]:
     """Yield a temporary folder for a stage to fill; it gets its manifest and takes the place of `folder` at the end."""
-    for left_over in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    # What a killed process left: its folder, and the one that a writer in it was about to put in place.
+    for pattern in (f".{folder.name}.*", f"..{folder.name}.*"):
+        for left_over in folder.parent.glob(pattern):
+            shutil.rmtree(left_over, ignore_errors=True)
     started = time.perf_counter()
     with atomic_folder(folder) as new:
         yield new
