@@ -200,8 +200,12 @@ def _overrides(given: list[str]) -> dict[str, str]:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Report]:
+    if not errors.is_terminal:
+        errors.print(f"{title} ...", markup=False, highlight=False)
+        yield lambda _done, _total: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=not errors.is_terminal) as bars:
+    with Progress(*columns, console=errors) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
@@ -225,7 +229,7 @@ def _metrics_cells(name: str, metrics: Metrics) -> list[str]:
 
 
 def _interval(interval: Any) -> str:
-    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+    return f"{interval.value:.1f} ({interval.low:.0f}-{interval.high:.0f})"
 
 
 def _print_run(result: RunResult, scheme: str) -> None:
@@ -237,8 +241,8 @@ def _print_run(result: RunResult, scheme: str) -> None:
         name = row.name if row.name == "float" else f"{scheme}, {row.name}"
         table.add_row(*_metrics_cells(name, row.metrics), f"{row.size / 1e6:.1f}")
     console.print(table)
-    console.print(
-        "seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()), highlight=False
-    )
-    console.print(f"artifact: {result.folder / 'artifact'}", highlight=False)
-    console.print(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}", highlight=False)
+    spent = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
+    console.print(f"seconds: {spent}", highlight=False, soft_wrap=True)
+    console.print(f"artifact: {result.folder / 'artifact'}", highlight=False, soft_wrap=True)
+    sheet = result.folder / "synthesis" / "contact_sheet.png"
+    console.print(f"contact sheet: {sheet}", highlight=False, soft_wrap=True)

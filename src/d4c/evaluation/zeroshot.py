@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from d4c.errors import D4CError
 from d4c.evaluation.datasets import Dataset, pixel_batches
+from d4c.templates import fill_template
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,17 +61,9 @@ class Embeddings:
         return self.image @ self.text.T
 
 
-def fill_template(template: str, name: str) -> str:
-    """A prompt in lower case, with "an" for an "a" that comes to stand before a vowel."""
-    name = name.lower()
-    if name[:1] in tuple("aeiou"):
-        template = re.sub(r"\b([aA])(?= \{\})", r"\1n", template)
-    return template.replace("{}", name)
-
-
 def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int) -> Tensor:
     """One unit vector a class, [C, D]: the normalised mean of the unit embeddings of its name under each template."""
-    prompts = [fill_template(template, name) for name in dataset.classes for template in dataset.templates]
+    prompts = [fill_template(template, name.lower()) for name in dataset.classes for template in dataset.templates]
     tokens = model.tokenize(prompts)
     parts = [
         model.encode_text(to_device(model, tokens[i : i + batch_size])).float().cpu()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer import clean, tokenizer
+from d4c.templates import fill_template
 
 NOUNS = tuple((files("d4c.synthesis") / "nouns.txt").read_text(encoding="utf-8").splitlines())
 """The project's own 180 nouns: concrete, everyday, singular, spread over what photographs show."""
@@ -38,13 +38,6 @@ CALIBRATION_TEMPLATES = (
 )
 
 
-def fill(template: str, name: str) -> str:
-    """A template with a name in place of "{}", "an" standing for an "a" that comes before a vowel."""
-    if name[:1].lower() in tuple("aeiou"):
-        template = re.sub(r"\b([aA])(?= \{\})", r"\1n", template)
-    return template.replace("{}", name)
-
-
 def is_prompt(entry: str) -> bool:
     """Whether an entry of a list is a whole prompt rather than a name: it ends in a full stop or has an article."""
     words = entry.lower().split()
@@ -60,7 +53,7 @@ def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ..
     Raises DataError when nothing usable is there.
     """
     if prompts is None:
-        return tuple(fill(TEMPLATE, name) for name in NOUNS)
+        return tuple(fill_template(TEMPLATE, name) for name in NOUNS)
     if isinstance(prompts, str | Path):
         path = Path(prompts)
         try:
@@ -83,7 +76,7 @@ def from_entries(entries: Sequence[str]) -> list[str]:
         if not isinstance(entry, str):
             raise DataError(f"a prompt is {type(entry).__name__}, expected a string; pass a list of strings.")
     stripped = [entry.strip() for entry in entries if entry.strip()]
-    return [entry if is_prompt(entry) else fill(TEMPLATE, entry) for entry in stripped]
+    return [entry if is_prompt(entry) else fill_template(TEMPLATE, entry) for entry in stripped]
 
 
 def from_json(text: str, path: Path) -> list[str]:
@@ -101,7 +94,7 @@ def from_json(text: str, path: Path) -> list[str]:
     for template in plain:
         if "{}" not in template:
             raise DataError(f"the template {template!r} of {path} has no place for the name; put {{}} into it.")
-    return [fill(template, name.strip()) for name in names if name.strip() for template in plain]
+    return [fill_template(template, name.strip()) for name in names if name.strip() for template in plain]
 
 
 def is_strings(value: Any) -> TypeGuard[list[str]]:
@@ -122,7 +115,7 @@ def generic_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
     out = []
     for i in range(count):
         turn, noun = divmod(i, len(NOUNS))
-        out.append(fill(CALIBRATION_TEMPLATES[(noun + turn) % len(CALIBRATION_TEMPLATES)], names[noun]))
+        out.append(fill_template(CALIBRATION_TEMPLATES[(noun + turn) % len(CALIBRATION_TEMPLATES)], names[noun]))
     return tuple(out)
 
 
