@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py --models DIR --data DIR --out FILE.jsonl --part ranges [--device cuda]
 
-Parts: `images` (only synthesizes), `ranges` (bench models, image tower, published placement, no reconstruction),
-`reconstruction` (the same with
-the published units and `--steps` steps each) and `demo` (demo models, deployable track, both towers, emoji pack).
+Parts: `images` (only makes the calibration sets, so that several processes can share them), `ranges` (image tower,
+published placement, no reconstruction), `reconstruction` (the same with the published units and `--steps` steps each) and
+`demo` (with `--only demo-vit,demo-rn`: deployable track, both towers, emoji pack).
 `--models` holds bench-vit.safetensors and bench-rn.safetensors; `--data` holds tiny-imagenet-val.parquet,
 cifar10-test.parquet and a parquet of real images to draw from (`--real`). Every cell is one line of the output file,
 written when it is done; a second call goes on behind the last one, and `--minutes` ends a call early.
@@ -28,9 +28,9 @@ from d4c.evaluation.evaluate import score
 from d4c.evaluation.zeroshot import Embeddings, class_embeddings
 from d4c.models.clip import CLIP
 from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.config import PRESETS
 
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
-IMAGES = 128
 
 
 class Problem:
@@ -75,50 +75,37 @@ class Bench:
         if not (folder / "calibration.safetensors").exists():
             clip = self.clip(model)
             if method == "real":
-                made = real_images(clip, self.args.real, seed)
+                made = real_images(clip, self.args.real, PRESETS[self.args.preset].images, seed)
             else:
                 # TF32 products, as fast as bf16 autocast on these small towers and closer to float32.
                 torch.backends.cuda.matmul.allow_tf32 = True
-                made = d4c.synthesize(clip, method, "paper", images=IMAGES, seed=seed)
+                made = d4c.synthesize(clip, method, self.args.preset, seed=seed)
                 torch.backends.cuda.matmul.allow_tf32 = False
             made.save(folder)
         return CalibrationSet.load(folder)
 
 
-def real_images(clip: CLIP, path: Path, seed: int) -> CalibrationSet:
+def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet:
     """Randomly drawn pictures of a labelled parquet file, as calibration images without prompts."""
     dataset = load_dataset(f"parquet:{path}")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:IMAGES]
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
     pixels = torch.stack([clip.preprocess(dataset.image(i)) for i in order.tolist()])
     statistics = {"mean": list(clip.config.mean), "std": list(clip.config.std)}
-    provenance = {"method": "real", "images": IMAGES, "seed": seed, "source": path.name, **statistics}
-    return CalibrationSet(pixels, ("",) * IMAGES, torch.full((IMAGES,), -1), (), provenance)
+    provenance = {"method": "real", "images": count, "seed": seed, "source": path.name, **statistics}
+    return CalibrationSet(pixels, ("",) * count, torch.full((count,), -1), (), provenance)
 
 
 def cells(args: argparse.Namespace) -> list[dict[str, object]]:
-    """The table's cells in the order of their importance: all methods of a seed before the next seed."""
-    if args.part == "demo":
-        axes = itertools.product(
-            args.seeds, ("demo-vit", "demo-rn"), ("noise", "leaves", "d4c"), SCHEMES, ("none", "block")
-        )
-        return [
-            {"part": "demo", "seed": s, "model": m, "method": c, "scheme": q, "reconstruction": r, "steps": args.steps}
-            for s, m, c, q, r in axes
-        ]
+    """The table's cells in the order of their importance: everything of one seed before the next seed."""
     if args.part == "images":
-        return [{"seed": s, "model": m, "method": "d4c"} for s, m in itertools.product(args.seeds, args.only)]
-    kind = "none" if args.part == "ranges" else "published"
+        axes = itertools.product(args.seeds, args.only, ("noise", "real", "d4c"))
+        return [{"seed": s, "model": m, "method": c} for s, m, c in axes]
+    methods = ("noise", "leaves", "d4c") if args.part == "demo" else ("noise", "d4c", "real")
+    kinds = {"ranges": ("none",), "reconstruction": ("published",), "demo": ("none", "block")}[args.part]
+    shared = {"part": args.part, "preset": args.preset, "steps": args.steps, "batch_size": args.batch_size}
     return [
-        {
-            "part": args.part,
-            "seed": s,
-            "model": m,
-            "method": c,
-            "scheme": q,
-            "reconstruction": kind,
-            "steps": args.steps,
-        }
-        for s, m, c, q in itertools.product(args.seeds, args.only, ("noise", "d4c", "real"), SCHEMES)
+        {**shared, "seed": s, "model": m, "method": c, "scheme": q, "reconstruction": r}
+        for s, m, r, c, q in itertools.product(args.seeds, args.only, kinds, methods, SCHEMES)
     ]
 
 
@@ -135,6 +122,7 @@ def measure(bench: Bench, cell: dict[str, object]) -> dict[str, object]:
         track="deployable" if demo else "paper",
         reconstruction=cell["reconstruction"],
         iterations=cell["steps"],
+        batch_size=cell["batch_size"],
         towers=("image", "text") if demo else ("image",),
         seed=int(str(cell["seed"])),
     )
@@ -167,6 +155,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--only", type=lambda text: text.split(","), default=["bench-vit", "bench-rn"], help="models")
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="of the synthesis")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=1e9)
     args = parser.parse_args()

@@ -51,9 +51,9 @@ def main() -> None:
     devices = sorted({f"{r['device']}, torch {r['versions']['torch']}, d4c {r['versions']['d4c']}" for r in rows})
     print("# Calibration images and accuracy\n")
     print(f"Measured on {'; '.join(devices)}, by `benchmarks/calibration.py`.\n")
-    groups = sorted({(r["part"], r["model"], r["reconstruction"], r["steps"]) for r in rows})
+    groups = sorted({(r["part"], r["model"], r["reconstruction"], r["steps"], r["preset"]) for r in rows})
     for part in TITLES:
-        for _, model, kind, steps in (g for g in groups if g[0] == part):
+        for _, model, kind, steps, preset in (g for g in groups if g[0] == part):
             chosen = [r for r in rows if (r["part"], r["model"], r["reconstruction"]) == (part, model, kind)]
             extra = (
                 {"none": ", ranges only", "block": f", block reconstruction ({steps} steps)"}[kind]
@@ -61,6 +61,7 @@ def main() -> None:
                 else ""
             )
             print(f"## {model}: {TITLES[part].format(steps=steps)}{extra}\n")
+            print(f"Calibration images: synthesis preset `{preset}`.\n")
             for data in chosen[0]["results"]:
                 print("\n".join(table(chosen, data)))
 
