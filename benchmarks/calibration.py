@@ -3,7 +3,7 @@
     python benchmarks/calibration.py --models DIR --data DIR --out FILE.jsonl --part ranges [--device cuda]
 
 Parts: `images` (only makes the calibration sets, so that several processes can share them), `ranges` (image tower,
-published placement, no reconstruction), `reconstruction` (the same with the published units and `--steps` steps each) and
+published placement, no reconstruction), `reconstruction` (the same with the published units, `--steps` steps each) and
 `demo` (with `--only demo-vit,demo-rn`: deployable track, both towers, emoji pack).
 `--models` holds bench-vit.safetensors and bench-rn.safetensors; `--data` holds tiny-imagenet-val.parquet,
 cifar10-test.parquet and a parquet of real images to draw from (`--real`). Every cell is one line of the output file,
