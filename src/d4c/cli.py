@@ -102,9 +102,7 @@ def synthesize(
     if as_json:
         print(json.dumps(made.provenance, indent=2))
     else:
-        Console().print(
-            f"{len(made.pixels)} images in {output}; look at {output / 'contact_sheet.png'}", highlight=False
-        )
+        print(f"{len(made.pixels)} images in {output}; look at {output / 'contact_sheet.png'}")
 
 
 @app.command()
@@ -125,6 +123,10 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize both towers and save the artifact."""
+    from d4c.quantization.artifact import refuse_occupied
+
+    # Not at the end, when the work of hours would be lost.
+    refuse_occupied(output)
     clip = d4c.load(model, pretrained, device=_device(device))
     images = d4c.CalibrationSet.load(calibration)
     with _progress("quantize") as progress:
@@ -143,10 +145,9 @@ def quantize(
     if as_json:
         print(json.dumps({**quantized.recipe, "effective_bits": quantized.effective_bits()}, indent=2))
         return
-    console = Console()
-    console.print(f"{quantized.effective_bits():.2f} bits a weight in {output}", highlight=False)
+    print(f"{quantized.effective_bits():.2f} bits a weight in {output}")
     for pattern, own in quantized.recipe["overrides"].items():
-        console.print(f"exception: {pattern} at {own}", markup=False, highlight=False)
+        print(f"exception: {pattern} at {own}")
 
 
 @app.command()
@@ -160,9 +161,11 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Zero-shot accuracy of a model or an artifact, with 95 % intervals."""
+    from d4c.quantization.artifact import is_artifact
+
     place = _device(device)
     model: CLIP
-    if (Path(source) / "model.safetensors").is_file() and _is_artifact(Path(source)):
+    if is_artifact(Path(source)):
         model = d4c.load_quantized(source, device=place)
     else:
         model = d4c.load(source, pretrained, device=place)
@@ -181,13 +184,6 @@ def _device(asked: str | None) -> str:
     import torch
 
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _is_artifact(folder: Path) -> bool:
-    try:
-        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def _overrides(given: list[str]) -> dict[str, str]:
@@ -233,16 +229,15 @@ def _interval(interval: Any) -> str:
 
 
 def _print_run(result: RunResult, scheme: str) -> None:
-    console = Console()
     first = result.rows[0].metrics
     table = _metrics_table(f"{first.dataset}, {first.count} images, 95 % intervals")
     table.add_column("MB", justify="right")
     for row in result.rows:
         name = row.name if row.name == "float" else f"{scheme}, {row.name}"
         table.add_row(*_metrics_cells(name, row.metrics), f"{row.size / 1e6:.1f}")
-    console.print(table)
+    Console().print(table)
     spent = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
-    console.print(f"seconds: {spent}", highlight=False, soft_wrap=True)
-    console.print(f"artifact: {result.folder / 'artifact'}", highlight=False, soft_wrap=True)
+    print(f"seconds: {spent}")
+    print(f"artifact: {result.folder / 'artifact'}")
     sheet = result.folder / "synthesis" / "contact_sheet.png"
-    console.print(f"contact sheet: {sheet}", highlight=False, soft_wrap=True)
+    print(f"contact sheet: {sheet}")

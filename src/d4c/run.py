@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -24,9 +24,10 @@ from d4c.models.checkpoint import load
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.quantization.artifact import load_quantized
-from d4c.quantization.quantize import quantize
-from d4c.quantization.scheme import Scheme
+from d4c.quantization.quantize import Reconstruction, quantize
+from d4c.quantization.scheme import Scheme, Track
 from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.config import resolve_config
 from d4c.synthesis.synthesizer import synthesize
 
 Progress = Callable[[int, int], None]
@@ -82,9 +83,7 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
 
     Raises a D4CError subclass with one sentence if a setting, the model or the data cannot be used.
     """
-    Scheme.parse(config.scheme)
-    if config.preset not in RECONSTRUCTION:
-        raise SettingError(f"The preset {config.preset!r} is unknown; choose one of {', '.join(RECONSTRUCTION)}.")
+    _check_settings(config)
     dataset = load_dataset(config.dataset)
     clip = load(config.model, config.pretrained, device=config.device)
     _prepare_folder(folder)
@@ -137,6 +136,21 @@ def float_size(clip: CLIP) -> int:
     return 4 * (sum(p.numel() for p in clip.parameters()) - unused)
 
 
+def _check_settings(config: RunConfig) -> None:
+    """Refuse at the start what a later stage would refuse after hours."""
+    Scheme.parse(config.scheme)
+    known: dict[str, tuple[str | None, ...]] = {
+        "preset": tuple(RECONSTRUCTION),
+        "track": get_args(Track),
+        "reconstruction": (None, *get_args(Reconstruction)),
+    }
+    for name, choices in known.items():
+        if (given := getattr(config, name)) not in choices:
+            names = ", ".join(choice for choice in choices if choice)
+            raise SettingError(f"The {name} {given!r} is unknown; choose one of {names}.")
+    resolve_config(config.method, config.preset, {})
+
+
 def _synthesis(clip: CLIP, folder: Path, key: dict[str, Any], report: Reporter) -> None:
     if is_done(folder, key):
         return
@@ -187,12 +201,23 @@ def _size(artifact: Path) -> int:
 
 
 def _prepare_folder(folder: Path) -> None:
+    """Make the run directory; stages replace folders in it, so nothing else may be there."""
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"{folder} is a file, but the output must be a folder; choose another path.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"The output folder {folder} cannot be made ({error.strerror}); choose another path.") from None
+    if any(folder.iterdir()) and not _is_run(folder):
+        raise SettingError(f"{folder} holds files and is no run directory; choose an empty or a new folder.")
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"preset", "versions"} <= set(config)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

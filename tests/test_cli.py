@@ -1,0 +1,221 @@
+"""The command line: exit codes, streams, and output that programs can read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import d4c
+from d4c import cli
+from d4c.evaluation.datasets import load_dataset
+from d4c.quantization import quantize as quantize_module
+
+Captured = tuple[int, str, str]
+
+
+@pytest.fixture
+def d4c_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command line in this process: (exit code, stdout, stderr)."""
+
+    def call(*words: object) -> Captured:
+        monkeypatch.setattr(sys, "argv", ["d4c", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration set of noise for the embedded model."""
+    folder = tmp_path_factory.mktemp("cli") / "noise [1]"
+    d4c.synthesize(d4c.load("demo-vit"), "noise", images=4).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A W8A8 artifact of the embedded model, its text tower left float to save time."""
+    folder = tmp_path_factory.mktemp("cli") / "artifact"
+    calibration = d4c.CalibrationSet.load(noise)
+    clip = d4c.load("demo-vit")
+    d4c.quantize(clip, "W8A8", calibration, reconstruction="none", towers=("image",), prompts=["a"]).save_pretrained(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emoji of 30 classes where the demo would have all."""
+    demo = load_dataset("demo")
+    few = replace(demo, classes=demo.classes[:30], labels=demo.labels[:30])
+    monkeypatch.setattr(
+        "d4c.evaluation.evaluate.load_dataset", lambda spec: few if spec == "demo" else load_dataset(spec)
+    )
+
+
+@pytest.fixture
+def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize_module, "PROMPTS", 8)
+
+
+def assert_one_sentence(err: str) -> None:
+    """Behind the lines that say what is being done, one line that says why it failed."""
+    *before, last = err.splitlines()
+    assert all(line.endswith(" ...") for line in before)
+    assert last.startswith("error: ")
+    assert last.endswith(".")
+    assert "\x1b" not in err
+
+
+def run_module(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "d4c", *words], capture_output=True, text=True)
+
+
+def test_importing_the_package_and_its_command_line_costs_no_torch() -> None:
+    program = "import sys, d4c, d4c.cli; assert 'torch' not in sys.modules; assert 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = run_module("--help")
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("run", "synthesize", "quantize", "evaluate"))
+    assert "\x1b" not in done.stdout
+    failed = run_module("evaluate", "no/such/file.pt")
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    assert_one_sentence(failed.stderr)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fly"], ["run", "--model", "demo-vit"], ["evaluate"], ["evaluate", "demo-vit", "--limit", "many"]],
+    ids=str,
+)
+def test_wrong_usage_is_exit_code_2(d4c_command: Any, words: list[str]) -> None:
+    code, out, err = d4c_command(*words)
+    assert code == 2
+    assert out == ""
+    assert "Usage" in err
+
+
+def test_every_verb_explains_itself(d4c_command: Any) -> None:
+    for verb in ("run", "synthesize", "quantize", "evaluate"):
+        code, out, err = d4c_command(verb, "--help")
+        assert (code, err) == (0, "")
+        assert "--json" in out
+
+
+REFUSALS = {
+    "unknown model": ["evaluate", "demo-cat"],
+    "unknown dataset": ["evaluate", "demo-vit", "--dataset", "imagenet"],
+    "limit 0": ["evaluate", "demo-vit", "--limit", "0"],
+    "unknown device": ["evaluate", "demo-vit", "--device", "abacus"],
+    "unknown method": ["synthesize", "--model", "demo-vit", "--method", "magic", "-o", "OUT"],
+    "unknown preset": ["synthesize", "--model", "demo-vit", "--preset", "slow", "-o", "OUT"],
+    "no images": ["synthesize", "--model", "demo-vit", "--images", "0", "-o", "OUT"],
+    "missing prompts": ["synthesize", "--model", "demo-vit", "--prompts", "none.txt", "-o", "OUT"],
+    "no calibration": ["quantize", "--model", "demo-vit", "--calibration", "none", "-o", "OUT"],
+    "scheme": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "--scheme", "W0A8", "-o", "OUT"],
+    "track": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "--track", "x", "-o", "OUT"],
+    "run scheme": ["run", "--model", "demo-vit", "--scheme", "8bit", "-o", "OUT"],
+    "occupied output": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "-o", "NOISE"],
+}
+
+
+@pytest.mark.parametrize("words", REFUSALS.values(), ids=REFUSALS)
+def test_an_error_of_ours_is_one_sentence_and_exit_code_1(
+    d4c_command: Any, words: list[str], noise: Path, tmp_path: Path
+) -> None:
+    places = {"OUT": tmp_path / "out", "NOISE": noise}
+    code, out, err = d4c_command(*(places.get(word, word) for word in words))
+    assert (code, out) == (1, "")
+    assert_one_sentence(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_system_is_one_sentence(d4c_command: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "below"
+    code, _, err = d4c_command("synthesize", "--model", "demo-vit", "--method", "noise", "--images", "1", "-o", out)
+    assert code == 1
+    assert str(tmp_path / "file") in err
+    assert_one_sentence(err)
+
+
+def test_an_override_without_a_scheme_is_wrong_usage(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
+    words = ["quantize", "--model", "demo-vit", "--calibration", noise, "-o", tmp_path / "out", "--override", "image.x"]
+    code, _, err = d4c_command(*words)
+    assert code == 2
+    assert "PATTERN=SCHEME" in err
+
+
+def test_an_override_splits_at_its_last_equals_sign() -> None:
+    assert cli._overrides([r"image\.(?=x).*=W8A8", "a=W4A4"]) == {r"image\.(?=x).*": "W8A8", "a": "W4A4"}
+
+
+def test_synthesize_writes_a_calibration_set(d4c_command: Any, tmp_path: Path) -> None:
+    place = tmp_path / "a folder [with] brackets and a name that is far longer than a line of eighty characters"
+    words = ("synthesize", "--model", "demo-vit", "--method", "leaves", "--images", 2, "--seed", 3, "-o", place)
+    code, out, _ = d4c_command(*words)
+    assert code == 0
+    assert f"2 images in {place}; look at {place / 'contact_sheet.png'}" in out.splitlines()
+    code, out, _ = d4c_command(*words, "--json")
+    assert (code, json.loads(out)["method"], json.loads(out)["seed"]) == (0, "leaves", 3)
+    assert len(d4c.CalibrationSet.load(place)) == 2
+
+
+@pytest.mark.usefixtures("few_prompts")
+def test_quantize_writes_an_artifact_and_names_exceptions(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
+    words = ("quantize", "--model", "demo-rn", "--calibration", noise, "--reconstruction", "none", "-o", tmp_path / "a")
+    code, out, _ = d4c_command(*words, "--scheme", "W3A8", "--override", r"text\..*=W4A8")
+    assert code == 0
+    assert r"exception: text\..* at W4A8" in out.splitlines()
+    assert r"exception: image\.(patch_embed|stem\.conv1) at W8A8" in out.splitlines()
+    assert "\x1b" not in out
+    assert d4c.load_quantized(tmp_path / "a").recipe["scheme"] == "W3A8"
+
+
+def test_evaluate_takes_a_model_or_an_artifact(d4c_command: Any, artifact: Path) -> None:
+    words = ("--limit", 20, "--json")
+    code, out, err = d4c_command("evaluate", "demo-vit", *words)
+    assert code == 0
+    plain = json.loads(out)
+    assert (plain["count"], plain["fidelity"]) == (20, None)
+    assert "\x1b" not in err
+    code, out, _ = d4c_command("evaluate", artifact, "--reference", "demo-vit", *words)
+    quantized = json.loads(out)
+    assert code == 0
+    assert 0.9 < quantized["fidelity"]["cosine"] < 1
+
+
+def test_a_table_that_is_piped_has_no_colour(d4c_command: Any) -> None:
+    code, out, err = d4c_command("evaluate", "demo-vit", "--limit", 5)
+    assert code == 0
+    assert "demo-vit" in out
+    assert "top-1 %" in out
+    assert "\x1b" not in out + err
+
+
+def test_a_damaged_artifact_is_refused_in_one_sentence(d4c_command: Any, artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(artifact, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"x")
+    code, out, err = d4c_command("evaluate", copy)
+    assert (code, out) == (1, "")
+    assert_one_sentence(err)

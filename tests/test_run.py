@@ -1,0 +1,180 @@
+"""The whole job on an embedded model with tiny settings, and what is done again when something changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import d4c
+from d4c.errors import DataError, SettingError
+from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.models.clip import CLIP
+from d4c.quantization import quantize as quantize_module
+from d4c.run import Progress, RunConfig, RunResult, float_size, run
+from d4c.synthesis import config as synthesis_config
+
+CONFIG = RunConfig("demo-vit", "W4A8", preset="quick", reconstruction="none")
+STAGES = ["synthesis", "noise", "artifact", "baseline", "evaluation"]
+
+
+def few(_: str) -> Dataset:
+    """Emoji of 12 classes."""
+    demo = load_dataset("demo")
+    return replace(demo, classes=demo.classes[:12], labels=demo.labels[:12])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(
+            synthesis_config.PRESETS, "quick", replace(synthesis_config.PRESETS["quick"], images=4, iterations=2)
+        )
+        patch.setattr(quantize_module, "PROMPTS", 8)
+        patch.setattr("d4c.run.load_dataset", few)
+        yield
+
+
+class Reported:
+    """Counts the stages that ran."""
+
+    def __init__(self) -> None:
+        self.titles: list[str] = []
+
+    @contextmanager
+    def __call__(self, title: str) -> Iterator[Progress]:
+        self.titles.append(title)
+        yield lambda done, total: None
+
+
+def run_again(folder: Path, config: RunConfig = CONFIG) -> list[str]:
+    report = Reported()
+    run(config, folder, report)
+    return report.titles
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult, list[str]]:
+    folder, report = tmp_path_factory.mktemp("run") / "demo", Reported()
+    return folder, run(CONFIG, folder, report), report.titles
+
+
+@pytest.fixture
+def copied(finished: tuple[Path, RunResult, list[str]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+EVALUATIONS = ["evaluate float", "evaluate noise", "evaluate d4c"]
+
+
+def test_a_run_writes_every_stage(finished: tuple[Path, RunResult, list[str]]) -> None:
+    folder, result, titles = finished
+    assert titles[:2] == ["synthesize d4c", "synthesize noise"]
+    assert titles[2:] == ["quantize with d4c", "quantize with noise", *EVALUATIONS]
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*STAGES, "config.json", "metrics.json"])
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model"], config["scheme"], config["versions"]["d4c"]) == ("demo-vit", "W4A8", d4c.__version__)
+    assert json.loads((folder / "metrics.json").read_text()) == result.to_dict()
+    assert list(result.seconds) == STAGES
+
+
+def test_the_table_compares_float_noise_and_method(finished: tuple[Path, RunResult, list[str]]) -> None:
+    folder, result, _ = finished
+    assert [row.name for row in result.rows] == ["float", "noise", "d4c"]
+    plain, noise, own = result.rows
+    assert plain.metrics.fidelity is None
+    assert noise.metrics.fidelity is not None
+    assert own.metrics.fidelity is not None
+    assert own.metrics.fidelity.cosine > 0.8
+    assert own.size == (folder / "artifact" / "model.safetensors").stat().st_size < plain.size / 4
+
+
+def test_the_artifact_of_a_run_loads(finished: tuple[Path, RunResult, list[str]]) -> None:
+    clip = d4c.load_quantized(finished[0] / "artifact")
+    assert clip.recipe["calibration"]["method"] == "d4c"
+    assert clip.encode_text(clip.tokenize("a cat")).isfinite().all()
+
+
+def test_a_finished_run_does_nothing_again(finished: tuple[Path, RunResult, list[str]], copied: Path) -> None:
+    report = Reported()
+    again = run(CONFIG, copied, report)
+    assert report.titles == []
+    assert again.to_dict() == finished[1].to_dict()
+
+
+def test_only_what_is_gone_is_made_again(copied: Path) -> None:
+    shutil.rmtree(copied / "evaluation")
+    assert run_again(copied) == EVALUATIONS
+    assert run_again(copied) == []
+
+
+def test_what_depends_on_a_changed_stage_is_made_again(copied: Path) -> None:
+    (copied / "baseline" / "model.safetensors").write_bytes(b"damaged")
+    # The same artifact but for the seconds in its recipe, so it has to be judged again.
+    assert run_again(copied) == ["quantize with noise", *EVALUATIONS]
+
+
+def test_another_scheme_keeps_the_images(copied: Path) -> None:
+    titles = run_again(copied, replace(CONFIG, scheme="W8A8"))
+    assert titles == ["quantize with d4c", "quantize with noise", *EVALUATIONS]
+    assert json.loads((copied / "config.json").read_text())["scheme"] == "W8A8"
+
+
+def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:
+    used = int(demo_vit.text.token_embedding.weight.any(1).sum())
+    width = demo_vit.config.text.width
+    everything = sum(p.numel() for p in demo_vit.parameters())
+    assert float_size(demo_vit) == 4 * (everything - (demo_vit.config.text.vocab_size - used) * width)
+
+
+REFUSALS = {
+    "scheme": (replace(CONFIG, scheme="W1A8"), SettingError, "weight bits"),
+    "preset": (replace(CONFIG, preset="slow"), SettingError, "preset 'slow' is unknown"),
+    "method": (replace(CONFIG, method="magic"), SettingError, "'magic' is unknown"),
+    "track": (replace(CONFIG, track="fast"), SettingError, "track 'fast' is unknown"),
+    "reconstruction": (replace(CONFIG, reconstruction="magic"), SettingError, "'magic' is unknown"),
+    "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "no file or folder"),
+}
+
+
+@pytest.mark.parametrize(("config", "kind", "about"), REFUSALS.values(), ids=REFUSALS)
+def test_settings_are_refused_before_anything_is_made(
+    tmp_path: Path, config: RunConfig, kind: type[Exception], about: str
+) -> None:
+    report = Reported()
+    with pytest.raises(kind, match=about):
+        run(config, tmp_path / "out", report)
+    assert report.titles == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "thesis.txt").write_text("years of work")
+    with pytest.raises(SettingError, match="no run directory"):
+        run(CONFIG, tmp_path, Reported())
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["evaluation", "evaluation/thesis.txt"]
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SettingError, match="is a file"):
+        run(CONFIG, tmp_path / "file", Reported())
+    with pytest.raises(DataError, match="cannot be made"):
+        run(CONFIG, tmp_path / "file" / "below", Reported())
+
+
+def test_the_same_seed_gives_the_same_images_and_weights(
+    finished: tuple[Path, RunResult, list[str]], tmp_path: Path
+) -> None:
+    run(CONFIG, tmp_path, Reported())
+    first, second = (d4c.load_quantized(folder / "artifact") for folder in (finished[0], tmp_path))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
