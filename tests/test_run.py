@@ -15,7 +15,9 @@ import torch
 import d4c
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.models.checkpoint import load
 from d4c.models.clip import CLIP
+from d4c.models.config import ViTConfig
 from d4c.quantization import quantize as quantize_module
 from d4c.run import Progress, RunConfig, RunResult, float_size, run
 from d4c.synthesis import config as synthesis_config
@@ -30,6 +32,16 @@ def few(_: str) -> Dataset:
     return replace(demo, classes=demo.classes[:12], labels=demo.labels[:12])
 
 
+def shallow(source: str, pretrained: str | None = None, device: str = "cpu") -> CLIP:
+    """The first block of each tower of an embedded model."""
+    clip = load(source, pretrained, device)
+    vision = clip.config.image
+    assert isinstance(vision, ViTConfig)
+    clip.image.blocks, clip.text.blocks = clip.image.blocks[:1], clip.text.blocks[:1]
+    clip.config = replace(clip.config, image=replace(vision, layers=1), text=replace(clip.config.text, layers=1))
+    return clip
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -38,6 +50,7 @@ def small() -> Iterator[None]:
         )
         patch.setattr(quantize_module, "PROMPTS", 8)
         patch.setattr("d4c.run.load_dataset", few)
+        patch.setattr("d4c.run.load", shallow)
         yield
 
 
