@@ -13,6 +13,7 @@ from d4c.synthesis.config import PRESETS, SynthesisConfig, resolve_config
 def test_preset_paper_is_what_the_authors_published() -> None:
     c = PRESETS["paper"]
     assert (c.images, c.iterations, c.lr, c.temperature, c.tv_weight, c.group_size) == (128, 3000, 0.01, 0.1, 0.1, 16)
+    assert (c.statistics, c.pse_form) == ("batch", "published")
     assert (c.targets, c.start, c.optimizer, c.precision) == ("random", "noise", "shared", "float32")
     assert (c.area_min, c.area_max, c.background_noise) == (0.4, 0.7, 0.1)
     assert (c.flip_p, c.rotation, c.scale, c.translate) == (0.5, 15, 0.05, 0.05)
@@ -42,6 +43,11 @@ def test_overrides_of_none_leave_the_preset() -> None:
         ({"precision": "fp8"}, "precision is 'fp8', expected 'float32' or 'bf16'"),
         ({"batch": 24}, "batch is 24, expected whole groups, a multiple of group_size = 16"),
         ({"batch": "16"}, "batch is '16', expected an integer or None"),
+        ({"statistics": "group"}, "statistics is 'group', expected 'batch' or 'set'"),
+        ({"pse_form": "paper"}, "pse_form is 'paper', expected 'published' or 'psaq'"),
+        ({"tv_target": 0}, "tv_target is 0, expected more than 0"),
+        ({"jitter": 2}, "jitter is 2, expected from 0 to 1"),
+        ({"method": "bns", "statistics": "set", "batch": 16}, "batch is 16, expected None where"),
         ({"momentum": 0.9}, "there is no synthesis setting 'momentum'"),
         ({"method": "gan"}, "method 'gan' is unknown; use one of noise, pink, leaves"),
     ],

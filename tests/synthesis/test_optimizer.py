@@ -15,7 +15,8 @@ from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.optimizer import CoastingAdam
-from d4c.synthesis.synthesizer import evaluate_step, image_losses, prepare, ready
+from d4c.synthesis.setup import prepare
+from d4c.synthesis.synthesizer import evaluate_step, image_losses, ready
 from d4c.synthesis.views import draw_step
 
 TINY = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TextConfig(64, 1, 1, 32, context_length=12))
@@ -37,7 +38,7 @@ def literal(start: Tensor, group_size: int, iterations: int, lr: float, gradient
 
 
 @pytest.mark.parametrize(("images", "group_size"), [(4, 2), (5, 2), (3, 3)], ids=["2 groups", "3 uneven", "1 group"])
-@pytest.mark.parametrize("method", ["pgsi", "d4c"])
+@pytest.mark.parametrize("method", ["pgsi", "d4c", "pse"])
 def test_all_groups_at_once_equal_the_published_loop(method: str, images: int, group_size: int) -> None:
     config = SynthesisConfig(method=method, images=images, group_size=group_size, iterations=4, lr=0.05)
     with ready(CLIP(TINY), None) as clip:

@@ -15,14 +15,25 @@ from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.identity import model_hash
-from d4c.synthesis.config import MODEL_FREE, OPTIMISED, SynthesisConfig
-from d4c.synthesis.synthesizer import draw_targets, evaluate_step, prepare, ready, synthesize
+from d4c.synthesis.config import CONTRASTIVE, MODEL_FREE, OPTIMISED, SynthesisConfig
+from d4c.synthesis.setup import draw_targets, prepare
+from d4c.synthesis.synthesizer import evaluate_step, ready, synthesize
 from d4c.synthesis.views import draw_step
 
 TEXT = TextConfig(64, 1, 1, 32, context_length=12)
 VIT = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TEXT)
 RN = CLIPConfig(16, ResNetConfig(32, 8, (1, 1, 1, 1), 4), TEXT)
 NAMES = ["cat", "dog", "car", "owl", "tree"]
+FITTING = [(VIT, method) for method in (*CONTRASTIVE, "pse")] + [(RN, method) for method in (*CONTRASTIVE, "bns")]
+"""Each method that optimises with the towers that it is for."""
+
+
+def name(value: object) -> str:
+    return value if isinstance(value, str) else {VIT: "vit", RN: "resnet"}[value]  # type: ignore[index]
+
+
+def fitting(methods: list[tuple[CLIPConfig, str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("tiny", "method"), methods, indirect=["tiny"], ids=name)
 
 
 @pytest.fixture(scope="module", params=[VIT, RN], ids=["vit", "resnet"])
@@ -45,11 +56,12 @@ def test_d4c_lowers_its_loss(demo: CLIP) -> None:
     assert sum(losses[-2:]) < 0.85 * sum(losses[:2])
 
 
-@pytest.mark.parametrize("method", OPTIMISED)
+@fitting(FITTING)
 @pytest.mark.parametrize("optimizer", ["shared", "independent"])
 def test_cutting_the_set_into_batches_changes_no_image(tiny: CLIP, method: str, optimizer: str) -> None:
     def make(batch: int | None) -> torch.Tensor:
         few = {"images": 7, "iterations": 3, "group_size": 2, "prompts": NAMES, "optimizer": optimizer}
+        few["statistics"] = "batch"
         return synthesize(tiny, method, batch=batch, **few).pixels  # type: ignore[arg-type]
 
     whole = make(None)
@@ -58,7 +70,7 @@ def test_cutting_the_set_into_batches_changes_no_image(tiny: CLIP, method: str, 
         assert (make(batch) - whole).abs().mean() < 1e-5
 
 
-@pytest.mark.parametrize("method", OPTIMISED)
+@fitting(FITTING)
 def test_gradients_of_all_groups_are_those_of_each_groups_mean_loss(tiny: CLIP, method: str) -> None:
     config = SynthesisConfig(method=method, images=5, group_size=2)
     with ready(tiny, None) as clip:
@@ -72,7 +84,7 @@ def test_gradients_of_all_groups_are_those_of_each_groups_mean_loss(tiny: CLIP, 
             torch.testing.assert_close(gradient[rows], own, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [*MODEL_FREE, *OPTIMISED])
+@fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in MODEL_FREE)])
 def test_a_seed_gives_one_set_and_another_seed_another(tiny: CLIP, method: str) -> None:
     one, same, other = (synthesize(tiny, method, images=3, iterations=2, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.pixels, same.pixels)
@@ -80,7 +92,7 @@ def test_a_seed_gives_one_set_and_another_seed_another(tiny: CLIP, method: str) 
     assert (one.pixels - other.pixels).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("method", [*MODEL_FREE, *OPTIMISED])
+@fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in MODEL_FREE)])
 def test_every_method_gives_a_set_that_can_be_saved_and_read(tiny: CLIP, method: str, tmp_path: Any) -> None:
     made = synthesize(tiny, method, images=3, iterations=2, seed=5)
     made.save(tmp_path / "set")
@@ -88,7 +100,7 @@ def test_every_method_gives_a_set_that_can_be_saved_and_read(tiny: CLIP, method:
     assert torch.equal(made.pixels, again.pixels)
     assert again.provenance == made.provenance
     assert made.pixels.shape == (3, 3, tiny.image_size, tiny.image_size)
-    assert len(made.texts) == (0 if method in MODEL_FREE else 180)
+    assert len(made.texts) == (180 if method in (*CONTRASTIVE, "pse") else 0)
     assert again.provenance["model"] == {"name": "tiny", "sha256": model_hash(tiny)}
     assert again.provenance["config"]["method"] == again.provenance["method"] == method
 

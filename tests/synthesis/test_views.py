@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.views import Boxes, Perturbation, background, box_mask, crop, draw_boxes, draw_step, perturb
+from d4c.synthesis.views import Boxes, Perturbation, background, box_mask, crop, draw_boxes, draw_step, move, perturb
 
 CONFIG = SynthesisConfig()
 
@@ -134,3 +134,23 @@ def test_rows_of_draws_are_the_draws_of_rows() -> None:
     images = torch.randn(6, 3, 8, 8)
     assert torch.equal(perturb(images, draws.perturbation)[2:4], perturb(images[2:4], part.perturbation))
     assert torch.equal(draws.noise[2:4], part.noise)
+
+
+def test_move_equals_roll_and_flip_image_by_image() -> None:
+    images = torch.randn(16, 3, 12, 12, generator=generator())
+    draws = draw_step(16, 12, SynthesisConfig(method="pse", pse_form="psaq", jitter=0.25), generator(1)).move
+    assert draws is not None
+    ours = move(images, draws)
+    for image, moved, down, right, flip in zip(images, ours, draws.down, draws.right, draws.flip, strict=True):
+        rolled = image.roll((int(down), int(right)), (1, 2))
+        assert torch.equal(moved, rolled.flip(2) if flip else rolled)
+    assert 0 < int(draws.flip.sum()) < 16
+
+
+def test_moves_reach_as_far_as_configured_in_each_direction() -> None:
+    config = SynthesisConfig(method="pse", pse_form="psaq", jitter=0.2, flip_p=0.25)
+    draws = draw_step(4000, 20, config, generator()).move
+    assert draws is not None
+    for shift in (draws.down, draws.right):
+        assert shift.unique().tolist() == list(range(-4, 5))
+    assert float(draws.flip.float().mean()) == pytest.approx(0.25, abs=0.03)

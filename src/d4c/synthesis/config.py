@@ -8,14 +8,20 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from d4c.errors import SettingError
 
-OPTIMISED = {
+CONTRASTIVE = {
     # method: (foreground box and background, perturbation)
     "pgsi": (False, False),
     "pgsi+scg": (True, False),
     "pgsi+pae": (False, True),
     "d4c": (True, True),
 }
-"""The methods that optimise images, and which of the method's two additions each has."""
+"""The published method and its ablations, and which of the method's two additions each has."""
+
+BASELINES = ("bns", "pse")
+"""What the method is compared with: BatchNorm statistics for ResNets, patch-similarity entropy for transformers."""
+
+OPTIMISED = (*CONTRASTIVE, *BASELINES)
+"""The methods that optimise images."""
 
 MODEL_FREE = ("noise", "pink", "leaves")
 """The methods that ask nothing of the model but its image size, mean and std."""
@@ -25,8 +31,8 @@ MODEL_FREE = ("noise", "pink", "leaves")
 class SynthesisConfig:
     """Every setting of the synthesis; the defaults are the published ones.
 
-    Lengths and shifts are fractions of the side (`erase_side`) or of the [-1, 1] grid (`translate`), `rotation` is in
-    degrees, `area_min` and `area_max` are shares of the image's area.
+    Lengths and shifts are fractions of the side (`erase_side`, `jitter`) or of the [-1, 1] grid (`translate`),
+    `rotation` is in degrees, `area_min` and `area_max` are shares of the image's area.
     """
 
     method: str = "d4c"
@@ -56,6 +62,14 @@ class SynthesisConfig:
     blur_p: float = 0.3
     erase_p: float = 0.3
     erase_side: float = 0.2
+    statistics: Literal["batch", "set"] = "batch"
+    """Whether "bns" matches the BatchNorm statistics of each group or those of all images together."""
+    pse_form: Literal["published", "psaq"] = "published"
+    """What "pse" is: the baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form."""
+    tv_target: float = 0.2
+    """Total variation at which "psaq" holds an image: PSAQ-ViT's norm of 2,750 over 4 directions and 32 images."""
+    jitter: float = 15 / 224
+    """Largest shift in "psaq"."""
     precision: Literal["float32", "bf16"] = "float32"
     """What the image tower computes in; images, loss and optimizer are float32 in any case."""
     batch: int | None = None
@@ -64,12 +78,27 @@ class SynthesisConfig:
     @property
     def boxes(self) -> bool:
         """Whether a foreground box and its background take the place of the whole image."""
-        return OPTIMISED[self.method][0]
+        return CONTRASTIVE.get(self.method, (False, False))[0]
 
     @property
     def perturb(self) -> bool:
         """Whether what the tower sees is perturbed at each step."""
-        return OPTIMISED[self.method][1]
+        return CONTRASTIVE.get(self.method, (False, False))[1]
+
+    @property
+    def psaq(self) -> bool:
+        """Whether images are moved at each step and clipped behind it, as in PSAQ-ViT."""
+        return self.method == "pse" and self.pse_form == "psaq"
+
+    @property
+    def prompted(self) -> bool:
+        """Whether each image has a target prompt."""
+        return self.method in CONTRASTIVE or self.psaq
+
+    @property
+    def inseparable(self) -> int:
+        """Images whose losses depend on one another, and that go through the tower together."""
+        return self.images if self.method == "bns" and self.statistics == "set" else self.group_size
 
     def __post_init__(self) -> None:
         methods = (*MODEL_FREE, *OPTIMISED)
@@ -80,16 +109,20 @@ class SynthesisConfig:
             check_type(field.name, getattr(self, field.name), hints[field.name])
         for name in ("images", "iterations", "group_size"):
             self.expect(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "temperature"):
+        for name in ("lr", "temperature", "tv_target"):
             self.expect(name, getattr(self, name) > 0, "more than 0")
         for name in ("tv_weight", "background_noise", "rotation", "translate"):
             self.expect(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("flip_p", "blur_p", "erase_p", "erase_side", "scale", "brightness", "contrast", "saturation"):
+        for name in ("flip_p", "blur_p", "erase_p", "erase_side", "jitter"):
+            self.expect(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        for name in ("scale", "brightness", "contrast", "saturation"):
             self.expect(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         self.expect("area_min", 0 < self.area_min <= self.area_max, "more than 0 and at most area_max")
         self.expect("area_max", self.area_max < 1, "less than 1")
         whole = self.batch is None or (self.batch >= 1 and self.batch % self.group_size == 0)
         self.expect("batch", whole, f"whole groups, a multiple of group_size = {self.group_size}")
+        joint = self.inseparable > self.group_size and self.batch is not None
+        self.expect("batch", not joint, 'None where "bns" has the statistics of the whole set (or statistics "batch")')
 
     def expect(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -119,9 +152,11 @@ PRESETS: dict[str, SynthesisConfig] = {
     "paper": SynthesisConfig(),
     # On the embedded models as often recognised by the respective other model as the images of "paper", in a sixth
     # of the iterations: no prompt comes twice, and the start already has the spectrum of photographs.
-    "default": SynthesisConfig(targets="even", start="pink", iterations=500),
+    "default": SynthesisConfig(targets="even", start="pink", iterations=500, statistics="set", pse_form="psaq"),
     # About a minute for "demo-vit" on two CPU cores.
-    "quick": SynthesisConfig(targets="even", start="pink", images=64, iterations=48, lr=0.06),
+    "quick": SynthesisConfig(
+        targets="even", start="pink", images=64, iterations=48, lr=0.06, statistics="set", pse_form="psaq"
+    ),
 }
 
 

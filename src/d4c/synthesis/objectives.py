@@ -27,5 +27,10 @@ def prompt_loss(
     logits = features @ texts.T
     if backgrounds is not None:
         negatives = features @ F.normalize(backgrounds, dim=-1).T
-        logits = torch.cat([logits, negatives.masked_fill(group[:, None] != group, float("-inf"))], 1)
+        logits = torch.cat([logits, negatives.masked_fill(~same_group(group), float("-inf"))], 1)
     return F.cross_entropy(logits / temperature, targets, reduction="none")
+
+
+def same_group(group: Tensor) -> Tensor:
+    """Which images are in one group, from int64 [N] to boolean [N, N]."""
+    return group[:, None] == group

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.config import MODEL_FREE, SynthesisConfig, resolve_config
+from d4c.synthesis.contrast import contrastive_losses
+from d4c.synthesis.encode import encode
 from d4c.synthesis.natural import dead_leaves, gaussian_noise, pink_noise
-from d4c.synthesis.objectives import prompt_loss, total_variation
 from d4c.synthesis.optimizer import CoastingAdam
-from d4c.synthesis.prompts import prompt_features, resolve_prompts
-from d4c.synthesis.views import Boxes, Draws, background, crop, draw_boxes, draw_step, perturb
+from d4c.synthesis.prompts import resolve_prompts
+from d4c.synthesis.setup import Setup, normalise, prepare
+from d4c.synthesis.similarity import similarity_losses
+from d4c.synthesis.statistics import statistics_losses
+from d4c.synthesis.views import Draws, crop, draw_step
 
 Progress = Callable[[int, int], None]
 
@@ -48,11 +52,13 @@ def synthesize(
 ) -> CalibrationSet:
     """Make calibration images for a CLIP without any data.
 
-    `method` is one of "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", or one of the
-    controls that ask nothing of the model: "noise", "pink", "leaves". `preset` is "paper" (every published setting),
-    "default" or "quick" (two CPU cores); `images`, `iterations` and any field of `SynthesisConfig` override it.
-    `prompts` are described at `resolve_prompts`; the controls ignore them. The model runs where it is, or as a copy
-    on `device`; it is not changed. `progress` is called with (iterations done, all) now and then.
+    `method` is one of "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", one of the
+    baselines "bns" (BatchNorm statistics, ResNets only) and "pse" (patch-similarity entropy, transformers only), or
+    one of the controls that ask nothing of the model: "noise", "pink", "leaves". `preset` is "paper" (every
+    published setting), "default" or "quick" (two CPU cores); `images`, `iterations` and any field of
+    `SynthesisConfig` override it. `prompts` are described at `resolve_prompts`; "bns", the published form of "pse"
+    and the controls ignore them. The model runs where it is, or as a copy on `device`; it is not changed. `progress`
+    is called with (iterations done, all) now and then.
 
     The same seed, settings and device give the same images, whatever `batch` is, up to the rounding of float sums.
     Raises SettingError for a setting and DataError for prompts that cannot be used.
@@ -77,12 +83,13 @@ def synthesize(
         pixels = model_free(clip, config, seed)
         provenance["device"] = "cpu"
     else:
-        texts = resolve_prompts(prompts)
+        texts = resolve_prompts(prompts) if config.prompted else ()
         with ready(clip, device) as model:
             setup, start, generator = prepare(model, config, texts, seed)
             pixels, losses = optimise(model, config, setup, start, generator, progress)
             targets = setup.targets.cpu()
-            provenance["recognised"] = recognised(model, config, setup, pixels)
+            if config.prompted:
+                provenance["recognised"] = recognised(model, config, setup, pixels)
             provenance["device"] = str(model.device)
         provenance["loss"] = thin(losses)
         pixels = pixels.cpu()
@@ -99,12 +106,6 @@ def model_free(clip: CLIP, config: SynthesisConfig, seed: int) -> Tensor:
         return gaussian_noise(n, size, generator)
     make = pink_noise if config.method == "pink" else dead_leaves
     return normalise(clip, make(n, size, generator))
-
-
-def normalise(clip: CLIP, pictures: Tensor) -> Tensor:
-    """Values in [0, 1] to the model's normalised pixel space."""
-    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (clip.config.mean, clip.config.std))
-    return (pictures - mean) / std
 
 
 @contextmanager
@@ -126,51 +127,6 @@ def ready(clip: CLIP, device: str | torch.device | None) -> Iterator[CLIP]:
             parameter.requires_grad_(True)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What stays the same through all steps, for N images.
-
-    `texts` [P, D] unit prompt features; `targets`, `group` int64 [N]; `weight` [N] is 1 / size of the image's group,
-    so that each group's loss is a mean and gets its own gradient from the sum; `boxes` where the method has them.
-    """
-
-    texts: Tensor
-    targets: Tensor
-    group: Tensor
-    weight: Tensor
-    boxes: Boxes | None
-
-    def __getitem__(self, rows: slice) -> Setup:
-        boxes = None if self.boxes is None else self.boxes[rows]
-        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], boxes)
-
-
-def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
-    """The setup, the start images in normalised pixel space, and the generator for the steps to come."""
-    texts = prompt_features(clip, prompts)
-    device, n = clip.device, config.images
-    generator = torch.Generator(device).manual_seed(seed)
-    targets = draw_targets(n, len(prompts), config.targets, generator)
-    group = torch.arange(n, device=device) // config.group_size
-    weight = 1 / group.bincount()[group].float()
-    boxes = draw_boxes(n, clip.image_size, config, generator) if config.boxes else None
-    if config.start == "noise":
-        start = gaussian_noise(n, clip.image_size, generator)
-    else:
-        start = normalise(clip, pink_noise(n, clip.image_size, generator))
-    return Setup(texts, targets, group, weight, boxes), start, generator
-
-
-def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:
-    """Each image's prompt, int64 [n]: drawn alone ("random"), or each floor or ceil of n / prompts times ("even")."""
-    device = generator.device
-    if how == "random":
-        return torch.randint(prompts, (n,), generator=generator, device=device)
-    rounds = -(-n // prompts)
-    order = torch.cat([torch.randperm(prompts, generator=generator, device=device) for _ in range(rounds)])[:n]
-    return order[torch.randperm(n, generator=generator, device=device)]
-
-
 def optimise(
     clip: CLIP,
     config: SynthesisConfig,
@@ -183,11 +139,14 @@ def optimise(
     images = start.clone()
     groups = setup.group if config.optimizer == "shared" else torch.zeros_like(setup.group)
     adam = CoastingAdam(images, groups, config.iterations, config.lr)
+    black, white = (normalise(clip, make(3, 1, 1, device=images.device)) for make in (torch.zeros, torch.ones))
     history = torch.zeros(config.iterations, device=images.device)
     for i in range(config.iterations):
         draws = draw_step(len(images), clip.image_size, config, generator)
         losses, gradient = evaluate_step(clip, config, setup, images, draws)
         adam.step(gradient)
+        if config.psaq:
+            images.clamp_(black, white)
         history[i] = losses.mean()
         done = i + 1
         if done % CHECK_EVERY == 0 or done == config.iterations:
@@ -222,36 +181,17 @@ def evaluate_step(
             losses.append(loss.detach())
     except torch.cuda.OutOfMemoryError:
         size = min(config.batch or len(images), len(images))
-        raise SettingError(
-            f"the device has not enough memory for {size} images at once; set batch to a smaller multiple of "
-            f"{config.group_size}."
-        ) from None
+        advice = f"set batch to a smaller multiple of {config.group_size}"
+        if config.inseparable > config.group_size:
+            advice = f'set statistics to "batch" and batch to a multiple of {config.group_size}'
+        raise SettingError(f"the device has not enough memory for {size} images at once; {advice}.") from None
     return torch.cat(losses), torch.cat(gradients)
 
 
 def image_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """Cross-entropy to the prompt plus weighted total variation, for each image [N].
-
-    As published, total variation is that of the image itself, except in "pgsi+pae", where it is that of the
-    perturbed image.
-    """
-    shown = images if setup.boxes is None else crop(images, setup.boxes)
-    if draws.perturbation is not None:
-        shown = perturb(shown, draws.perturbation)
-    views = [shown]
-    if setup.boxes is not None and draws.noise is not None:
-        views.append(background(images, setup.boxes, config.background_noise * draws.noise))
-    features, *backgrounds = encode(clip, torch.cat(views), config).split(len(images))
-    negatives = backgrounds[0] if backgrounds else None
-    contrast = prompt_loss(features, setup.texts, setup.targets, config.temperature, negatives, setup.group)
-    smooth = shown if config.method == "pgsi+pae" else images
-    return contrast + config.tv_weight * total_variation(smooth)
-
-
-def encode(clip: CLIP, pixels: Tensor, config: SynthesisConfig) -> Tensor:
-    """Image embeddings in the type of the pixels, computed in the configured precision."""
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        return clip.encode_image(pixels).to(pixels.dtype)
+    """What the method minimises, for each image [N]."""
+    losses = {"bns": statistics_losses, "pse": similarity_losses}.get(config.method, contrastive_losses)
+    return losses(clip, config, setup, images, draws)
 
 
 @torch.no_grad()

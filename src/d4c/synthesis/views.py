@@ -65,22 +65,43 @@ class Perturbation:
 
 
 @dataclass(frozen=True)
+class Move:
+    """How each image is moved in one step: pixels `down` and `right`, int64 [N], then mirrored where `flip` [N]."""
+
+    down: Tensor
+    right: Tensor
+    flip: Tensor
+
+    def __getitem__(self, rows: slice) -> Move:
+        return Move(self.down[rows], self.right[rows], self.flip[rows])
+
+
+@dataclass(frozen=True)
 class Draws:
-    """All random numbers of one step: the perturbation and the background's N(0, 1), where the method has them."""
+    """All random numbers of one step, where the method has them: perturbation, the background's N(0, 1), move."""
 
     perturbation: Perturbation | None
     noise: Tensor | None
+    move: Move | None
 
     def __getitem__(self, rows: slice) -> Draws:
         perturbation = None if self.perturbation is None else self.perturbation[rows]
-        return Draws(perturbation, None if self.noise is None else self.noise[rows])
+        noise = None if self.noise is None else self.noise[rows]
+        return Draws(perturbation, noise, None if self.move is None else self.move[rows])
 
 
 def draw_step(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Draws:
     """The draws of one step for n images of `size` pixels a side."""
     perturbation = draw_perturbation(n, size, config, generator) if config.perturb else None
     noise = torch.randn(n, 3, size, size, generator=generator, device=generator.device) if config.boxes else None
-    return Draws(perturbation, noise)
+    return Draws(perturbation, noise, draw_move(n, size, config, generator) if config.psaq else None)
+
+
+def draw_move(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Move:
+    """Shifts of up to the configured share of the side in each direction, and a flip."""
+    most = torch.full((n,), 2 * int(config.jitter * size), device=generator.device)
+    down, right = (uniform_integers(most, generator) - most // 2 for _ in range(2))
+    return Move(down, right, uniform(n, 0, 1, generator) < config.flip_p)
 
 
 def draw_perturbation(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Perturbation:
@@ -160,3 +181,13 @@ def perturb(images: Tensor, draws: Perturbation) -> Tensor:
 def background(images: Tensor, boxes: Boxes, noise: Tensor) -> Tensor:
     """Each image with its box set to zero, plus noise everywhere."""
     return images * ~box_mask(boxes, images.shape[-1]) + noise
+
+
+def move(images: Tensor, draws: Move) -> Tensor:
+    """Each image shifted, what leaves on one side coming back on the other, then mirrored left to right."""
+    position = torch.arange(images.shape[-1], device=images.device)
+    rows = (position - draws.down[:, None]) % len(position)
+    mirrored = torch.where(draws.flip[:, None], position.flip(0), position)
+    columns = (mirrored - draws.right[:, None]) % len(position)
+    images = images.gather(2, rows[:, None, :, None].expand_as(images))
+    return images.gather(3, columns[:, None, None, :].expand_as(images))

@@ -1,0 +1,71 @@
+"""What a synthesis starts from: each image's prompt, group and box, and the images before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from d4c.models.clip import CLIP
+from d4c.synthesis.config import SynthesisConfig
+from d4c.synthesis.natural import gaussian_noise, pink_noise
+from d4c.synthesis.prompts import prompt_features
+from d4c.synthesis.views import Boxes, draw_boxes
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same through all steps, for N images.
+
+    `texts` [P, D] unit prompt features, none where the method has no prompts; `targets` int64 [N] their indices, -1
+    where there are none; `group` int64 [N]; `weight` [N] is 1 / size of the image's group, so that each group's loss
+    is a mean and gets its own gradient from the sum; `boxes` where the method has them.
+    """
+
+    texts: Tensor
+    targets: Tensor
+    group: Tensor
+    weight: Tensor
+    boxes: Boxes | None
+
+    def __getitem__(self, rows: slice) -> Setup:
+        boxes = None if self.boxes is None else self.boxes[rows]
+        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], boxes)
+
+
+def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
+    """The setup, the start images in normalised pixel space, and the generator for the steps to come."""
+    device, n = clip.device, config.images
+    generator = torch.Generator(device).manual_seed(seed)
+    if config.prompted:
+        texts = prompt_features(clip, prompts)
+        targets = draw_targets(n, len(prompts), config.targets, generator)
+    else:
+        texts = torch.empty(0, clip.config.embed_dim, device=device)
+        targets = torch.full((n,), -1, device=device)
+    group = torch.arange(n, device=device) // config.inseparable
+    weight = 1 / group.bincount()[group].float()
+    boxes = draw_boxes(n, clip.image_size, config, generator) if config.boxes else None
+    if config.start == "noise":
+        start = gaussian_noise(n, clip.image_size, generator)
+    else:
+        start = normalise(clip, pink_noise(n, clip.image_size, generator))
+    return Setup(texts, targets, group, weight, boxes), start, generator
+
+
+def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:
+    """Each image's prompt, int64 [n]: drawn alone ("random"), or each floor or ceil of n / prompts times ("even")."""
+    device = generator.device
+    if how == "random":
+        return torch.randint(prompts, (n,), generator=generator, device=device)
+    rounds = -(-n // prompts)
+    order = torch.cat([torch.randperm(prompts, generator=generator, device=device) for _ in range(rounds)])[:n]
+    return order[torch.randperm(n, generator=generator, device=device)]
+
+
+def normalise(clip: CLIP, pictures: Tensor) -> Tensor:
+    """Values in [0, 1] to the model's normalised pixel space."""
+    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (clip.config.mean, clip.config.std))
+    return (pictures - mean) / std
