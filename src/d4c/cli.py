@@ -33,6 +33,12 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Preset = Annotated[str, typer.Option(help="quick (2 cores), default, or paper (the published settings).")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="d4c; its ablations pgsi, pgsi+scg, pgsi+pae; bns (only ResNets); pse (only ViTs); noise, pink, leaves."
+    ),
+]
 Data = Annotated[str, typer.Option(help="demo, cifar10:DIR, cifar100:DIR, imagenet1k:DIR, parquet:FILE, folder:DIR.")]
 Track = Annotated[str, typer.Option(help="deployable (what integer hardware computes) or paper (as published).")]
 Reconstruction = Annotated[str | None, typer.Option(help="block, layer, published or none; default by track.")]
@@ -57,7 +63,7 @@ def run(
     output: Output,
     scheme: Annotated[str, typer.Option(help="Bits of weights and activations, 2 to 8 each.")] = "W4A8",
     preset: Preset = "default",
-    method: Annotated[str, typer.Option(help="How calibration images are made.")] = "d4c",
+    method: Method = "d4c",
     track: Track = "deployable",
     reconstruction: Reconstruction = None,
     dataset: Data = "demo",
@@ -82,7 +88,7 @@ def run(
 def synthesize(
     model: Model,
     output: Output,
-    method: Annotated[str, typer.Option(help="noise, pink, leaves, pgsi, pgsi+scg, pgsi+pae or d4c.")] = "d4c",
+    method: Method = "d4c",
     preset: Preset = "default",
     images: Annotated[int | None, typer.Option(help="How many images; default by preset.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimisation steps; default by preset.")] = None,
