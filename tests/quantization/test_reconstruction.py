@@ -11,12 +11,13 @@ from torch import Tensor
 
 import d4c
 from d4c.models.clip import CLIP
-from d4c.quantization import reconstruction
+from d4c.quantization import optimization, reconstruction
 from d4c.quantization.calibration import calibrate, prepare
 from d4c.quantization.layers import QuantizedLayer
+from d4c.quantization.optimization import PAPER, ReconstructionConfig, Unit, optimize
 from d4c.quantization.placement import convert, default_overrides, make_plan
 from d4c.quantization.quantize import quantize
-from d4c.quantization.reconstruction import PAPER, ReconstructionConfig, Unit, optimize, reconstruct, trainable_layers
+from d4c.quantization.reconstruction import reconstruct, trainable_layers
 from d4c.quantization.rounding import SoftRounding
 from d4c.quantization.scheme import Scheme, Track
 from d4c.quantization.stages import run_stage, stages
@@ -88,7 +89,7 @@ def tiny_unit(clip: CLIP, tower: str = "image", count: int = 6) -> tuple[Unit, l
 def test_the_published_loss_is_its_formula(tiny_vit: CLIP) -> None:
     """Squared error summed over dimension 1 and averaged over the rest."""
     unit, roundings = tiny_unit(tiny_vit)
-    loop = reconstruction._Loop(unit, roundings, replace(PAPER, iterations=10, batch_size=3), 4e-5)
+    loop = optimization._Loop(unit, roundings, replace(PAPER, iterations=10, batch_size=3), 4e-5)
     index = torch.tensor([4, 0, 4])
     error = (unit.forward(unit.inputs[index]) - unit.targets[index]).detach().double()
     images, positions, channels = error.shape
@@ -99,7 +100,7 @@ def test_the_published_loss_is_its_formula(tiny_vit: CLIP) -> None:
 
 def test_positions_behind_end_of_text_do_not_count(tiny_vit: CLIP) -> None:
     unit, roundings = tiny_unit(tiny_vit, "text")
-    loop = reconstruction._Loop(unit, roundings, SHORT, 1e-3)
+    loop = optimization._Loop(unit, roundings, SHORT, 1e-3)
     assert unit.live is not None
     index = torch.tensor([0, 3])
     before = float(loop._squared_error(index).detach())
@@ -113,7 +114,7 @@ def test_positions_behind_end_of_text_do_not_count(tiny_vit: CLIP) -> None:
 
 def test_the_schedule_of_beta_warms_up_and_falls_linearly(tiny_vit: CLIP) -> None:
     unit, roundings = tiny_unit(tiny_vit)
-    beta, weight, cosine = reconstruction._Loop(unit, roundings, replace(PAPER, iterations=1000), 1).tables.unbind(1)
+    beta, weight, cosine = optimization._Loop(unit, roundings, replace(PAPER, iterations=1000), 1).tables.unbind(1)
     assert bool((weight[:200] == 0).all())
     assert torch.allclose(weight[200:], torch.tensor(0.01))
     assert float(beta[200]) == pytest.approx(20, abs=0.05)

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
@@ -18,16 +18,17 @@ from d4c.models.identity import model_hash
 from d4c.models.resnet import Bottleneck
 from d4c.quantization.calibration import calibrate, prepare
 from d4c.quantization.layers import QuantizedLayer
+from d4c.quantization.optimization import PAPER, ReconstructionConfig
 from d4c.quantization.placement import TOWERS, convert, default_overrides, make_plan
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.reconstruction import PAPER, ReconstructionConfig, UnitKind, reconstruct
+from d4c.quantization.reconstruction import UnitKind, reconstruct
 from d4c.quantization.scheme import Scheme, Track
 from d4c.synthesis.prompts import generic_prompts
 
 if TYPE_CHECKING:
     from d4c.synthesis.calibration import CalibrationSet
 
-Reconstruction = Literal["block", "layer", "published", "none"]
+Reconstruction = Literal["block", "layer", "published", "gptq", "none"]
 # The published method chooses ranges on a quarter of its 128 images and a sixteenth of its 512 prompts.
 PUBLISHED_RANGE_SAMPLES = 32
 PROMPTS = 512
@@ -63,8 +64,10 @@ def quantize(
     if track not in ("deployable", "paper"):
         raise SettingError(f"The track {track!r} is unknown; choose 'deployable' or 'paper'.")
     kind: Reconstruction = reconstruction or ("published" if track == "paper" else "block")
-    if kind not in ("block", "layer", "published", "none"):
-        raise SettingError(f"The reconstruction {kind!r} is unknown; choose 'block', 'layer', 'published' or 'none'.")
+    if kind not in get_args(Reconstruction):
+        raise SettingError(
+            f"The reconstruction {kind!r} is unknown; choose one of {', '.join(get_args(Reconstruction))}."
+        )
     if isinstance(clip, QuantizedCLIP):
         raise SettingError(f"{clip.name!r} is quantized already; quantize the float CLIP that it was made from.")
     if not towers or any(tower not in TOWERS for tower in towers):
@@ -104,7 +107,7 @@ def quantize(
         "track": track,
         "towers": list(towers),
         "overrides": {pattern: str(own) for pattern, own in exceptions.items()},
-        "reconstruction": {"kind": kind, **({} if kind == "none" else asdict(settings))},
+        "reconstruction": {"kind": kind, **({} if kind in ("none", "gptq") else asdict(settings))},
         "seed": seed,
         "prompts": len(tokens),
         "model": {"name": clip.name, "sha256": model_hash(clip)},
@@ -146,7 +149,7 @@ def _reconstruct(
 ) -> None:
     def unit_of(stage: str) -> UnitKind:
         if kind != "published":
-            return "layer" if kind == "layer" else "block"
+            return kind if kind in ("layer", "gptq") else "block"
         match = re.fullmatch(r"image\.blocks\.(\d+)", stage)
         bottleneck = match and isinstance(float_clip.image.blocks[int(match[1])], Bottleneck)
         return "block" if bottleneck else "layer"

@@ -1,4 +1,4 @@
-"""Rebuilding a quantized tower unit by unit: learned rounding and activation scales against the float model.
+"""Rebuilding a quantized tower from front to back, unit by unit.
 
 A unit is one layer (layers that share an input quantizer count as one) or one whole stage. Its inputs come from the
 partly quantized model, its targets from the float model.
@@ -7,84 +7,19 @@ partly quantized model, its targets from the float model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from d4c.models.clip import CLIP
+from d4c.quantization.gptq import Layer, solve
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from d4c.quantization.rounding import SoftRounding
+from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
 from d4c.quantization.stages import Stage, record, run_stage, stages
 
-UnitKind = Literal["layer", "block"]
+UnitKind = Literal["layer", "block", "gptq"]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ReconstructionConfig:
-    """How each unit is optimised; the defaults are those of the deployable track.
-
-    `loss="published"` sums squared errors over dimension 1, averages the rest and adds
-    `rounding_weight` times the sum of the rounding regulariser. `loss="relative"` divides the squared error by
-    that of rounding to nearest and averages the regulariser, so that one `rounding_weight` suits every unit.
-    Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
-    """
-
-    iterations: int = 500
-    batch_size: int = 32
-    rounding_lr: float = 1e-2
-    image_scale_lr: float = 1e-3
-    text_scale_lr: float = 1e-3
-    absolute_scales: bool = False
-    rounding_weight: float = 1.0
-    warmup: float = 0.2
-    beta_start: float = 20.0
-    beta_end: float = 2.0
-    drop: float = 0.5
-    loss: Literal["published", "relative"] = "relative"
-
-    def shortened(self, iterations: int) -> ReconstructionConfig:
-        """The same schedule in another number of steps, with learning rates by the root of the ratio.
-
-        A rounding variable has to travel the same way in fewer steps; Adam's noise grows with the root.
-        """
-        ratio = (self.iterations / iterations) ** 0.5
-        return replace(
-            self,
-            iterations=iterations,
-            rounding_lr=self.rounding_lr * ratio,
-            image_scale_lr=self.image_scale_lr * ratio,
-            text_scale_lr=self.text_scale_lr * ratio,
-        )
-
-
-PAPER = ReconstructionConfig(
-    iterations=20000,
-    rounding_lr=1e-3,
-    image_scale_lr=4e-5,
-    text_scale_lr=4e-6,
-    absolute_scales=True,
-    rounding_weight=0.01,
-    drop=0.0,
-    loss="published",
-)
-
-
-@dataclass
-class Unit:
-    """Layers that are optimised together: `forward` maps a batch of `inputs` to what `targets` holds.
-
-    `live` [N, L] marks the positions that count, where some do not.
-    """
-
-    layers: list[QuantizedLayer]
-    quantizers: list[ActivationQuantizer]
-    forward: Callable[[Tensor], Tensor]
-    inputs: Tensor
-    targets: Tensor
-    live: Tensor | None = None
 
 
 def reconstruct(
@@ -115,8 +50,11 @@ def reconstruct(
             optimize(_block_unit(quantized, stage, names, state, target, inputs), config, scale_lr, seed)
         elif names:
             for group in _shared_inputs(quantized, names):
-                unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
-                optimize(unit, config, scale_lr, seed)
+                if unit_of(stage.name) == "gptq":
+                    _solve(quantized, reference, stage, group, state, float_state, inputs)
+                else:
+                    unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
+                    optimize(unit, config, scale_lr, seed)
         state, float_state = run_stage(stage, quantized, state, inputs), target
         if progress:
             progress(index + 1, len(chain))
@@ -140,7 +78,7 @@ def _shared_inputs(clip: CLIP, names: Sequence[str]) -> list[list[str]]:
     return list(groups.values())
 
 
-def _layer(clip: CLIP, name: str) -> QuantizedLinear | QuantizedConv2d:
+def _layer(clip: CLIP, name: str) -> Layer:
     layer = clip.get_submodule(name)
     assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
     return layer
@@ -163,6 +101,18 @@ def _layer_unit(
     )
 
 
+def _solve(
+    quantized: CLIP, reference: CLIP, stage: Stage, names: list[str], state: Tensor, float_state: Tensor, inputs: Tensor
+) -> None:
+    layers = [_layer(quantized, name) for name in names]
+    given = record(stage, quantized, layers[0], "input", state, inputs)
+    wanted = record(stage, reference, reference.get_submodule(names[0]), "input", float_state, inputs)
+    live = _live(quantized, stage, inputs)
+    if live is not None and given.ndim == 3:
+        given, wanted = given[live], wanted[live]
+    solve(layers, given, wanted)
+
+
 def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, target: Tensor, inputs: Tensor) -> Unit:
     quantizers = [
         module
@@ -176,110 +126,3 @@ def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, 
 
 def _live(clip: CLIP, stage: Stage, inputs: Tensor) -> Tensor | None:
     return clip.text.live(inputs) if stage.name.startswith("text.") and clip.text.trim else None
-
-
-def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
-    """Learn rounding and activation scales of one unit, then fix its integer weights."""
-    device = unit.inputs.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        roundings = [SoftRounding(layer, layer.source_weight()) for layer in unit.layers]
-        loop = _Loop(unit, roundings, config, scale_lr)
-        for layer, rounding in zip(unit.layers, roundings, strict=True):
-            layer.soft_weight = rounding
-        for quantizer in unit.quantizers:
-            quantizer.drop = config.drop
-        try:
-            loop.run()
-        finally:
-            for quantizer in unit.quantizers:
-                quantizer.drop = 0.0
-                quantizer.scale.requires_grad_(False)
-            for layer in unit.layers:
-                layer.soft_weight = None
-    for layer, rounding in zip(unit.layers, roundings, strict=True):
-        layer.set_codes(rounding.codes())
-
-
-class _Loop:
-    """The optimisation of one unit; every schedule is a table on the device, so that a step can be captured."""
-
-    def __init__(
-        self, unit: Unit, roundings: list[SoftRounding], config: ReconstructionConfig, scale_lr: float
-    ) -> None:
-        self.unit, self.roundings, self.config = unit, roundings, config
-        self.device = unit.inputs.device
-        self.base = self._rounding_error() if config.loss == "relative" else torch.ones((), device=self.device)
-        steps = config.iterations
-        done = torch.arange(steps) / steps
-        after = ((done - config.warmup) / (1 - config.warmup)).clamp(min=0)
-        beta = config.beta_start + (config.beta_end - config.beta_start) * after
-        rounding = torch.where(done < config.warmup, 0.0, config.rounding_weight)
-        cosine = 0.5 * (1 + torch.cos(torch.pi * done))
-        self.tables = torch.stack([beta, rounding, cosine], 1).to(self.device)
-        self.batches = torch.randint(len(unit.inputs), (steps, config.batch_size)).to(self.device)
-        self.step_index = torch.zeros(1, dtype=torch.long, device=self.device)
-        on_gpu = self.device.type == "cuda"
-        groups: list[dict[str, object]] = [{"params": [r.alpha for r in roundings], "lr": config.rounding_lr}]
-        self.scale_lrs: list[tuple[Tensor, Tensor]] = []
-        for quantizer in unit.quantizers:
-            quantizer.scale.requires_grad_(True)
-            unit_lr = torch.ones((), device=self.device) if config.absolute_scales else quantizer.scale.detach().mean()
-            lr = torch.zeros((), device=self.device)
-            self.scale_lrs.append((lr, unit_lr * scale_lr))
-            groups.append({"params": [quantizer.scale], "lr": lr})
-        self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
-
-    @torch.no_grad()
-    def _rounding_error(self) -> Tensor:
-        """Mean squared error of rounding to nearest, the yardstick of the relative loss."""
-        total = torch.zeros((), device=self.device)
-        size = self.config.batch_size
-        count = 0
-        for start in range(0, min(len(self.unit.inputs), 4 * size), size):
-            index = torch.arange(start, min(start + size, len(self.unit.inputs)), device=self.device)
-            total += self._squared_error(index)
-            count += 1
-        return (total / count).clamp(min=torch.finfo(torch.float32).tiny)
-
-    def _squared_error(self, index: Tensor) -> Tensor:
-        unit = self.unit
-        error = (unit.forward(unit.inputs[index]) - unit.targets[index]).square()
-        if unit.live is not None:
-            live = unit.live[index]
-            return (error * live[..., None]).sum() / (live.sum() * error.shape[-1])
-        return error.sum(1).mean() if self.config.loss == "published" else error.mean()
-
-    def step(self) -> None:
-        beta, weight, cosine = self.tables.index_select(0, self.step_index)[0].unbind()
-        for lr, start in self.scale_lrs:
-            lr.copy_(start * cosine)
-        self.optimizer.zero_grad(set_to_none=True)
-        penalty = torch.stack([r.regularizer(beta) for r in self.roundings]).sum()
-        if self.config.loss == "relative":
-            penalty = penalty / sum(r.alpha.numel() for r in self.roundings)
-        loss = self._squared_error(self.batches.index_select(0, self.step_index)[0]) / self.base + weight * penalty
-        loss.backward()
-        self.optimizer.step()
-        self.step_index += 1
-
-    def run(self) -> None:
-        """All steps; on a GPU one step is captured as a graph, since launches would take longer than the work."""
-        steps = self.config.iterations
-        if self.device.type != "cuda":
-            for _ in range(steps):
-                self.step()
-            return
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        eager = min(steps, 3)
-        with torch.cuda.stream(stream):
-            for _ in range(eager):
-                self.step()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        if steps > eager:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.step()
-            for _ in range(steps - eager):
-                graph.replay()

@@ -1,0 +1,123 @@
+"""GPTQ solves what it says: the ridge identity, and a smaller error than rounding to nearest."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import d4c
+from d4c.models.clip import CLIP
+from d4c.quantization.affine import dequantize, quantize
+from d4c.quantization.gptq import DAMPING, gptq, solve
+from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from d4c.quantization.scheme import QuantArgs
+
+WEIGHTS, INPUTS = QuantArgs(4, True, "channel"), QuantArgs(8, False, "tensor")
+
+
+def problem(seed: int, columns: int = 24) -> tuple[Tensor, Tensor, Tensor]:
+    """A weight [O, K], a correlated Hessian [K, K], and a scale [O]."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(columns, columns, generator=generator)
+    x = torch.randn(200, columns, generator=generator) @ mix
+    weight = torch.randn(8, columns, generator=generator)
+    return weight, x.T @ x / 200 + 0.1 * torch.eye(columns), weight.abs().amax(1) / 7
+
+
+def cost(codes: Tensor, weight: Tensor, hessian: Tensor, scale: Tensor) -> Tensor:
+    error = dequantize(codes, scale[:, None], torch.zeros(8, 1)) - weight
+    return ((error @ hessian) * error).sum()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_error_is_below_that_of_rounding_to_nearest(seed: int) -> None:
+    weight, hessian, scale = problem(seed)
+    codes = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    nearest = quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7)
+    assert cost(codes, weight, hessian, scale) < cost(nearest, weight, hessian, scale)
+
+
+def test_codes_are_integers_in_range_for_more_columns_than_a_block() -> None:
+    weight, hessian, scale = problem(0, columns=300)
+    codes = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    assert torch.equal(codes, codes.round())
+    assert codes.min() >= -8
+    assert codes.max() <= 7
+
+
+def test_without_correlation_it_is_rounding_to_nearest() -> None:
+    weight, _, scale = problem(1)
+    codes = gptq(weight, torch.eye(24), scale, torch.zeros(8), -8, 7)
+    assert torch.equal(codes, quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7))
+
+
+def test_the_cost_is_a_quadratic_around_the_ridge_solution() -> None:
+    """|QX - WX'|^2 + lambda |Q - W|^2 differs from tr((Q - W*) H (Q - W*)^T) by the same amount for every Q."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    wanted = x + 0.3 * torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    damping = 0.7
+    hessian = x.T @ x + damping * torch.eye(6, dtype=torch.float64)
+    target = (weight @ wanted.T @ x + damping * weight) @ hessian.inverse()
+
+    def gap(q: Tensor) -> Tensor:
+        literal = (q @ x.T - weight @ wanted.T).square().sum() + damping * (q - weight).square().sum()
+        return literal - ((q - target) @ hessian * (q - target)).sum()
+
+    candidates = torch.randn(5, 3, 6, generator=generator, dtype=torch.float64)
+    gaps = torch.stack([gap(q) for q in candidates])
+    torch.testing.assert_close(gaps, gaps[:1].expand(5))
+
+
+def calibrated(quantizer: ActivationQuantizer) -> ActivationQuantizer:
+    quantizer.set_range(torch.tensor(8 / 255), torch.tensor(128.0))
+    return quantizer
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_solve_lowers_the_output_error_and_its_mean_vanishes(kind: str) -> None:
+    torch.manual_seed(0)
+    source: nn.Linear | nn.Conv2d
+    if kind == "linear":
+        source, x = nn.Linear(16, 8), torch.randn(40, 10, 16) @ torch.randn(16, 16) / 4
+        layer: QuantizedLinear | QuantizedConv2d = QuantizedLinear(
+            source, WEIGHTS, calibrated(ActivationQuantizer(INPUTS))
+        )
+    else:
+        source, x = nn.Conv2d(4, 8, 3, padding=1), nn.functional.avg_pool2d(torch.randn(12, 4, 16, 16), 3, 1, 1)
+        layer = QuantizedConv2d(source, WEIGHTS, calibrated(ActivationQuantizer(INPUTS)))
+    layer.calibrate_weight()
+    with torch.no_grad():
+        before = (layer(x) - source(x)).square().mean()
+        solve([layer], x, x)
+        error = layer(x) - source(x)
+    assert error.square().mean() < before
+    channel_mean = error.flatten(0, -2).mean(0) if kind == "linear" else error.mean((0, 2, 3))
+    assert channel_mean.abs().max() < 1e-4 * source(x).detach().abs().max()
+
+
+def test_a_silent_input_keeps_the_weight() -> None:
+    source = nn.Linear(6, 4, bias=False)
+    layer = QuantizedLinear(source, QuantArgs(8, True, "channel"), calibrated(ActivationQuantizer(INPUTS)))
+    solve([layer], torch.zeros(20, 6), torch.zeros(20, 6))
+    assert (layer.weight - source.weight).abs().max() <= layer.weight_scale.max() / 2
+
+
+def test_the_text_tower_comes_closer_to_float(demo_vit: CLIP) -> None:
+    """W4A8 on the demo model: GPTQ's embeddings are nearer to the float ones than those of rounding to nearest."""
+    calibration = d4c.synthesize(demo_vit, "leaves", images=4)
+    tokens = demo_vit.tokenize(["a photo of a dog.", "a drawing of an owl.", "an emoji of a red car."])
+    reference = demo_vit.encode_text(tokens)
+    scores = {}
+    for kind in ("none", "gptq"):
+        model = d4c.quantize(copy.copy(demo_vit), "W4A8", calibration, towers=("text",), reconstruction=kind)
+        scores[kind] = torch.cosine_similarity(model.encode_text(tokens), reference).mean()
+    assert DAMPING > 0
+    assert scores["gptq"] > scores["none"]
