@@ -101,7 +101,7 @@ def cells(args: argparse.Namespace) -> list[dict[str, object]]:
         axes = itertools.product(args.seeds, args.only, ("noise", "real", "d4c"))
         return [{"seed": s, "model": m, "method": c} for s, m, c in axes]
     methods = ("noise", "leaves", "d4c") if args.part == "demo" else ("noise", "d4c", "real")
-    kinds = {"ranges": ("none",), "reconstruction": ("published",), "demo": ("none", "block")}[args.part]
+    kinds = {"ranges": ("none",), "reconstruction": ("published",), "demo": ("none", "gptq")}[args.part]
     shared = {"part": args.part, "preset": args.preset, "steps": args.steps, "batch_size": args.batch_size}
     return [
         {**shared, "seed": s, "model": m, "method": c, "scheme": q, "reconstruction": r}

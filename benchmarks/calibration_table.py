@@ -55,11 +55,7 @@ def main() -> None:
     for part in TITLES:
         for _, model, kind, steps, preset in (g for g in groups if g[0] == part):
             chosen = [r for r in rows if (r["part"], r["model"], r["reconstruction"]) == (part, model, kind)]
-            extra = (
-                {"none": ", ranges only", "block": f", block reconstruction ({steps} steps)"}[kind]
-                if part == "demo"
-                else ""
-            )
+            extra = {"none": ", ranges only", "gptq": ", GPTQ"}[kind] if part == "demo" else ""
             print(f"## {model}: {TITLES[part].format(steps=steps)}{extra}\n")
             print(f"Calibration images: synthesis preset `{preset}`.\n")
             for data in chosen[0]["results"]:

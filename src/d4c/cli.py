@@ -41,7 +41,9 @@ Method = Annotated[
 ]
 Data = Annotated[str, typer.Option(help="demo, cifar10:DIR, cifar100:DIR, imagenet1k:DIR, parquet:FILE, folder:DIR.")]
 Track = Annotated[str, typer.Option(help="deployable (what integer hardware computes) or paper (as published).")]
-Reconstruction = Annotated[str | None, typer.Option(help="block, layer, published or none; default by track.")]
+Reconstruction = Annotated[
+    str | None, typer.Option(help="block, layer, published, gptq or none; default by track and preset.")
+]
 
 
 def main() -> None:

@@ -34,8 +34,12 @@ Progress = Callable[[int, int], None]
 # Opens a progress display for a stage; the value is called with what is done and the total.
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 
-# Steps and batch size of a unit of reconstruction; the synthesis presets hold their own iterations.
-RECONSTRUCTION = {"quick": (60, 8), "default": (500, 32), "paper": (20000, 32)}
+# Kind, steps and batch size of the reconstruction; the synthesis presets hold their own iterations.
+RECONSTRUCTION: dict[str, tuple[Reconstruction | None, int, int]] = {
+    "quick": ("gptq", 60, 8),
+    "default": (None, 500, 32),
+    "paper": (None, 20000, 32),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
         key = {"model": model, "method": method, "preset": config.preset, "seed": config.seed}
         _synthesis(clip, calibrations[name], key, report)
     artifacts: dict[str, Path] = {}
+    preset_kind, steps, batch_size = RECONSTRUCTION[config.preset]
     for name, source in (("artifact", "synthesis"), ("baseline", "noise")):
         artifacts[name] = folder / name
         key = {
@@ -103,8 +108,9 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
             "calibration": outcome(calibrations[source]),
             "scheme": config.scheme,
             "track": config.track,
-            "reconstruction": config.reconstruction,
-            "steps": RECONSTRUCTION[config.preset],
+            "reconstruction": config.reconstruction or preset_kind,
+            "iterations": steps,
+            "batch_size": batch_size,
             "seed": config.seed,
         }
         _artifact(clip, calibrations[source], artifacts[name], key, report)
@@ -172,8 +178,8 @@ def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], 
                 images,
                 track=key["track"],
                 reconstruction=key["reconstruction"],
-                iterations=key["steps"][0],
-                batch_size=key["steps"][1],
+                iterations=key["iterations"],
+                batch_size=key["batch_size"],
                 seed=key["seed"],
                 progress=progress,
             )

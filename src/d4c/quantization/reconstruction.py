@@ -16,7 +16,7 @@ from d4c.models.clip import CLIP
 from d4c.quantization.gptq import Layer, solve
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
-from d4c.quantization.stages import Stage, record, run_stage, stages
+from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
 
 UnitKind = Literal["layer", "block", "gptq"]
 Progress = Callable[[int, int], None]
@@ -88,8 +88,8 @@ def _layer_unit(
     quantized: CLIP, reference: CLIP, stage: Stage, names: list[str], state: Tensor, float_state: Tensor, inputs: Tensor
 ) -> Unit:
     layers = [_layer(quantized, name) for name in names]
-    given = record(stage, quantized, layers[0], "input", state, inputs)
-    outputs = [record(stage, reference, reference.get_submodule(n), "output", float_state, inputs) for n in names]
+    given = record_input(stage, quantized, layers[0], state, inputs)
+    outputs = [record_output(stage, reference, reference.get_submodule(n), float_state, inputs) for n in names]
     channel = 1 if given.ndim == 4 else -1
     return Unit(
         list(layers),
@@ -105,8 +105,8 @@ def _solve(
     quantized: CLIP, reference: CLIP, stage: Stage, names: list[str], state: Tensor, float_state: Tensor, inputs: Tensor
 ) -> None:
     layers = [_layer(quantized, name) for name in names]
-    given = record(stage, quantized, layers[0], "input", state, inputs)
-    wanted = record(stage, reference, reference.get_submodule(names[0]), "input", float_state, inputs)
+    given = record_input(stage, quantized, layers[0], state, inputs)
+    wanted = record_input(stage, reference, reference.get_submodule(names[0]), float_state, inputs)
     live = _live(quantized, stage, inputs)
     if live is not None and given.ndim == 3:
         given, wanted = given[live], wanted[live]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -54,22 +54,35 @@ def run_stage(stage: Stage, clip: CLIP, state: Tensor, inputs: Tensor, batch: in
     return torch.cat([stage.run(clip, x, given) for x, given in parts])
 
 
-@contextmanager
-def capture(module: nn.Module, what: str) -> Iterator[list[Tensor]]:
-    """Collect the first input ("input") or the output ("output") of a module, batch by batch."""
+class _Seen(Exception):
+    """Ends a stage once the input that was asked for is known."""
+
+
+@torch.no_grad()
+def record_input(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inputs: Tensor, batch: int = 64) -> Tensor:
+    """The first input of one module inside a stage for all samples; what comes behind the module is not computed."""
     seen: list[Tensor] = []
-    if what == "input":
-        handle = module.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    else:
-        handle = module.register_forward_hook(lambda _, __, given: seen.append(given.detach()))
+
+    def keep(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0])
+        raise _Seen
+
+    handle = module.register_forward_pre_hook(keep)
     try:
-        yield seen
+        for x, given in zip(state.split(batch), inputs.split(batch), strict=True):
+            with suppress(_Seen):
+                stage.run(clip, x, given)
     finally:
         handle.remove()
+    return torch.cat(seen)
 
 
-def record(stage: Stage, clip: CLIP, module: nn.Module, what: str, state: Tensor, inputs: Tensor) -> Tensor:
-    """Inputs or outputs of one module inside a stage for all samples."""
-    with capture(module, what) as seen:
+def record_output(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inputs: Tensor) -> Tensor:
+    """The output of one module inside a stage for all samples."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _, __, y: seen.append(y))
+    try:
         run_stage(stage, clip, state, inputs)
+    finally:
+        handle.remove()
     return torch.cat(seen)
