@@ -13,7 +13,7 @@ def model_card(clip: QuantizedCLIP) -> str:
     recipe = clip.recipe
     calibration = recipe["calibration"]
     exceptions = "\n".join(f"| `{p}` | {own} |" for p, own in recipe["overrides"].items()) or "| none | |"
-    images = f"{calibration.get('method', 'given images')}, {calibration.get('config', {}).get('images', '?')} images"
+    images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
     rebuilt = recipe["reconstruction"]
     steps = f", {rebuilt['iterations']} steps a unit" if "iterations" in rebuilt else ""
     return f"""---

@@ -94,7 +94,7 @@ def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: in
         finally:
             for quantizer in unit.quantizers:
                 quantizer.drop = 0.0
-                quantizer.scale.requires_grad_(False)
+                quantizer.scale.requires_grad_(False).clamp_(min=torch.finfo(torch.float32).tiny)
             for layer in unit.layers:
                 layer.soft_weight = None
     for layer, rounding in zip(unit.layers, roundings, strict=True):

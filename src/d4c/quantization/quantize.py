@@ -72,8 +72,7 @@ def quantize(
         raise SettingError(f"{clip.name!r} is quantized already; quantize the float CLIP that it was made from.")
     if not towers or any(tower not in TOWERS for tower in towers):
         raise SettingError(f"The towers {list(towers)!r} are not among {list(TOWERS)}; choose one or both of these.")
-    exceptions = {p: s for p, s in default_overrides(track).items() if track == "deployable" or "text" in towers}
-    exceptions |= {pattern: Scheme.parse(own) for pattern, own in (overrides or {}).items()}
+    exceptions = default_overrides(track) | {p: Scheme.parse(own) for p, own in (overrides or {}).items()}
     settings = PAPER if track == "paper" else ReconstructionConfig()
     if iterations is not None:
         if iterations < 1:
@@ -106,9 +105,10 @@ def quantize(
         "scheme": str(scheme),
         "track": track,
         "towers": list(towers),
-        "overrides": {pattern: str(own) for pattern, own in exceptions.items()},
+        "overrides": {p: str(own) for p, own in exceptions.items() if any(re.fullmatch(p, name) for name in plan)},
         "reconstruction": {"kind": kind, **({} if kind in ("none", "gptq") else asdict(settings))},
         "seed": seed,
+        "images": len(pixels),
         "prompts": len(tokens),
         "model": {"name": clip.name, "sha256": model_hash(clip)},
         "calibration": calibration.provenance,
