@@ -20,7 +20,7 @@ from d4c.models.layers import Attention
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.objectives import total_variation
 from d4c.synthesis.setup import Setup, prepare
-from d4c.synthesis.similarity import TV_HOLD, similarity_entropy, similarity_losses
+from d4c.synthesis.similarity import TV_HOLD, similarity_entropy, similarity_losses, total_variation_target
 from d4c.synthesis.synthesizer import synthesize
 from d4c.synthesis.views import Draws, draw_step, move
 
@@ -106,7 +106,8 @@ def test_the_psaq_form_equals_its_definition(tiny: CLIP) -> None:
     shown = move(images, draws.move)
     logits = F.normalize(tiny.encode_image(shown), dim=-1) @ setup.texts.T / config.temperature
     expected = literal(tiny, shown, "psaq", 2) + F.cross_entropy(logits, setup.targets, reduction="none")
-    expected += TV_HOLD * ((total_variation(images) / config.tv_target) ** 0.5 - 1).abs()
+    target = total_variation_target(config, 24)
+    expected += TV_HOLD * ((total_variation(images) / target) ** 0.5 - 1).abs()
     ours = similarity_losses(tiny, config, setup, images, draws)
     torch.testing.assert_close(ours, expected)
 
@@ -156,12 +157,19 @@ def test_the_loss_falls_on_a_trained_model(demo_vit: CLIP, form: str) -> None:
 
 
 def test_psaq_images_keep_to_colours_that_exist_and_to_the_total_variation(demo_vit: CLIP) -> None:
-    made = synthesize(demo_vit, "pse", images=2, iterations=20, lr=0.05, start="noise", tv_target=2.0)
+    made = synthesize(demo_vit, "pse", images=2, iterations=20, lr=0.05, start="noise", tv_target=1.0)
     mean, std = (torch.tensor(v)[:, None, None] for v in (demo_vit.config.mean, demo_vit.config.std))
     colours = made.pixels * std + mean
     assert colours.min() == pytest.approx(0, abs=1e-6)
     assert colours.max() == pytest.approx(1, abs=1e-6)
-    assert total_variation(made.pixels).tolist() == pytest.approx([2, 2], rel=0.1)
+    assert total_variation(made.pixels).tolist() == pytest.approx(
+        [3.5 ** (2 / 3)] * 2, rel=0.1
+    )  # 64 pixels a side, not 224
+
+
+def test_the_target_of_total_variation_is_the_configured_one_at_224_pixels_and_grows_towards_small_images() -> None:
+    config = SynthesisConfig(method="pse", tv_target=0.3)
+    assert [total_variation_target(config, size) for size in (224, 28)] == pytest.approx([0.3, 1.2])
 
 
 def test_only_the_psaq_form_has_prompts(demo_vit: CLIP) -> None:

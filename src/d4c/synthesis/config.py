@@ -42,7 +42,7 @@ class SynthesisConfig:
     temperature: float = 0.1
     tv_weight: float = 0.1
     group_size: int = 16
-    """Images of one group are each other's negatives through their backgrounds."""
+    """Images of one group are each other's negatives through their backgrounds, or share statistics in "bns"."""
     targets: Literal["random", "even"] = "random"
     """Each image's prompt drawn alone, or every prompt floor or ceil of images / prompts times."""
     start: Literal["noise", "pink"] = "noise"
@@ -67,7 +67,8 @@ class SynthesisConfig:
     pse_form: Literal["published", "psaq"] = "published"
     """What "pse" is: the baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form."""
     tv_target: float = 0.2
-    """Total variation at which "psaq" holds an image: PSAQ-ViT's norm of 2,750 over 4 directions and 32 images."""
+    """Total variation at which "psaq" holds an image of 224 pixels a side; smaller images have more. It is PSAQ-ViT's
+    norm of 2,750 over 4 directions and 32 images."""
     jitter: float = 15 / 224
     """Largest shift in "psaq"."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -150,6 +151,8 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 PRESETS: dict[str, SynthesisConfig] = {
     "paper": SynthesisConfig(),
+    # Of "bns" and "pse", the forms that are the stronger rivals: statistics of the whole set come closer to the running
+    # ones and calibrate "demo-rn" as well as those of groups (two seeds at W4A4 and W8A4).
     # On the embedded models as often recognised by the respective other model as the images of "paper", in a sixth
     # of the iterations: no prompt comes twice, and the start already has the spectrum of photographs.
     "default": SynthesisConfig(targets="even", start="pink", iterations=500, statistics="set", pse_form="psaq"),
