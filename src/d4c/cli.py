@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from d4c.run import Progress as Report
     from d4c.run import RunResult
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=d4c.__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 errors = Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="demo-vit, demo-rn, a file, a folder, hf-hub:org/name or an open_clip name.")]
@@ -44,6 +44,21 @@ Track = Annotated[str, typer.Option(help="deployable (what integer hardware comp
 Reconstruction = Annotated[
     str | None, typer.Option(help="block, layer, published, gptq or none; default by track and preset.")
 ]
+
+
+@app.callback()
+def version(
+    _show: Annotated[
+        bool, typer.Option("--version", callback=lambda asked: _print_version(asked), is_eager=True)
+    ] = False,
+) -> None:
+    """Data-free low-bit quantization of CLIP models."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(d4c.__version__)
+        raise typer.Exit
 
 
 def main() -> None:
