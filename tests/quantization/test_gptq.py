@@ -38,22 +38,28 @@ def cost(codes: Tensor, weight: Tensor, hessian: Tensor, scale: Tensor) -> Tenso
 @settings(max_examples=30, deadline=None)
 def test_error_is_below_that_of_rounding_to_nearest(seed: int) -> None:
     weight, hessian, scale = problem(seed)
-    codes = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    codes, _ = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
     nearest = quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7)
     assert cost(codes, weight, hessian, scale) < cost(nearest, weight, hessian, scale)
 
 
 def test_codes_are_integers_in_range_for_more_columns_than_a_block() -> None:
     weight, hessian, scale = problem(0, columns=300)
-    codes = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    codes, _ = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
     assert torch.equal(codes, codes.round())
     assert codes.min() >= -8
     assert codes.max() <= 7
 
 
+def test_codes_are_the_nearest_of_the_adjusted_weight() -> None:
+    weight, hessian, scale = problem(2)
+    codes, adjusted = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    assert torch.equal(codes, quantize(adjusted, scale[:, None], torch.zeros(8, 1), -8, 7))
+
+
 def test_without_correlation_it_is_rounding_to_nearest() -> None:
     weight, _, scale = problem(1)
-    codes = gptq(weight, torch.eye(24), scale, torch.zeros(8), -8, 7)
+    codes, _ = gptq(weight, torch.eye(24), scale, torch.zeros(8), -8, 7)
     assert torch.equal(codes, quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7))
 
 

@@ -28,7 +28,7 @@ _SAMPLES = 1 << 22  # elements of the unfolded input of a convolution held at on
 
 @torch.no_grad()
 def solve(layers: Sequence[Layer], given: Tensor, wanted: Tensor) -> None:
-    """Set the integer weights and biases of layers that read the same input.
+    """Set integer weights, biases, and the float weights that learned rounding starts from, for one shared input.
 
     `given` are inputs of the quantized model before the layers' quantizer, `wanted` those of the float model, alike in
     shape: [..., K] for linear layers, [N, C, H, W] for convolutions.
@@ -46,19 +46,23 @@ def solve(layers: Sequence[Layer], given: Tensor, wanted: Tensor) -> None:
         target = torch.linalg.solve(hessian, (source @ cross + damping * source).T).T
         scale, zero_point = layer.weight_range(target)
         args = layer.weight_args
-        codes = gptq(target, hessian, scale, zero_point, args.qmin, args.qmax)
+        codes, adjusted = gptq(target, hessian, scale, zero_point, args.qmin, args.qmax)
         layer.weight_scale.copy_(scale.view_as(layer.weight_scale))
         layer.weight_zero_point.copy_(zero_point.view_as(layer.weight_zero_point))
         layer.set_codes(codes.view(layer.weight_shape))
+        layer.float_weight = adjusted.view(layer.weight_shape)
         if layer.bias is not None:
             rounded = layer.weight.flatten(1)
             layer.bias += source @ mean_wanted - rounded @ mean
 
 
-def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
+def gptq(
+    weight: Tensor, hessian: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor]:
     """Codes [O, K] for a weight [O, K]: columns in order of falling curvature, each error spread over those to come.
 
-    `hessian` is [K, K], positive definite; `scale` and `zero_point` are [O].
+    `hessian` is [K, K], positive definite; `scale` and `zero_point` are [O]. Also returns the weight [O, K] with the
+    errors that were spread onto it, of which the codes are the nearest: where learned rounding can start.
     """
     order = hessian.diagonal().argsort(descending=True)
     weight = weight[:, order].clone()
@@ -74,9 +78,8 @@ def gptq(weight: Tensor, hessian: Tensor, scale: Tensor, zero_point: Tensor, qmi
             weight[:, k + 1 : end] -= torch.outer(error, factor[k, k + 1 : end])
             errors[:, k - start] = error
         weight[:, end:] -= errors @ factor[start:end, end:]
-    out = torch.empty_like(codes)
-    out[:, order] = codes
-    return out
+    back = order.argsort()
+    return codes[:, back], weight[:, back]
 
 
 def _moments(layer: Layer, given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,9 +20,11 @@ class ReconstructionConfig:
     `loss="published"` sums squared errors over dimension 1, averages the rest and adds
     `rounding_weight` times the sum of the rounding regulariser. `loss="relative"` divides the squared error by
     that of rounding to nearest and averages the regulariser, so that one `rounding_weight` suits every unit.
+    With `closed_form_start`, GPTQ finds the weights that learned rounding starts from.
     Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
     """
 
+    closed_form_start: bool = True
     iterations: int = 500
     batch_size: int = 32
     rounding_lr: float = 1e-2
@@ -52,6 +54,7 @@ class ReconstructionConfig:
 
 
 PAPER = ReconstructionConfig(
+    closed_form_start=False,
     iterations=20000,
     rounding_lr=1e-3,
     image_scale_lr=4e-5,

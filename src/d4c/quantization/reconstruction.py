@@ -45,16 +45,17 @@ def reconstruct(
     for index, stage in enumerate(chain):
         target = run_stage(stage, reference, float_state, inputs)
         names = trainable_layers(quantized, stage)
+        kind = unit_of(stage.name)
         # The text head reads one position of each prompt and holds one layer.
-        if names and unit_of(stage.name) == "block" and stage.name != "text.head":
+        whole = kind == "block" and stage.name != "text.head"
+        for group in _shared_inputs(quantized, names):
+            if kind == "gptq" or config.closed_form_start:
+                _solve(quantized, reference, stage, group, state, float_state, inputs)
+            if kind != "gptq" and not whole:
+                unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
+                optimize(unit, config, scale_lr, seed)
+        if names and whole:
             optimize(_block_unit(quantized, stage, names, state, target, inputs), config, scale_lr, seed)
-        elif names:
-            for group in _shared_inputs(quantized, names):
-                if unit_of(stage.name) == "gptq":
-                    _solve(quantized, reference, stage, group, state, float_state, inputs)
-                else:
-                    unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
-                    optimize(unit, config, scale_lr, seed)
         state, float_state = run_stage(stage, quantized, state, inputs), target
         if progress:
             progress(index + 1, len(chain))
