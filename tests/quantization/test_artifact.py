@@ -122,7 +122,7 @@ def test_the_preprocessor_file_gives_the_pixels_of_the_model(base: Path, tiny_vi
 def test_the_card_names_scheme_exceptions_and_origin(base: Path) -> None:
     card = (base / "README.md").read_text()
     assert "tiny, W4A4" in card
-    assert r"| `image\.(patch_embed|stem\.conv1)` | W8A8 |" in card
+    assert r"| `image\.(patch_embed\|stem\.conv1)` | W8A8 |" in card
     assert "noise, 4 images" in card
 
 

@@ -177,7 +177,7 @@ def _layer_tensors(layer: QuantizedLayer) -> Iterator[tuple[str, Tensor]]:
     args = layer.weight_args
     codes, scale = layer.codes, layer.weight_scale
     if isinstance(layer, QuantizedEmbedding):
-        used = codes.any(1)
+        used = layer.used_rows()
         if not bool(used.all()):
             yield "token_ids", used.nonzero()[:, 0].to(torch.int32).cpu()
             codes, scale = codes[used], scale[used]

@@ -12,7 +12,7 @@ def model_card(clip: QuantizedCLIP) -> str:
     """Markdown that says what the artifact is, how it was made, and which layers do not follow the scheme."""
     recipe = clip.recipe
     calibration = recipe["calibration"]
-    exceptions = "\n".join(f"| `{p}` | {own} |" for p, own in recipe["overrides"].items()) or "| none | |"
+    exceptions = "\n".join(f"| `{_cell(p)}` | {own} |" for p, own in recipe["overrides"].items()) or "| none | |"
     images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
     rebuilt = recipe["reconstruction"]
     steps = f", {rebuilt['iterations']} steps a unit" if "iterations" in rebuilt else ""
@@ -46,3 +46,8 @@ clip = d4c.load_quantized("path/to/this/folder")
 
 The weights remain under the licence of the float model.
 """
+
+
+def _cell(text: str) -> str:
+    """Text that may stand in a Markdown table."""
+    return text.replace("|", "\\|")

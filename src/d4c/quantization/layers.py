@@ -103,6 +103,10 @@ class QuantizedLayer(nn.Module):
         self.codes.copy_(codes)
         self.weight.copy_(dequantize(self.codes.float(), self.weight_scale, self.weight_zero_point))
 
+    def stored_weights(self) -> int:
+        """How many codes an artifact holds for this layer."""
+        return self.codes.numel()
+
     def freeze(self) -> None:
         """Drop the float weights."""
         self.float_weight = None
@@ -127,6 +131,13 @@ class QuantizedEmbedding(QuantizedLayer):
     def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         scale = safe_scale(rows.abs().amax(1) / self.weight_args.qmax)
         return scale, torch.zeros_like(scale)
+
+    def used_rows(self) -> Tensor:
+        """Boolean [V] of the rows that are not all zero; the others are not stored."""
+        return self.codes.any(1)
+
+    def stored_weights(self) -> int:
+        return int(self.used_rows().sum()) * self.codes.shape[1]
 
     def forward(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.current_weight())

@@ -31,8 +31,8 @@ class QuantizedCLIP(CLIP):
         return {name: module for name, module in self.named_modules() if isinstance(module, QuantizedLayer)}
 
     def effective_bits(self) -> float:
-        """Mean bits a weight over everything that has a quantized weight, the token table included."""
-        counts = [(layer.codes.numel(), layer.weight_args.num_bits) for layer in self.layers().values()]
+        """Mean bits a weight over everything that has a quantized weight; of the token table, the rows in use."""
+        counts = [(layer.stored_weights(), layer.weight_args.num_bits) for layer in self.layers().values()]
         return sum(n * bits for n, bits in counts) / max(1, sum(n for n, _ in counts))
 
     def save_pretrained(self, folder: str | Path) -> None:
