@@ -67,10 +67,14 @@ def test_more_bits_are_nearer_to_float(demo_vit: CLIP, by_bits: dict[str, Quanti
     assert text_4 < text_6 < text_8
 
 
-def test_effective_bits_count_every_weight(by_bits: dict[str, QuantizedCLIP]) -> None:
+def test_effective_bits_count_every_weight_and_the_token_rows_in_use(
+    demo_vit: CLIP, by_bits: dict[str, QuantizedCLIP]
+) -> None:
     assert by_bits["W8A8"].effective_bits() == 8
     six = by_bits["W6A6"]
     sizes = {name: layer.codes.numel() for name, layer in six.layers().items()}
+    table = demo_vit.text.token_embedding.weight
+    sizes["text.token_embedding"] = int(table.any(1).sum()) * table.shape[1]
     eight = {"image.patch_embed", "image.projection", "text.projection", "text.token_embedding"}
     bits = sum(n * (8 if name in eight else 6) for name, n in sizes.items())
     assert six.effective_bits() == pytest.approx(bits / sum(sizes.values()))
