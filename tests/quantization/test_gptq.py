@@ -1,4 +1,4 @@
-"""GPTQ solves what it says: the ridge identity, and a smaller error than rounding to nearest."""
+"""GPTQ leaves a smaller error than rounding to nearest, and none in the mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization.affine import dequantize, quantize
-from d4c.quantization.gptq import DAMPING, gptq, solve
+from d4c.quantization.gptq import gptq, solve
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from d4c.quantization.scheme import QuantArgs
 
@@ -63,25 +63,6 @@ def test_without_correlation_it_is_rounding_to_nearest() -> None:
     assert torch.equal(codes, quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7))
 
 
-def test_the_cost_is_a_quadratic_around_the_ridge_solution() -> None:
-    """|QX - WX'|^2 + lambda |Q - W|^2 differs from tr((Q - W*) H (Q - W*)^T) by the same amount for every Q."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(50, 6, generator=generator, dtype=torch.float64)
-    wanted = x + 0.3 * torch.randn(50, 6, generator=generator, dtype=torch.float64)
-    weight = torch.randn(3, 6, generator=generator, dtype=torch.float64)
-    damping = 0.7
-    hessian = x.T @ x + damping * torch.eye(6, dtype=torch.float64)
-    target = (weight @ wanted.T @ x + damping * weight) @ hessian.inverse()
-
-    def gap(q: Tensor) -> Tensor:
-        literal = (q @ x.T - weight @ wanted.T).square().sum() + damping * (q - weight).square().sum()
-        return literal - ((q - target) @ hessian * (q - target)).sum()
-
-    candidates = torch.randn(5, 3, 6, generator=generator, dtype=torch.float64)
-    gaps = torch.stack([gap(q) for q in candidates])
-    torch.testing.assert_close(gaps, gaps[:1].expand(5))
-
-
 def calibrated(quantizer: ActivationQuantizer) -> ActivationQuantizer:
     quantizer.set_range(torch.tensor(8 / 255), torch.tensor(128.0))
     return quantizer
@@ -101,18 +82,20 @@ def test_solve_lowers_the_output_error_and_its_mean_vanishes(kind: str) -> None:
         layer = QuantizedConv2d(source, WEIGHTS, calibrated(ActivationQuantizer(INPUTS)))
     layer.calibrate_weight()
     with torch.no_grad():
-        before = (layer(x) - source(x)).square().mean()
-        solve([layer], x, x)
-        error = layer(x) - source(x)
+        wanted = source(layer.input_quantizer(x))
+        before = (layer(x) - wanted).square().mean()
+        solve([layer], x)
+        error = layer(x) - wanted
     assert error.square().mean() < before
     channel_mean = error.flatten(0, -2).mean(0) if kind == "linear" else error.mean((0, 2, 3))
-    assert channel_mean.abs().max() < 1e-4 * source(x).detach().abs().max()
+    assert channel_mean.abs().max() < 1e-4 * wanted.abs().max()
 
 
 def test_a_silent_input_keeps_the_weight() -> None:
     source = nn.Linear(6, 4, bias=False)
     layer = QuantizedLinear(source, QuantArgs(8, True, "channel"), calibrated(ActivationQuantizer(INPUTS)))
-    solve([layer], torch.zeros(20, 6), torch.zeros(20, 6))
+    layer.calibrate_weight()
+    solve([layer], torch.zeros(20, 6))
     assert (layer.weight - source.weight).abs().max() <= layer.weight_scale.max() / 2
 
 
@@ -125,5 +108,4 @@ def test_the_text_tower_comes_closer_to_float(demo_vit: CLIP) -> None:
     for kind in ("none", "gptq"):
         model = d4c.quantize(copy.copy(demo_vit), "W4A8", calibration, towers=("text",), reconstruction=kind)
         scores[kind] = torch.cosine_similarity(model.encode_text(tokens), reference).mean()
-    assert DAMPING > 0
     assert scores["gptq"] > scores["none"]

@@ -50,7 +50,7 @@ def reconstruct(
         whole = kind == "block" and stage.name != "text.head"
         for group in _shared_inputs(quantized, names):
             if kind == "gptq" or config.closed_form_start:
-                _solve(quantized, reference, stage, group, state, float_state, inputs)
+                _solve(quantized, stage, group, state, inputs)
             if kind != "gptq" and not whole:
                 unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
                 optimize(unit, config, scale_lr, seed)
@@ -102,16 +102,11 @@ def _layer_unit(
     )
 
 
-def _solve(
-    quantized: CLIP, reference: CLIP, stage: Stage, names: list[str], state: Tensor, float_state: Tensor, inputs: Tensor
-) -> None:
+def _solve(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, inputs: Tensor) -> None:
     layers = [_layer(quantized, name) for name in names]
     given = record_input(stage, quantized, layers[0], state, inputs)
-    wanted = record_input(stage, reference, reference.get_submodule(names[0]), float_state, inputs)
     live = _live(quantized, stage, inputs)
-    if live is not None and given.ndim == 3:
-        given, wanted = given[live], wanted[live]
-    solve(layers, given, wanted)
+    solve(layers, given if live is None or given.ndim != 3 else given[live])
 
 
 def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, target: Tensor, inputs: Tensor) -> Unit:
