@@ -1,6 +1,6 @@
 """Tables of means over seeds from what `calibration.py` measured.
 
-python benchmarks/calibration_table.py results/calibration.jsonl > results/calibration.md
+python benchmarks/calibration_table.py results/calibration_demo.jsonl > results/calibration_demo.md
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     reference = rows[0]["results"][data]["float_top1"]
     seeds = sorted({r["seed"] for r in rows})
     lines = [
-        f"Top-1 % on {SHORT[data]}, float {reference:.2f}; mean (lowest to highest) over {len(seeds)} seeds:",
+        f"Top-1 % on {SHORT[data]}, float {reference:.2f}; mean (lowest to highest), seeds {seeds}:",
         "",
         "| scheme | " + " | ".join(methods) + " |",
         "| --- |" + " --- |" * len(methods),
