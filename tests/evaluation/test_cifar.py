@@ -147,6 +147,15 @@ def test_known_names_in_unknown_roles_are_refused(tmp_path: Path, program: bytes
         read_inert(tmp_path / "batch")
 
 
+def test_a_shape_that_has_no_end_is_refused(tmp_path: Path) -> None:
+    """No message can hold tuples a thousand deep."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + b")" + b"\x85" * 5000
+    array += b"cnumpy\ndtype\nU\x02u1\x85R\x89U\x01atb"
+    (tmp_path / "batch").write_bytes(HEAD + array + b"s.")
+    with pytest.raises(DataError, match="odd shape"):
+        read_inert(tmp_path / "batch")
+
+
 @given(st.data())
 def test_a_damaged_pickle_gives_a_dictionary_or_one_sentence(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -168,6 +177,7 @@ def test_a_damaged_pickle_gives_a_dictionary_or_one_sentence(
         ({"labels": LABELS}, "no array 'data'"),
         ({"data": FLAT}, "no list 'labels'"),
         ({"data": FLAT, "labels": ["x"] * 3}, "no list 'labels'"),
+        ({"data": FLAT, "labels": [0, 1, 1 << 70]}, "no list 'labels'"),
         ({"data": FLAT, "labels": LABELS[:2]}, r"shape \(3, 3072\)"),
         ({"data": FLAT[:, :9], "labels": LABELS}, r"shape \(3, 9\)"),
         ({"data": FLAT.astype(np.float32), "labels": LABELS}, "pickle"),

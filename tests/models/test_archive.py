@@ -167,22 +167,28 @@ def test_hand_made_calls_are_refused(build: bytes, tmp_path: Path) -> None:
         read_archive(pickled(tmp_path / "x.pt", b"\x80\x02" + build))
 
 
-def tensor_program(numel: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
-    """A pickle {"x": tensor} with any window on storage 0."""
+class Storage:
+    def __init__(self, numel: int) -> None:
+        self.identity = ("storage", torch.FloatStorage, "0", "cpu", numel)
 
-    class Storage:
-        pass
 
-    class Window:
-        def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (Storage(), offset, size, stride, False, OrderedDict())
+class Window:
+    """A tensor with any window on storage 0."""
 
+    def __init__(self, numel: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        self.arguments = (Storage(numel), offset, size, stride, False, OrderedDict())
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+def tensor_program(**windows: Window) -> bytes:
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: object):
-            return ("storage", torch.FloatStorage, "0", "cpu", numel) if isinstance(value, Storage) else None
+            return value.identity if isinstance(value, Storage) else None
 
     stream = io.BytesIO()
-    Pickler(stream, 2).dump({"x": Window()})
+    Pickler(stream, 2).dump(windows)
     return stream.getvalue()
 
 
@@ -194,17 +200,40 @@ def tensor_program(numel: int, offset: int, size: tuple[int, ...], stride: tuple
         (3, 0, (100_000, 100_000), (0, 0)),
         (9, 0, (9,), (1,)),
         (3, -1, (2,), (1,)),
+        (3, 0, (0, 1 << 63), (1, 1)),
+        (3, 0, (1,) * 65, (1,) * 65),
     ],
-    ids=["behind the end", "strides behind the end", "expanded", "storage too short", "before the start"],
+    ids=[
+        "behind the end",
+        "strides behind the end",
+        "expanded",
+        "storage too short",
+        "before the start",
+        "huge",
+        "65 d",
+    ],
 )
 def test_windows_beyond_their_storage_are_refused(numel, offset, size, stride, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds a (tensor|storage)"):
-        read_archive(pickled(tmp_path / "x.pt", tensor_program(numel, offset, size, stride)))
+        read_archive(pickled(tmp_path / "x.pt", tensor_program(x=Window(numel, offset, size, stride))))
 
 
 def test_a_window_within_its_storage_is_read(tmp_path: Path) -> None:
-    back = read_archive(pickled(tmp_path / "x.pt", tensor_program(3, 1, (2,), (1,))))
+    back = read_archive(pickled(tmp_path / "x.pt", tensor_program(x=Window(3, 1, (2,), (1,)))))
     assert torch.equal(back["x"], torch.zeros(2))
+
+
+def test_one_storage_under_many_lengths_is_refused(tmp_path: Path) -> None:
+    """Each length would be a copy of its own."""
+    program = tensor_program(**{f"x{n}": Window(50_000 - n, 0, (1,), (1,)) for n in range(2)})
+    file = pickled(tmp_path / "x.pt", program)
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        read_archive(repacked(file, tmp_path / "y.pt", {"data/0": bytes(200_000)}))
+
+
+def test_a_name_that_makes_every_name_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a name of more than 1000 letters"):
+        read_archive(pickled(tmp_path / "x.pt", tensor_program(**{"x" * 1001: Window(3, 0, (1,), (1,))})))
 
 
 def test_compressed_archives_are_refused(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """CIFAR-10 and CIFAR-100 test sets as their authors distribute them, without torchvision and without unpickling.
 
-The binary version is plain bytes. The Python version is a pickle; it is read by an interpreter that knows dictionaries,
-lists, numbers, strings and numpy's byte arrays and calls nothing: any other content is refused.
+The binary version is plain bytes. The Python version is a pickle; it goes through `d4c.inert`, which runs nothing, with
+the few names that numpy's byte arrays need: any other content is refused.
 """
 
 from __future__ import annotations
 
-import pickletools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d4c.errors import DataError
+from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,171 +107,86 @@ def read_binary(path: Path, header: int) -> tuple[NDArray[np.uint8], NDArray[np.
 def read_python(path: Path, label_key: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     batch = read_inert(path)
     data, labels = batch.get("data"), batch.get(label_key)
-    if not isinstance(data, ByteArray) or not isinstance(labels, list) or not all(type(n) is int for n in labels):
+    if not isinstance(data, ByteArray) or not isinstance(labels, list) or not all(map(is_label, labels)):
         raise DataError(f"{path} has no array 'data' or no list '{label_key}' of integers; unpack the archive again.")
-    if data.shape != (len(labels), PIXELS) or len(data.raw) != len(labels) * PIXELS:
+    # Characters that are no bytes are left out, which the number of bytes tells.
+    raw = data.raw.encode("latin-1", "ignore") if isinstance(data.raw, str) else data.raw
+    if data.shape != (len(labels), PIXELS) or len(raw) != len(labels) * PIXELS:
         raise DataError(
-            f"{path}: 'data' has shape {data.shape} in {len(data.raw)} bytes, expected ({len(labels)}, {PIXELS}); "
+            f"{path}: 'data' has shape {data.shape} in {len(raw)} bytes, expected ({len(labels)}, {PIXELS}); "
             "unpack the archive again."
         )
-    return np.frombuffer(data.raw, np.uint8).reshape(data.shape), np.array(labels, np.int64)
+    return np.frombuffer(raw, np.uint8).reshape(data.shape), np.array(labels, np.int64)
+
+
+def is_label(value: Any) -> bool:
+    """Whether the binary version, with its one byte for a label, could hold it."""
+    return type(value) is int and 0 <= value < 256
 
 
 def string_list(path: Path, key: str) -> list[str]:
     names = read_inert(present(path)).get(key)
-    if not isinstance(names, list) or not all(isinstance(name, (str, bytes)) for name in names):
+    if not isinstance(names, list) or len(names) > 100 or not all(isinstance(name, (str, bytes)) for name in names):
         raise DataError(f"{path} has no list '{key}' of class names; unpack the archive again.")
     return [name.decode("latin-1") if isinstance(name, bytes) else name for name in names]
 
 
-class ByteArray:
+class ByteArray(Stateful):
     """What a pickle says about a numpy array of uint8, filled in when its state arrives."""
 
     shape: tuple[Any, ...] = ()
-    raw: bytes = b""
+    raw: str | bytes = b""
+
+    def set_state(self, state: Any) -> None:
+        """(version, shape, dtype, Fortran order, bytes)"""
+        _, shape, kind, fortran, raw = state
+        if not isinstance(kind, Uint8) or fortran or not isinstance(raw, str | bytes):
+            raise ValueError("an array that is not of bytes in C order")
+        if not isinstance(shape, tuple) or len(shape) > 64 or not all(type(n) is int for n in shape):
+            raise ValueError("an array with an odd shape")
+        self.shape, self.raw = shape, raw
 
 
-@dataclass(frozen=True)
-class Global:
-    """The name of something a pickle would import; here it is never looked up."""
-
-    name: str
+class Uint8(Stateful):
+    """numpy's dtype of bytes; its state says nothing new."""
 
 
-class Mark:
-    """Where a group of stack items begins."""
+def dtype(code: Any, *_: Any) -> Uint8:
+    if code != "u1":
+        raise Refused("numbers other than bytes")
+    return Uint8()
 
 
-ARRAYS = {f"{package}.multiarray _reconstruct" for package in ("numpy.core", "numpy._core")}
-KNOWN = ARRAYS | {"numpy ndarray", "numpy dtype", "_codecs encode"}
-PUSH = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "INT"),
-    *("SHORT_BINSTRING", "BINSTRING", "SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
+def latin1(text: Any, codec: Any) -> str:
+    """How Python 3 writes bytes in protocol 2; they stay text until it is known which of them are needed."""
+    if codec != "latin1" or not isinstance(text, str):
+        raise Refused("a codec other than latin1")
+    return text
+
+
+GLOBALS = {
+    "numpy.core.multiarray._reconstruct": Rebuild(lambda *_: ByteArray()),
+    "numpy._core.multiarray._reconstruct": Rebuild(lambda *_: ByteArray()),
+    "numpy.ndarray": ByteArray,  # an argument of _reconstruct, never called
+    "numpy.dtype": Rebuild(dtype),
+    "_codecs.encode": Rebuild(latin1),
 }
-CONSTANT = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def read_inert(path: Path) -> dict[str, Any]:
-    """The dictionary that a pickle of plain data holds, with text keys; Python 2's strings become latin-1 text.
+def read_inert(path: Path) -> dict[Any, Any]:
+    """The dictionary that a pickle of plain data holds; bytes as keys and Python 2's strings become latin-1 text.
 
     Raises DataError for a damaged pickle and for one that asks for anything but numpy's byte arrays.
     """
     try:
-        found = Machine().run(path.read_bytes())
+        found = load(path.read_bytes(), GLOBALS)
     except Refused as error:
         raise DataError(
             f"{path} is a pickle that contains {error}, expected only CIFAR's dictionaries, lists and byte arrays; "
             "nothing was run, get the binary version of the dataset instead."
         ) from None
-    # An interpreter of a damaged program meets short stacks, wrong types and unreadable numbers.
-    except (ValueError, LookupError, TypeError, AttributeError, UnicodeError) as error:
+    except Damaged as error:
         raise DataError(f"{path} is a damaged pickle ({error}); unpack the archive again.") from None
     if not isinstance(found, dict):
         raise DataError(f"{path} holds {type(found).__name__}, expected a dictionary; unpack the archive again.")
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in found.items()}
-
-
-class Refused(Exception):
-    """A pickle wants more than data."""
-
-
-class Machine:
-    """A stack machine for the opcodes that plain data is written with, in pickle protocols 2 to 4."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def run(self, program: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(program):
-            self.step(opcode.name, argument)
-        (result,) = self.stack
-        return result
-
-    def step(self, name: str, argument: Any) -> None:
-        stack = self.stack
-        if name in PUSH:
-            stack.append(argument)
-        elif name in CONSTANT:
-            stack.append(CONSTANT[name])
-        elif name == "MARK":
-            stack.append(Mark())
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name == "EMPTY_TUPLE":
-            stack.append(())
-        elif name in TUPLES:
-            stack.append(tuple([stack.pop() for _ in range(TUPLES[name])][::-1]))
-        elif name == "TUPLE":
-            stack.append(tuple(self.group()))
-        elif name == "APPEND":
-            self.extend([stack.pop()])
-        elif name == "APPENDS":
-            self.extend(self.group())
-        elif name in ("SETITEM", "SETITEMS"):
-            self.set_items([stack.pop(), stack.pop()][::-1] if name == "SETITEM" else self.group())
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self.memo[len(self.memo) if argument is None else argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name == "GLOBAL":
-            stack.append(known(argument))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(known(f"{module} {attribute}"))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(inert_call(function, arguments))
-        elif name == "BUILD":
-            self.build(stack.pop())
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            raise Refused(f"the instruction {name}")
-
-    def group(self) -> list[Any]:
-        """Take the items above the last mark, and the mark."""
-        items = []
-        while not isinstance(item := self.stack.pop(), Mark):
-            items.append(item)
-        return items[::-1]
-
-    def extend(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
-            raise TypeError("items for something that is no list")
-        self.stack[-1].extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, (str, bytes)) for key in items[::2]):
-            raise TypeError("keys that are no text, or no dictionary for them")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
-
-    def build(self, state: Any) -> None:
-        """The state of an array: (version, shape, dtype, Fortran order, bytes); that of a dtype says nothing new."""
-        target = self.stack[-1]
-        if isinstance(target, ByteArray):
-            _, target.shape, kind, fortran, raw = state
-            if kind != "u1" or fortran or not isinstance(raw, (str, bytes)):
-                raise ValueError("an array that is not of bytes in C order")
-            target.raw = raw.encode("latin-1") if isinstance(raw, str) else raw
-        elif target != "u1":
-            raise Refused("an object that sets its own state")
-
-
-def known(name: str) -> Global:
-    if name not in KNOWN:
-        raise Refused(f"a reference to {name.replace(' ', '.')}")
-    return Global(name)
-
-
-def inert_call(function: Any, arguments: Any) -> Any:
-    """What the four known functions would return, as plain data: an empty array, "u1", or the encoded bytes."""
-    name = function.name if isinstance(function, Global) else None
-    if name in ARRAYS:
-        return ByteArray()
-    if name == "numpy dtype" and arguments[0] == "u1":
-        return "u1"
-    if name == "_codecs encode" and arguments[1:] == ("latin1",):
-        return arguments[0].encode("latin-1")
-    raise Refused("a call that no array of bytes needs")
