@@ -3,7 +3,7 @@
 The published search tries 100 widths, i/100 of max - min, with every zero point: 25,600 passes over the data at
 8 bits. `search` finds the same optimum in about one hundred passes. For one width the rounding error does
 not depend on the zero point; only the clipping error does, through G(t), the sum of |x - t|^p beyond an edge t.
-G is convex, so tangents and chords of a table of G bound every candidate from below, and only the candidates with
+G is convex, so tangents at a table of G bound every candidate from below, and only the candidates with
 the smallest bounds are evaluated exactly. Nothing is read back to the host.
 """
 
