@@ -151,7 +151,7 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 PRESETS: dict[str, SynthesisConfig] = {
     "paper": SynthesisConfig(),
-    # A sixth of the iterations of "paper": no prompt comes twice, and the start already has the spectrum of photographs.
+    # A sixth of the iterations of "paper": no prompt comes twice, and the start has the spectrum of photographs.
     # The loss ends higher than that of "paper"; accuracy after quantization has not been compared. Of "bns" and "pse",
     # "set" and "psaq" are the complete forms.
     "default": SynthesisConfig(targets="even", start="pink", iterations=500, statistics="set", pse_form="psaq"),
