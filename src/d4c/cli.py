@@ -19,6 +19,7 @@ from d4c.errors import D4CError
 
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Metrics
+    from d4c.inspection.report import Inspection
     from d4c.models.clip import CLIP
     from d4c.run import Progress as Report
     from d4c.run import RunResult
@@ -203,6 +204,33 @@ def evaluate(
         Console().print(table)
 
 
+@app.command()
+def inspect(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that synthesize wrote.")],
+    model: Annotated[str | None, typer.Option(help="As elsewhere; default: the embedded model of the images.")] = None,
+    real: Annotated[str | None, typer.Option(help="Real images to compare with, as --dataset elsewhere.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write inspection.json and the figures to.")
+    ] = None,
+    pretrained: Pretrained = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain images by numbers and figures, beside noise, dead leaves and real images: prompts, structure, ranges."""
+    from d4c.inspection.inspect import inspect_folders
+
+    with _progress("inspect") as progress:
+        found = inspect_folders(
+            folders, model, real, output, pretrained=pretrained, device=_device(device), seed=seed, progress=progress
+        )
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+        return
+    _print_inspection(found)
+    print(f"written to {output}" if output else "-o DIR writes all numbers and figures")
+
+
 def _device(asked: str | None) -> str:
     import torch
 
@@ -264,3 +292,30 @@ def _print_run(result: RunResult, scheme: str) -> None:
     print(f"artifact: {result.folder / 'artifact'}")
     sheet = result.folder / "synthesis" / "contact_sheet.png"
     print(f"contact sheet: {sheet}")
+
+
+def _print_inspection(found: Inspection) -> None:
+    rows = found.summary()
+    chance = rows[found.reference]["expected_prompts"]
+    lines: dict[str, tuple[str, float, str]] = {
+        f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
+        "recognised targets, %": ("recognised", 100, ".0f"),
+        "KL from uniform, nats": ("kl", 1, ".2f"),
+        "foreground-background contrast": ("fg_bg_contrast", 1, ".3f"),
+        "foreground-background variance": ("fg_bg_variance", 1, ".4f"),
+        "patch similarity entropy, nats": ("entropy", 1, ".2f"),
+        "spectral slope (photographs -2)": ("slope", 1, ".1f"),
+        f"1-NN tells it from {found.reference}, %": ("nearest_neighbour", 100, ".0f"),
+        "range width, median layer": ("width", 1, ".2f"),
+        "range overlap, median layer": ("overlap", 1, ".2f"),
+        "range overlap, worst layer": ("worst_overlap", 1, ".2f"),
+    }
+    table = Table(title=f"{found.images} images of each set, {found.model}; ranges relative to {found.reference}")
+    table.add_column("")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for title, (key, factor, form) in lines.items():
+        table.add_row(title, *("" if row[key] is None else f"{factor * row[key]:{form}}" for row in rows.values()))
+    Console().print(table)
+    for name, report in found.sets.items():
+        print(f"{name}: {report.source}")

@@ -1,0 +1,43 @@
+"""Image embeddings of a set of images, which every comparison in embedding space starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from d4c.errors import DataError
+from d4c.evaluation.zeroshot import Encoder, to_device
+
+BATCH = 32
+"""Images that go through a tower at once."""
+
+
+@torch.no_grad()
+def unit_features(model: Encoder, pixels: Tensor) -> Tensor:
+    """Image embeddings [N, D] of unit length, float32 on the CPU, of normalised pixels [N, 3, S, S].
+
+    Raises DataError if one of them is not finite.
+    """
+    parts = [model.encode_image(to_device(model, part)).float().cpu() for part in pixels.split(BATCH)]
+    features = F.normalize(torch.cat(parts), dim=-1)
+    broken = int((~features.isfinite().all(1)).sum())
+    if broken:
+        raise DataError(
+            f"{broken} of {len(features)} image embeddings are not finite numbers; use an undamaged checkpoint."
+        )
+    return features
+
+
+@contextmanager
+def removed_after(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks when the block ends, however it ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
