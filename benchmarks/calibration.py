@@ -77,10 +77,7 @@ class Bench:
             if method == "real":
                 made = real_images(clip, self.args.real, PRESETS[self.args.preset].images, seed)
             else:
-                # TF32 products, as fast as bf16 autocast on these small towers and closer to float32.
-                torch.backends.cuda.matmul.allow_tf32 = True
-                made = d4c.synthesize(clip, method, self.args.preset, seed=seed)
-                torch.backends.cuda.matmul.allow_tf32 = False
+                made = d4c.synthesize(clip, method, self.args.preset, seed=seed, precision=self.args.precision)
             made.save(folder)
         return CalibrationSet.load(folder)
 
@@ -136,6 +133,7 @@ def measure(bench: Bench, cell: dict[str, object]) -> dict[str, object]:
     return {
         **cell,
         "quantize_seconds": round(seconds, 2),
+        "synthesis_precision": calibration.provenance.get("precision"),
         "synthesis_seconds": calibration.provenance.get("seconds"),
         "device": torch.cuda.get_device_name() if clip.device.type == "cuda" else "cpu",
         "versions": {"d4c": d4c.__version__, "torch": torch.__version__},
@@ -157,6 +155,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="of the synthesis")
+    parser.add_argument("--precision", choices=("auto", "float32", "bf16"), default="auto", help="of the synthesis")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=1e9)
     args = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,19 +110,37 @@ def synthesize(
     preset: Preset = "default",
     images: Annotated[int | None, typer.Option(help="How many images; default by preset.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimisation steps; default by preset.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images at once, in whole groups of 16; default all.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts: a .txt or .json file.")] = None,
     pretrained: Pretrained = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make calibration images from nothing but the model."""
-    clip = d4c.load(model, pretrained, device=_device(device))
-    with _progress(f"synthesize {method}") as progress:
-        made = d4c.synthesize(
-            clip, method, preset, images=images, iterations=iterations, prompts=prompts, seed=seed, progress=progress
-        )
-    made.save(output)
+    """Make calibration images from nothing but the model; goes on where it was stopped, shared out under torchrun."""
+    from d4c.synthesis.checkpoint import remove_checkpoints
+    from d4c.synthesis.shards import workers
+
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    with workers(_device(device)) as (own_device, writes):
+        clip = d4c.load(model, pretrained, device=own_device)
+        with _progress(f"synthesize {method}") if writes else nullcontext() as progress:
+            made = d4c.synthesize(
+                clip,
+                method,
+                preset,
+                images=images,
+                iterations=iterations,
+                batch=batch,
+                prompts=prompts,
+                seed=seed,
+                progress=progress,
+                checkpoint=unfinished,
+            )
+        if not writes:
+            return
+        made.save(output)
+        remove_checkpoints(unfinished)
     if as_json:
         print(json.dumps(made.provenance, indent=2))
     else:

@@ -27,6 +27,7 @@ from d4c.quantization.artifact import load_quantized
 from d4c.quantization.quantize import Reconstruction, quantize
 from d4c.quantization.scheme import Scheme, Track
 from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.checkpoint import remove_checkpoints
 from d4c.synthesis.config import resolve_config
 from d4c.synthesis.synthesizer import synthesize
 
@@ -160,10 +161,14 @@ def _check_settings(config: RunConfig) -> None:
 def _synthesis(clip: CLIP, folder: Path, key: dict[str, Any], report: Reporter) -> None:
     if is_done(folder, key):
         return
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     with stage_folder(folder, key) as new:
         with report(f"synthesize {key['method']}") as progress:
-            made = synthesize(clip, key["method"], key["preset"], seed=key["seed"], progress=progress)
+            made = synthesize(
+                clip, key["method"], key["preset"], seed=key["seed"], progress=progress, checkpoint=unfinished
+            )
         made.save(new)
+    remove_checkpoints(unfinished)
 
 
 def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], report: Reporter) -> None:

@@ -14,10 +14,11 @@ from torch import Tensor
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.synthesis.config import SynthesisConfig
+from d4c.synthesis.loop import evaluate_step, image_losses
 from d4c.synthesis.optimizer import CoastingAdam
 from d4c.synthesis.setup import prepare
-from d4c.synthesis.synthesizer import evaluate_step, image_losses, ready
 from d4c.synthesis.views import draw_step
+from d4c.synthesis.working import working_copy
 
 TINY = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TextConfig(64, 1, 1, 32, context_length=12))
 Gradient = Callable[[Tensor, int, slice], Tensor]
@@ -41,23 +42,25 @@ def literal(start: Tensor, group_size: int, iterations: int, lr: float, gradient
 @pytest.mark.parametrize("method", ["pgsi", "d4c", "pse"])
 def test_all_groups_at_once_equal_the_published_loop(method: str, images: int, group_size: int) -> None:
     config = SynthesisConfig(method=method, images=images, group_size=group_size, iterations=4, lr=0.05)
-    with ready(CLIP(TINY), None) as clip:
-        setup, start, generator = prepare(clip, config, ["a cat", "a dog", "a car"], seed=1)
-        clip.double()
-        draws = [draw_step(images, clip.image_size, config, generator) for _ in range(config.iterations)]
-        setup = replace(setup, texts=setup.texts.double())
-        start = start.double()
+    clip = working_copy(CLIP(TINY), None)
+    setup, start, generator = prepare(clip, config, ["a cat", "a dog", "a car"], seed=1)
+    clip.double()
+    draws = [draw_step(images, clip.image_size, config, generator) for _ in range(config.iterations)]
+    setup = replace(setup, texts=setup.texts.double())
+    start = start.double()
 
-        def gradient(current: Tensor, i: int, rows: slice) -> Tensor:
-            part = current[rows].clone().requires_grad_()
-            loss = image_losses(clip, config, setup[rows], part, draws[i][rows]).mean()
-            return torch.autograd.grad(loss, part)[0]
+    def gradient(current: Tensor, i: int, rows: slice) -> Tensor:
+        part = current[rows].clone().requires_grad_()
+        loss = image_losses(clip, config, setup[rows], part, draws[i][rows]).mean()
+        return torch.autograd.grad(loss, part)[0]
 
-        ours = start.clone()
-        adam = CoastingAdam(ours, setup.group, config.iterations, config.lr)
-        for i in range(config.iterations):
-            adam.step(evaluate_step(clip, config, setup, ours, draws[i])[1])
-        theirs = literal(start, group_size, config.iterations, config.lr, gradient)
+    ours = start.clone()
+    adam = CoastingAdam(
+        ours, setup.group, images // group_size + (images % group_size > 0), config.iterations, config.lr
+    )
+    for i in range(config.iterations):
+        adam.step(evaluate_step(clip, config, setup, ours, draws[i])[1])
+    theirs = literal(start, group_size, config.iterations, config.lr, gradient)
     assert (theirs - start).abs().max() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # Adam magnifies the rounding of tiny gradients
 
@@ -72,7 +75,7 @@ def test_equals_the_published_loop_for_any_number_of_groups(
     start = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     curvature = torch.randn(iterations, n, 3, generator=generator, dtype=torch.float64)
     ours = start.clone()
-    adam = CoastingAdam(ours, torch.arange(n) // group_size, iterations, lr)
+    adam = CoastingAdam(ours, torch.arange(n) // group_size, groups, iterations, lr)
     for i in range(iterations):
         adam.step(curvature[i] * ours)
     theirs = literal(start, group_size, iterations, lr, lambda x, i, rows: curvature[i, rows] * x[rows])
@@ -85,8 +88,8 @@ def test_coasting_moves_an_image_about_2_8_times_as_far() -> None:
     gradients = torch.randn(600, 1, 2000, generator=generator, dtype=torch.float64)
     shared = torch.zeros(8, 2000, dtype=torch.float64)
     alone = torch.zeros(8, 2000, dtype=torch.float64)
-    together = CoastingAdam(shared, torch.arange(8), 600, 0.01)
-    single = CoastingAdam(alone, torch.zeros(8, dtype=torch.long), 600, 0.01)
+    together = CoastingAdam(shared, torch.arange(8), 8, 600, 0.01)
+    single = CoastingAdam(alone, torch.zeros(8, dtype=torch.long), 1, 600, 0.01)
     for gradient in gradients:
         together.step(gradient.expand(8, -1))
         single.step(gradient.expand(8, -1))
@@ -95,7 +98,7 @@ def test_coasting_moves_an_image_about_2_8_times_as_far() -> None:
 
 def test_a_pixel_without_gradient_stays() -> None:
     images = torch.ones(2, 3)
-    adam = CoastingAdam(images, torch.tensor([0, 1]), 3, 0.1)
+    adam = CoastingAdam(images, torch.tensor([0, 1]), 2, 3, 0.1)
     for _ in range(3):
         adam.step(torch.tensor([[0.0, 1.0, -1.0]]).expand(2, -1))
     assert torch.equal(images[:, 0], torch.ones(2))

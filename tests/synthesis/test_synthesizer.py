@@ -16,9 +16,11 @@ from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.identity import model_hash
 from d4c.synthesis.config import CONTRASTIVE, MODEL_FREE, OPTIMISED, SynthesisConfig
+from d4c.synthesis.loop import evaluate_step
 from d4c.synthesis.setup import draw_targets, prepare
-from d4c.synthesis.synthesizer import evaluate_step, ready, synthesize
+from d4c.synthesis.synthesizer import synthesize
 from d4c.synthesis.views import draw_step
+from d4c.synthesis.working import working_copy
 
 TEXT = TextConfig(64, 1, 1, 32, context_length=12)
 VIT = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TEXT)
@@ -73,15 +75,15 @@ def test_cutting_the_set_into_batches_changes_no_image(tiny: CLIP, method: str, 
 @fitting(FITTING)
 def test_gradients_of_all_groups_are_those_of_each_groups_mean_loss(tiny: CLIP, method: str) -> None:
     config = SynthesisConfig(method=method, images=5, group_size=2)
-    with ready(tiny, None) as clip:
-        setup, images, generator = prepare(clip, config, NAMES, seed=0)
-        draws = draw_step(5, clip.image_size, config, generator)
-        _, gradient = evaluate_step(clip, config, setup, images, draws)
-        for begin in (0, 2, 4):
-            rows = slice(begin, begin + 2)
-            alone = SynthesisConfig(method=method, images=len(images[rows]), group_size=2)
-            _, own = evaluate_step(clip, alone, setup[rows], images[rows], draws[rows])
-            torch.testing.assert_close(gradient[rows], own, rtol=1e-3, atol=1e-6)
+    clip = working_copy(tiny, None)
+    setup, images, generator = prepare(clip, config, NAMES, seed=0)
+    draws = draw_step(5, clip.image_size, config, generator)
+    _, gradient = evaluate_step(clip, config, setup, images, draws)
+    for begin in (0, 2, 4):
+        rows = slice(begin, begin + 2)
+        alone = SynthesisConfig(method=method, images=len(images[rows]), group_size=2)
+        _, own = evaluate_step(clip, alone, setup[rows], images[rows], draws[rows])
+        torch.testing.assert_close(gradient[rows], own, rtol=1e-3, atol=1e-6)
 
 
 @fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in MODEL_FREE)])

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from d4c.graphs import Repeated
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.rounding import SoftRounding
 
@@ -167,22 +168,7 @@ class _Loop:
         self.step_index += 1
 
     def run(self) -> None:
-        """All steps; on a GPU one step is captured as a graph, since launches would take longer than the work."""
-        steps = self.config.iterations
-        if self.device.type != "cuda":
-            for _ in range(steps):
-                self.step()
-            return
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        eager = min(steps, 3)
-        with torch.cuda.stream(stream):
-            for _ in range(eager):
-                self.step()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        if steps > eager:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.step()
-            for _ in range(steps - eager):
-                graph.replay()
+        """All steps."""
+        repeat = Repeated(self.step, self.device)
+        for _ in range(self.config.iterations):
+            repeat()

@@ -27,6 +27,9 @@ MODEL_FREE = ("noise", "pink", "leaves")
 """The methods that ask nothing of the model but its image size, mean and std."""
 
 
+Precision = Literal["float32", "bf16", "auto"]
+
+
 @dataclass(frozen=True)
 class SynthesisConfig:
     """Every setting of the synthesis; the defaults are the published ones.
@@ -71,8 +74,9 @@ class SynthesisConfig:
     norm of 2,750 over 4 directions and 32 images."""
     jitter: float = 15 / 224
     """Largest shift in "psaq"."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """What the image tower computes in; images, loss and optimizer are float32 in any case."""
+    precision: Precision = "float32"
+    """What the image tower computes in, "auto" meaning bf16 on a GPU that has it and float32 elsewhere; images, loss
+    and optimizer are float32 in any case."""
     batch: int | None = None
     """Images that go through the tower at once, in whole groups, to save memory; None means all. Changes no image."""
 
@@ -116,8 +120,9 @@ class SynthesisConfig:
             self.expect(name, getattr(self, name) >= 0, "at least 0")
         for name in ("flip_p", "blur_p", "erase_p", "erase_side", "jitter"):
             self.expect(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
-        for name in ("scale", "brightness", "contrast", "saturation"):
+        for name in ("brightness", "contrast", "saturation"):
             self.expect(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        self.expect("scale", 0 <= self.scale <= 0.9, "from 0 to 0.9")
         self.expect("area_min", 0 < self.area_min <= self.area_max, "more than 0 and at most area_max")
         self.expect("area_max", self.area_max < 1, "less than 1")
         whole = self.batch is None or (self.batch >= 1 and self.batch % self.group_size == 0)
@@ -154,10 +159,19 @@ PRESETS: dict[str, SynthesisConfig] = {
     # A sixth of the iterations of "paper": no prompt comes twice, and the start has the spectrum of photographs.
     # The loss ends higher than that of "paper"; accuracy after quantization has not been compared. Of "bns" and "pse",
     # "set" and "psaq" are the complete forms.
-    "default": SynthesisConfig(targets="even", start="pink", iterations=500, statistics="set", pse_form="psaq"),
+    "default": SynthesisConfig(
+        targets="even", start="pink", iterations=500, statistics="set", pse_form="psaq", precision="auto"
+    ),
     # About a minute for "demo-vit" on two CPU cores.
     "quick": SynthesisConfig(
-        targets="even", start="pink", images=64, iterations=48, lr=0.06, statistics="set", pse_form="psaq"
+        targets="even",
+        start="pink",
+        images=64,
+        iterations=48,
+        lr=0.06,
+        statistics="set",
+        pse_form="psaq",
+        precision="auto",
     ),
 }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d4c.graphs import fused
 from d4c.models.clip import CLIP
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.encode import encode
+from d4c.synthesis.encode import encode, tower_dtype
 from d4c.synthesis.objectives import prompt_loss, total_variation
 from d4c.synthesis.setup import Setup
-from d4c.synthesis.views import Draws, background, crop, perturb
+from d4c.synthesis.views import Draws, Windows, background, crop, perturb
 
 
 def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
@@ -19,14 +20,24 @@ def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images
     As published, total variation is that of the image itself, except in "pgsi+pae", where it is that of the
     perturbed image.
     """
-    shown = images if setup.boxes is None else crop(images, setup.boxes)
-    if draws.perturbation is not None:
-        shown = perturb(shown, draws.perturbation)
-    views = [shown]
-    if setup.boxes is not None and draws.noise is not None:
-        views.append(background(images, setup.boxes, config.background_noise * draws.noise))
-    features, *backgrounds = encode(clip, torch.cat(views), config).split(len(images))
+    views, smooth = show(images, setup.window, draws, config, tower_dtype(clip))
+    features, *backgrounds = encode(clip, views).split(len(images))
     negatives = backgrounds[0] if backgrounds else None
     contrast = prompt_loss(features, setup.texts, setup.targets, config.temperature, negatives, setup.group)
-    smooth = shown if config.method == "pgsi+pae" else images
-    return contrast + config.tv_weight * total_variation(smooth)
+    return contrast + config.tv_weight * smooth
+
+
+@fused
+def show(
+    images: Tensor, window: Windows | None, draws: Draws, config: SynthesisConfig, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """What the tower is shown, foregrounds [N, 3, S, S] and then backgrounds if there are any, and smoothness [N]."""
+    shown = images.to(dtype)
+    views = []
+    if window is not None and draws.noise is not None:
+        views.append(background(shown, window, config.background_noise * draws.noise))
+        shown = crop(shown, window)
+    if draws.perturbation is not None:
+        shown = perturb(shown, draws.perturbation)
+    smooth = total_variation(shown.to(images.dtype) if config.method == "pgsi+pae" else images)
+    return torch.cat([shown, *views]), smooth

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
-from d4c.synthesis.config import SynthesisConfig
 
 
-def encode(clip: CLIP, pixels: Tensor, config: SynthesisConfig) -> Tensor:
-    """Image embeddings in the type of the pixels, computed in the configured precision."""
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        return clip.encode_image(pixels).to(pixels.dtype)
+def tower_dtype(clip: CLIP) -> torch.dtype:
+    """What the image tower computes in."""
+    return next(clip.image.parameters()).dtype
 
 
-def encode_and_record(
-    clip: CLIP, pixels: Tensor, config: SynthesisConfig, layers: Sequence[nn.Module]
-) -> tuple[Tensor, list[Tensor]]:
+def encode(clip: CLIP, pixels: Tensor) -> Tensor:
+    """Image embeddings, float32 unless the tower is of a finer type, computed in the type of the tower."""
+    features = clip.encode_image(pixels.to(tower_dtype(clip)))
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
+def encode_and_record(clip: CLIP, pixels: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor]]:
     """Embeddings as `encode` gives them, and what enters each layer, in the order of `layers` and with gradients."""
     found: dict[nn.Module, Tensor] = {}
 
@@ -29,7 +31,7 @@ def encode_and_record(
 
     handles = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
-        features = encode(clip, pixels, config)
+        features = encode(clip, pixels)
     finally:
         for handle in handles:
             handle.remove()

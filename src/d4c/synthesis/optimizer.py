@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d4c.graphs import fused
+
 
 class CoastingAdam:
     """One Adam over all images that steps once a group, each time with a zero gradient for the other groups.
@@ -16,42 +18,54 @@ class CoastingAdam:
     groups at once, each at its own phase, is exact: `step` applies every group's real step and the coasting up to
     its next turn element by element. At the end all groups stop at the same shared step.
 
-    With one group this is plain Adam (Kingma and Ba 2015) with the usual constants.
+    With one group this is plain Adam (Kingma and Ba 2015) with the usual constants. The step count lives on the
+    device, so that a step can be captured as a graph.
     """
 
-    def __init__(self, images: Tensor, group: Tensor, iterations: int, lr: float) -> None:
-        """`images` [N, ...] is updated in place; `group` int64 [N] holds each image's group, 0 to G - 1."""
-        self.images, self.group, self.lr = images, group.to("cpu", torch.float64), lr
-        self.groups = int(group.max()) + 1
-        self.total = iterations * self.groups
+    def __init__(self, images: Tensor, group: Tensor, groups: int, iterations: int, lr: float) -> None:
+        """`images` [N, ...] is updated in place; `group` int64 [N] holds each image's group, 0 to `groups` - 1."""
+        self.images, self.group, self.groups, self.lr = images, group, groups, lr
+        self.total = iterations * groups
         self.beta1, self.beta2, self.eps = 0.9, 0.999, 1e-8
         self.m = torch.zeros_like(images)
         self.v = torch.zeros_like(images)
-        self.iteration = 0
+        self.iteration = torch.zeros((), dtype=torch.int64, device=images.device)
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> None:
         """Take the real step of every image along its gradient [N, ...], then its coasting steps."""
-        self.m.lerp_(gradient, 1 - self.beta1)
-        self.v.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        root = self.v.sqrt()
-        rates, shrinks = self.factors()
-        for rate, shrink in zip(rates, shrinks, strict=True):
-            self.images.addcdiv_(self.m * rate, root * shrink + self.eps, value=-1)
-        self.m.mul_(self.beta1 ** (self.groups - 1))
-        self.v.mul_(self.beta2 ** (self.groups - 1))
+        rates, eps = self.factors()
+        betas = self.beta1, self.beta2
+        coast(self.images, self.m, self.v, gradient, rates, eps, betas)
         self.iteration += 1
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Per step from an image's real one to its last idle one, and per image, both [G, N, 1, ...].
+        """What one step of the shared Adam multiplies m with and adds to sqrt(v), for each of G steps, [G, N, 1, ...].
 
         Adam moves by lr m' / (1 - beta1^t) / (sqrt(v' / (1 - beta2^t)) + eps) where, k steps behind the real one,
-        m' = beta1^k m and v' = beta2^k v: the first result is the factor of m, the second that of sqrt(v).
+        m' = beta1^k m and v' = beta2^k v. Divided by the factor of sqrt(v) this is rate m / (sqrt(v) + eps').
         """
-        idle = torch.arange(self.groups, dtype=torch.float64)[:, None]
+        idle = torch.arange(self.groups, dtype=torch.float64, device=self.group.device)[:, None]
         t = self.iteration * self.groups + self.group + 1 + idle
-        rate = self.lr * self.beta1**idle / (1 - self.beta1**t) * (t <= self.total)
         shrink = (self.beta2**idle / (1 - self.beta2**t)).sqrt()
-        both = torch.stack([rate, shrink]).to(self.images.dtype).to(self.images.device, non_blocking=True)
-        shaped = both.view(2, *t.shape, *[1] * (self.images.dim() - 1))
-        return shaped[0], shaped[1]
+        rate = self.lr * self.beta1**idle / (1 - self.beta1**t) / shrink * (t <= self.total)
+        shape = (*t.shape, *[1] * (self.images.dim() - 1))
+        rates, eps = (factor.to(self.images.dtype).view(shape) for factor in (rate, self.eps / shrink))
+        return rates, eps
+
+
+@fused
+def coast(
+    images: Tensor, m: Tensor, v: Tensor, gradient: Tensor, rates: Tensor, eps: Tensor, betas: tuple[float, float]
+) -> None:
+    """Update images and moments in place: one real step and G - 1 idle ones, whose factors are [G, N, 1, ...]."""
+    beta1, beta2 = betas
+    m.lerp_(gradient, 1 - beta1)
+    v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    root = v.sqrt()
+    moved = torch.zeros_like(root)
+    for k in range(len(rates)):
+        moved = moved + rates[k] / (root + eps[k])
+    images.addcmul_(m, moved, value=-1)
+    m.mul_(beta1 ** (len(rates) - 1))
+    v.mul_(beta2 ** (len(rates) - 1))

@@ -12,7 +12,7 @@ from d4c.models.clip import CLIP
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.natural import gaussian_noise, pink_noise
 from d4c.synthesis.prompts import prompt_features
-from d4c.synthesis.views import Boxes, draw_boxes
+from d4c.synthesis.views import Windows, draw_boxes, windows
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class Setup:
 
     `texts` [P, D] unit prompt features, none where the method has no prompts; `targets` int64 [N] their indices, -1
     where there are none; `group` int64 [N]; `weight` [N] is 1 / size of the image's group, so that each group's loss
-    is a mean and gets its own gradient from the sum; `boxes` where the method has them.
+    is a mean and gets its own gradient from the sum; `window` is the foreground box, where the method has one.
     """
 
     texts: Tensor
     targets: Tensor
     group: Tensor
     weight: Tensor
-    boxes: Boxes | None
+    window: Windows | None
 
     def __getitem__(self, rows: slice) -> Setup:
-        boxes = None if self.boxes is None else self.boxes[rows]
-        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], boxes)
+        window = None if self.window is None else self.window[rows]
+        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], window)
 
 
 def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
@@ -47,12 +47,13 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
         targets = torch.full((n,), -1, device=device)
     group = torch.arange(n, device=device) // config.inseparable
     weight = 1 / group.bincount()[group].float()
-    boxes = draw_boxes(n, clip.image_size, config, generator) if config.boxes else None
+    size = clip.image_size
+    window = windows(draw_boxes(n, size, config, generator), size) if config.boxes else None
     if config.start == "noise":
-        start = gaussian_noise(n, clip.image_size, generator)
+        start = gaussian_noise(n, size, generator)
     else:
-        start = normalise(clip, pink_noise(n, clip.image_size, generator))
-    return Setup(texts, targets, group, weight, boxes), start, generator
+        start = normalise(clip, pink_noise(n, size, generator))
+    return Setup(texts, targets, group, weight, window), start, generator
 
 
 def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:

@@ -47,12 +47,12 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
     """
     blocks = attentions(clip)
     if config.pse_form == "published":
-        _, inputs = encode_and_record(clip, images, config, blocks)
+        _, inputs = encode_and_record(clip, images, blocks)
         tokens = [mixed_inputs(attn, x) for attn, x in zip(blocks, inputs, strict=True)]
         rest = config.tv_weight * total_variation(images)
     else:
         shown = images if draws.move is None else move(images, draws.move)
-        features, inputs = encode_and_record(clip, shown, config, [attn.out for attn in blocks])
+        features, inputs = encode_and_record(clip, shown, [attn.out for attn in blocks])
         tokens = [x.unflatten(2, (attn.heads, -1)).mean(2) for attn, x in zip(blocks, inputs, strict=True)]
         target = total_variation_target(config, clip.image_size)
         norm = (total_variation(images) / target).clamp(min=1e-6).sqrt()  # sqrt has no slope at 0

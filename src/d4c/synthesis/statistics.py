@@ -22,7 +22,7 @@ def statistics_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
     image of a group has the group's distance; nothing is drawn. Raises SettingError for a tower without BatchNorm.
     """
     layers = batch_norms(clip)
-    _, inputs = encode_and_record(clip, images, config, layers)
+    _, inputs = encode_and_record(clip, images, layers)
     same = same_group(setup.group).to(images.dtype)
     share = same / same.sum(1)  # times [N, C] it gives each image the mean of its group
     loss = config.tv_weight * total_variation(images)

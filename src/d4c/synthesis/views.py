@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from d4c.synthesis.config import SynthesisConfig
+from d4c.synthesis.warp import reach, warp
 
 
 def uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
@@ -50,7 +51,8 @@ def draw_boxes(n: int, size: int, config: SynthesisConfig, generator: Generator)
 class Perturbation:
     """How the foreground of each image is perturbed in one step.
 
-    `theta` [N, 2, 3] maps output to input coordinates in [-1, 1] (flip, rotation, scale, translation), `gain` and
+    `theta` [N, 2, 3] maps output to input coordinates in [-1, 1] (flip, rotation, scale, translation), `reach` bounds
+    how far apart in the output two pixels are that are at most one apart, per axis, in the input; `gain` and
     `saturation` [N] are factors, `blur` [N] is 0 or 1, `keep` [N, 1, S, S] is 0 in the erased square and 1 elsewhere.
     """
 
@@ -59,9 +61,13 @@ class Perturbation:
     saturation: Tensor
     blur: Tensor
     keep: Tensor
+    reach: float
 
     def __getitem__(self, rows: slice) -> Perturbation:
-        return Perturbation(*(part[rows] for part in (self.theta, self.gain, self.saturation, self.blur, self.keep)))
+        theta, gain, saturation, blur, keep = (
+            part[rows] for part in (self.theta, self.gain, self.saturation, self.blur, self.keep)
+        )
+        return Perturbation(theta, gain, saturation, blur, keep, self.reach)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def draw_perturbation(n: int, size: int, config: SynthesisConfig, generator: Gen
     room = torch.full((n,), size - side, device=generator.device)
     square = Boxes(uniform_integers(room, generator), uniform_integers(room, generator), torch.full_like(room, side))
     keep = (~(box_mask(square, size) & erase[:, None, None, None])).float()
-    return Perturbation(theta, brightness * contrast, saturation, blur, keep)
+    return Perturbation(theta, brightness * contrast, saturation, blur, keep, reach(c.rotation, c.scale))
 
 
 def box_mask(boxes: Boxes, size: int) -> Tensor:
@@ -140,47 +146,66 @@ def box_mask(boxes: Boxes, size: int) -> Tensor:
     return (inside(boxes.top)[:, :, None] & inside(boxes.left)[:, None, :])[:, None]
 
 
-def crop(images: Tensor, boxes: Boxes) -> Tensor:
-    """Each image's box resized to full size, [N, 3, S, S]: one sampler for boxes of all sizes.
+@dataclass(frozen=True)
+class Windows:
+    """What the boxes do to images: `rows` and `columns` [N, S, S] resize the box to full size, `outside` masks it.
 
-    Equal to `F.interpolate(image[..., box], (S, S), mode="bilinear", align_corners=False)` image by image: output
-    pixel i reads (i + 1/2) side / S - 1/2 of the box, clamped to the box.
+    Linear resizing acts on rows and columns apart, so it is a product with a matrix on each side; its gradient is one
+    too, and unlike that of a sampler on a GPU it is the same in every run. `outside` [N, 1, S, S] is 0 in the box.
     """
-    size = images.shape[-1]
-    step = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size
-    last = (boxes.side - 1).to(images.dtype)[:, None]
-    inner = torch.minimum((step * (last + 1) - 0.5).clamp(min=0), last)
 
-    def to_grid(start: Tensor) -> Tensor:
-        return (2 * (inner + start[:, None]) + 1) / size - 1
+    rows: Tensor
+    columns: Tensor
+    outside: Tensor
 
-    y, x = to_grid(boxes.top), to_grid(boxes.left)
-    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
-    return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    def __getitem__(self, part: slice) -> Windows:
+        return Windows(self.rows[part], self.columns[part], self.outside[part])
+
+
+def windows(boxes: Boxes, size: int) -> Windows:
+    """The boxes as matrices for images of `size` pixels a side."""
+    outside = (~box_mask(boxes, size)).float()
+    return Windows(resize_matrix(boxes.top, boxes.side, size), resize_matrix(boxes.left, boxes.side, size), outside)
+
+
+def resize_matrix(start: Tensor, side: Tensor, size: int) -> Tensor:
+    """Weights [N, out, in] of `F.interpolate(mode="bilinear", align_corners=False)` from each box to full size.
+
+    Output pixel i reads (i + 1/2) side / S - 1/2 of the box, clamped to the box.
+    """
+    position = torch.arange(size, device=start.device, dtype=torch.float64)
+    last = (side - 1)[:, None]
+    inner = torch.minimum(((position + 0.5) / size * (last + 1) - 0.5).clamp(min=0), last)
+    distance = (inner + start[:, None])[:, :, None] - position
+    return (1 - distance.abs()).clamp(min=0).float()
+
+
+def crop(images: Tensor, window: Windows) -> Tensor:
+    """Each image's box resized to full size, [N, 3, S, S]."""
+    rows, columns = (matrix[:, None].to(images.dtype) for matrix in (window.rows, window.columns))
+    return rows @ images @ columns.transpose(2, 3)
 
 
 def blur(images: Tensor, amount: Tensor) -> Tensor:
-    """The separable [1 2 1] / 4 filter, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0."""
-    weight = 0.25 * amount[:, None, None, None]
-    padded = F.pad(images, (0, 0, 1, 1))
-    images = images + weight * (padded[:, :, :-2] - 2 * images + padded[:, :, 2:])
-    padded = F.pad(images, (1, 1))
-    return images + weight * (padded[..., :-2] - 2 * images + padded[..., 2:])
+    """The [1 2 1] / 4 filter along both axes, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0.
+
+    It is the mean of two by two neighbours, twice.
+    """
+    blurred = F.avg_pool2d(F.avg_pool2d(images, 2, 1, padding=1), 2, 1)
+    return images.lerp(blurred, amount[:, None, None, None].to(images.dtype))
 
 
 def perturb(images: Tensor, draws: Perturbation) -> Tensor:
     """Flip, rotate, scale and shift (zeros beyond the border); colour gain; saturation; blur; an erased square."""
-    theta = draws.theta.to(images.dtype)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
-    grey = images.mean(1, keepdim=True)
-    images = (grey + (images - grey) * draws.saturation[:, None, None, None]) * draws.gain[:, None, None, None]
-    return blur(images, draws.blur) * draws.keep
+    images = warp(images, draws.theta, draws.reach)
+    gain, saturation = (factor[:, None, None, None].to(images.dtype) for factor in (draws.gain, draws.saturation))
+    grey = images.mean(1, keepdim=True) * (gain * (1 - saturation))
+    return blur(torch.addcmul(grey, images, gain * saturation), draws.blur) * draws.keep.to(images.dtype)
 
 
-def background(images: Tensor, boxes: Boxes, noise: Tensor) -> Tensor:
+def background(images: Tensor, window: Windows, noise: Tensor) -> Tensor:
     """Each image with its box set to zero, plus noise everywhere."""
-    return images * ~box_mask(boxes, images.shape[-1]) + noise
+    return torch.addcmul(noise.to(images.dtype), images, window.outside.to(images.dtype))
 
 
 def move(images: Tensor, draws: Move) -> Tensor:

@@ -1,0 +1,150 @@
+"""The optimisation itself: one step for all images, and the loop around it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from d4c.errors import SettingError
+from d4c.graphs import Repeated
+from d4c.models.clip import CLIP
+from d4c.synthesis.config import SynthesisConfig
+from d4c.synthesis.contrast import contrastive_losses
+from d4c.synthesis.optimizer import CoastingAdam
+from d4c.synthesis.setup import Setup, normalise
+from d4c.synthesis.similarity import similarity_losses
+from d4c.synthesis.statistics import statistics_losses
+from d4c.synthesis.views import Draws, draw_step
+
+CHECK_EVERY = 25
+"""Iterations between two looks at the loss: a look waits for the device."""
+
+
+class Loop:
+    """Images on their way: `images` change in place, `history` holds the mean loss of each iteration.
+
+    `rows` are the images that this process makes, whole groups of all N; random numbers are drawn for all of them, so
+    that it does not matter how many processes share the work. Nothing in a step waits for the device or depends on
+    the host, so that it can be captured and replayed.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        config: SynthesisConfig,
+        setup: Setup,
+        start: Tensor,
+        generator: Generator,
+        rows: slice = slice(None),
+    ) -> None:
+        self.clip, self.config, self.setup, self.generator, self.rows = clip, config, setup[rows], generator, rows
+        self.images = start[rows].clone()
+        shared = config.optimizer == "shared"
+        groups = -(-config.images // config.inseparable) if shared else 1
+        group = self.setup.group if shared else torch.zeros_like(self.setup.group)
+        self.adam = CoastingAdam(self.images, group, groups, config.iterations, config.lr)
+        self.history = torch.zeros(config.iterations, device=start.device)
+        self.done = 0
+        ends = (torch.zeros(3, 1, 1, device=start.device), torch.ones(3, 1, 1, device=start.device))
+        self.black, self.white = (normalise(clip, end) for end in ends)
+        self.repeat = Repeated(self.step, start.device, [generator])
+
+    def step(self) -> None:
+        """One iteration for all images, on the device alone."""
+        draws = draw_step(self.config.images, self.clip.image_size, self.config, self.generator)[self.rows]
+        losses, gradient = evaluate_step(self.clip, self.config, self.setup, self.images, draws)
+        self.history.index_copy_(0, self.adam.iteration[None], losses.mean()[None])
+        self.adam.step(gradient)
+        if self.config.psaq:
+            self.images.clamp_(self.black, self.white)
+
+    def run(self, watch: Callable[[], None] | None = None) -> None:
+        """All iterations that are left, with a call of `watch` now and then.
+
+        Raises SettingError once the loss is not finite.
+        """
+        last = self.config.iterations
+        while self.done < last:
+            self.advance()
+            self.done += 1
+            if self.done % CHECK_EVERY == 0 or self.done == last:
+                if not bool(self.history[: self.done].isfinite().all()):
+                    raise SettingError(
+                        f"the synthesis loss is no longer finite within {self.done} iterations; lower lr (now "
+                        f"{self.config.lr}) or check the model."
+                    )
+                if watch is not None:
+                    watch()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the loop depends on, as tensors on the CPU."""
+        tensors = {"images": self.images, "m": self.adam.m, "v": self.adam.v, "history": self.history}
+        state = {name: tensor.cpu() for name, tensor in tensors.items()}
+        return {**state, "generator": self.generator.get_state(), "done": torch.tensor(self.done)}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave, in place."""
+        for name, tensor in (("images", self.images), ("m", self.adam.m), ("v", self.adam.v)):
+            tensor.copy_(state[name])
+        self.history.copy_(state["history"])
+        self.generator.set_state(state["generator"])
+        self.done = int(state["done"])
+        self.adam.iteration.fill_(self.done)
+
+    def advance(self) -> None:
+        """One iteration; where the device's memory is too small for it, with half as many images at once."""
+        while True:
+            before = self.generator.get_state()
+            try:
+                return self.repeat()
+            except torch.cuda.OutOfMemoryError:
+                size = self.config.batch or len(self.images)
+                groups = -(-size // self.config.group_size)
+                if groups == 1 or self.config.inseparable > self.config.group_size:
+                    raise too_large(self.config, size) from None
+                self.config = replace(self.config, batch=-(-groups // 2) * self.config.group_size)
+            warnings.warn(
+                f"the device has not enough memory for {size} images at once; going on with {self.config.batch}.",
+                stacklevel=2,
+            )
+            torch.cuda.empty_cache()
+            self.generator.set_state(before)
+            self.repeat = Repeated(self.step, self.images.device, [self.generator])
+
+
+def too_large(config: SynthesisConfig, size: int) -> SettingError:
+    advice = f"set group_size to less than {config.group_size}"
+    if config.inseparable > config.group_size:
+        advice = f'set statistics to "batch" and batch to a multiple of {config.group_size}'
+    return SettingError(f"the device has not enough memory for {size} images at once; {advice}.")
+
+
+def chunks(n: int, config: SynthesisConfig) -> Iterator[slice]:
+    """Ranges of images that go through the tower together: whole groups, so that negatives stay together."""
+    size = config.batch or n
+    for begin in range(0, n, size):
+        yield slice(begin, begin + size)
+
+
+def evaluate_step(
+    clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """Loss of each image [N], and the gradient of the sum over groups of each group's mean loss [N, 3, S, S]."""
+    losses: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for rows in chunks(len(images), config):
+        part = images[rows].detach().requires_grad_()
+        loss = image_losses(clip, config, setup[rows], part, draws[rows])
+        gradients += torch.autograd.grad((loss * setup.weight[rows]).sum(), part)
+        losses.append(loss.detach())
+    return torch.cat(losses), torch.cat(gradients)
+
+
+def image_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
+    """What the method minimises, for each image [N]."""
+    losses = {"bns": statistics_losses, "pse": similarity_losses}.get(config.method, contrastive_losses)
+    return losses(clip, config, setup, images, draws)

@@ -1,0 +1,38 @@
+"""Two processes make the images of one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d4c.synthesis import shards
+from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.shards import share
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 9))
+def test_shares_are_whole_units_and_hold_each_image_once(images: int, unit: int, count: int) -> None:
+    rows: list[int] = []
+    for rank in range(count):
+        with patch.object(shards, "place", return_value=(rank, count)):
+            part = share(images, unit)
+        assert part.start % unit == 0 or part.start == images
+        rows += range(images)[part]
+    assert rows == list(range(images))
+
+
+def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:
+    verb = ["synthesize", "--model", "demo-rn", "--images", "32", "--iterations", "2", "--preset", "paper"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "d4c"]
+    subprocess.run([*launch, *verb, "-o", str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
+    alone = [sys.executable, "-m", "d4c", *verb, "--batch", "16", "-o", str(tmp_path / "one")]
+    subprocess.run(alone, check=True, capture_output=True, timeout=120)
+    one, two = (CalibrationSet.load(tmp_path / name) for name in ("one", "two"))
+    assert torch.equal(one.pixels, two.pixels)
+    assert one.prompts == two.prompts
