@@ -63,5 +63,9 @@ def embedding_map(features: Mapping[str, Tensor], seed: int = 0) -> dict[str, Po
     neighbours = min(NEIGHBOURS, len(rows) - 1)
     # A seed allows only one thread; saying so keeps umap from warning about it.
     reducer = umap.UMAP(metric="cosine", n_neighbors=neighbours, min_dist=0.1, random_state=seed, n_jobs=1)
-    points = torch.from_numpy(reducer.fit_transform(rows)).split([len(part) for part in features.values()])
+    threads = torch.get_num_threads()
+    try:
+        points = torch.from_numpy(reducer.fit_transform(rows)).split([len(part) for part in features.values()])
+    finally:
+        torch.set_num_threads(threads)  # umap sets another number for the whole process
     return {name: tuple((x, y) for x, y in part.tolist()) for name, part in zip(features, points, strict=True)}

@@ -1,0 +1,74 @@
+"""Likeness of sets in cases whose answer is known, and the map."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from d4c.errors import DataError, SettingError
+from d4c.inspection.embedding import embedding_map, likeness
+
+
+def cluster(n: int, axis: int, noise: float = 0.1, seed: int = 0) -> Tensor:
+    """Unit vectors around an axis of 16 dimensions."""
+    drawn = noise * torch.randn(n, 16, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(torch.eye(16)[axis] + drawn, dim=-1)
+
+
+def test_distant_sets_are_always_told_apart() -> None:
+    found = likeness(cluster(10, 0), cluster(10, 1))
+    assert found.nearest_neighbour == 1
+    assert found.centroid_cosine < 0.2
+
+
+def test_draws_from_one_distribution_are_not_told_apart() -> None:
+    found = likeness(cluster(200, 0, 1.0, seed=1), cluster(200, 0, 1.0, seed=2))
+    assert found.nearest_neighbour == pytest.approx(0.5, abs=0.1)  # standard error 0.025 to 0.035
+    assert found.centroid_cosine > 0.8
+
+
+def test_twins_are_always_mistaken_for_the_other_set() -> None:
+    rows = cluster(10, 0, 1.0)
+    assert likeness(rows, rows).nearest_neighbour == 0
+    assert likeness(rows, rows).centroid_cosine == pytest.approx(1)
+
+
+def test_accuracy_is_that_of_a_loop_and_symmetric() -> None:
+    own, other = cluster(7, 0, 0.8, seed=3), cluster(11, 1, 0.8, seed=4)
+    rows = [(row, True) for row in own] + [(row, False) for row in other]
+    right: dict[bool, list[float]] = {True: [], False: []}
+    for i, (row, label) in enumerate(rows):
+        nearest = max((j for j in range(len(rows)) if j != i), key=lambda j: float(row @ rows[j][0]))
+        right[label].append(rows[nearest][1] == label)
+    expected = sum(sum(part) / len(part) for part in right.values()) / 2
+    assert likeness(own, other).nearest_neighbour == pytest.approx(expected)
+    assert likeness(other, own) == likeness(own, other)
+
+
+def test_single_images_and_other_widths_are_refused() -> None:
+    with pytest.raises(DataError, match="at least 2 images"):
+        likeness(cluster(1, 0), cluster(5, 0))
+    with pytest.raises(DataError, match="one width"):
+        likeness(torch.ones(3, 4), torch.ones(3, 5))
+
+
+def test_the_map_keeps_sets_in_order_and_clusters_together() -> None:
+    features = {"a": cluster(9, 0), "b": cluster(8, 1)}
+    threads = torch.get_num_threads()
+    points = embedding_map(features, seed=1)
+    assert torch.get_num_threads() == threads
+    assert {name: len(part) for name, part in points.items()} == {"a": 9, "b": 8}
+    assert points == embedding_map(features, seed=1)
+    a, b = (torch.tensor(points[name]) for name in "ab")
+    distance = torch.cdist(torch.cat([a, b]), torch.cat([a, b])).fill_diagonal_(torch.inf).argmin(1)
+    assert bool(((distance < 9) == (torch.arange(17) < 9)).all())
+
+
+def test_without_umap_the_map_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(SettingError, match=r"need umap, which is not installed; run pip install 'd4c\[inspect\]'"):
+        embedding_map({"a": cluster(9, 0)})
