@@ -95,14 +95,14 @@ def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet
 def cells(args: argparse.Namespace) -> list[dict[str, object]]:
     """The table's cells in the order of their importance: everything of one seed before the next seed."""
     if args.part == "images":
-        axes = itertools.product(args.seeds, args.only, ("noise", "real", "d4c"))
+        axes = itertools.product(args.seeds, args.only, args.methods or ("noise", "real", "d4c"))
         return [{"seed": s, "model": m, "method": c} for s, m, c in axes]
-    methods = ("noise", "leaves", "d4c") if args.part == "demo" else ("noise", "d4c", "real")
+    methods = args.methods or (("noise", "leaves", "d4c") if args.part == "demo" else ("noise", "d4c", "real"))
     kinds = {"ranges": ("none",), "reconstruction": ("published",), "demo": ("none", "gptq")}[args.part]
     shared = {"part": args.part, "preset": args.preset, "steps": args.steps, "batch_size": args.batch_size}
     return [
         {**shared, "seed": s, "model": m, "method": c, "scheme": q, "reconstruction": r}
-        for s, m, r, c, q in itertools.product(args.seeds, args.only, kinds, methods, SCHEMES)
+        for s, m, r, c, q in itertools.product(args.seeds, args.only, kinds, methods, args.schemes)
     ]
 
 
@@ -152,6 +152,8 @@ def main() -> None:
     parser.add_argument("--share", type=lambda t: tuple(int(v) for v in t.split("/")), default=(0, 1), help=share)
     parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--only", type=lambda text: text.split(","), default=["bench-vit", "bench-rn"], help="models")
+    parser.add_argument("--methods", type=lambda text: text.split(","), help="of the synthesis, and real; by part")
+    parser.add_argument("--schemes", type=lambda text: text.split(","), default=SCHEMES)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="paper", help="of the synthesis")

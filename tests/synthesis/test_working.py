@@ -54,9 +54,16 @@ def test_batchnorm_keeps_its_digits_in_bf16(demo_rn: CLIP) -> None:
     assert norm.weight.dtype == torch.float32  # type: ignore[union-attr]
 
 
-def test_auto_is_float32_without_a_gpu() -> None:
-    assert resolve_precision("auto", torch.device("cpu")) == "float32"
-    assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "float32"), ({}, "float32")],
+)
+def test_auto_is_bf16_where_the_processor_has_it(
+    known: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert resolve_precision("auto", torch.device("cpu")) == expected
+    assert resolve_precision("float32", torch.device("cpu")) == "float32"
 
 
 def test_settings_of_the_process_come_back_even_after_an_error() -> None:

@@ -75,8 +75,9 @@ class SynthesisConfig:
     jitter: float = 15 / 224
     """Largest shift in "psaq"."""
     precision: Precision = "float32"
-    """What the image tower computes in, "auto" meaning bf16 on a GPU that has it and float32 elsewhere; images, loss
-    and optimizer are float32 in any case."""
+    """What the image tower computes in; "auto" is bf16 on devices with the arithmetic for it and float32 on others.
+
+    Images, loss and optimizer are float32 in any case."""
     batch: int | None = None
     """Images that go through the tower at once, in whole groups, to save memory; None means all. Changes no image."""
 

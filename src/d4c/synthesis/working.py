@@ -37,10 +37,15 @@ def working_copy(clip: CLIP, device: str | torch.device | None) -> CLIP:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What "auto" means on a device: bf16 where a GPU has the arithmetic for it."""
+    """What "auto" means on a device: bf16 where it has the arithmetic for it, as GPUs and some processors do."""
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch that we run with
+        fast = device.type == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if fast else "float32"
 
 
 class PatchProduct(nn.Module):
