@@ -335,5 +335,7 @@ def _print_inspection(found: Inspection) -> None:
     for title, (key, factor, form) in lines.items():
         table.add_row(title, *("" if row[key] is None else f"{factor * row[key]:{form}}" for row in rows.values()))
     Console().print(table)
+    patches = found.sets[found.reference].structure.patches
+    print(f"contrast, variance and entropy are of {patches} patches an image")
     for name, report in found.sets.items():
         print(f"{name}: {report.source}")

@@ -38,12 +38,12 @@ def draw_structure(names: list[str]) -> Any:
     values = tuple(torch.rand(8).tolist())
     power = tuple(f**-2 for f in range(1, 33))
     return structure_figure(
-        {name: Structure(values, values, values, values, tuple(range(1, 33)), power) for name in names}
+        {name: Structure(64, values, values, values, values, tuple(range(1, 33)), power) for name in names}
     )
 
 
 def draw_embedding(names: list[str]) -> Any:
-    return embedding_figure({name: tuple(map(tuple, torch.randn(8, 2).tolist())) for name in names})  # type: ignore[misc]
+    return embedding_figure({name: tuple(map(tuple, torch.randn(8, 2).tolist())) for name in names})
 
 
 def draw_activations(names: list[str], layers: int = 12) -> Any:

@@ -112,6 +112,12 @@ def test_pictures_have_more_structure_than_noise(demo_vit: CLIP) -> None:
     assert max(found.slope) < -1 < fmean(noise.slope)
 
 
+def test_patches_are_those_of_the_tower(demo_vit: CLIP, demo_rn: CLIP) -> None:
+    pixels = torch.randn(2, 3, 64, 64)
+    assert measure(demo_vit, pixels).patches == (64 // 8) ** 2
+    assert measure(demo_rn, pixels).patches == (64 // 32) ** 2
+
+
 def test_a_tower_with_a_single_patch_is_refused() -> None:
     config = CLIPConfig(8, ResNetConfig(32, 4, (1, 1, 1, 1), 2), TextConfig(8, 1, 1, 8))
     with pytest.raises(SettingError, match="has 1 patches, expected at least 4"):

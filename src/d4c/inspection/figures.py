@@ -120,7 +120,7 @@ def structure_figure(sets: Mapping[str, Structure]) -> Figure:
     for axes, (title, values) in zip(boxes.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
         spread(axes, values, look)
         axes.set_xlabel(title)
-    boxes.suptitle("similarity of patches; box: middle half of the images", fontsize=10)
+    boxes.suptitle(f"similarity of {anchor.patches} patches; box: middle half of the images", fontsize=10)
     return figure
 
 

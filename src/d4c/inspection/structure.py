@@ -30,6 +30,7 @@ class Structure:
     feature map), without the token that becomes the embedding; similarity is their cosine. The foreground is the half
     of the patches to which that token attends most, mean over heads: these weights are how patches enter the
     embedding, so it is what the image shows to this model, and it exists for any image, made with a box or not.
+    `patches` is their number; the 4 of a ResNet for 64 pixels are too few for more than a hint.
 
     `variance`: variance of the similarity over all pairs of a foreground and a background patch. `contrast`: mean
     similarity of pairs within the foreground or within the background minus that of pairs across; 0 if the two regions
@@ -39,6 +40,7 @@ class Structure:
     see `spectrum`. `frequency` [F] in cycles per image and `power` [F], the mean over images, draw that spectrum.
     """
 
+    patches: int
     variance: tuple[float, ...]
     contrast: tuple[float, ...]
     entropy: tuple[float, ...]
@@ -56,6 +58,7 @@ def structure(patches: Patches, brightness: Tensor) -> Structure:
     variance, contrast = region_statistics(similarity, foreground)
     frequency, power = radial_power(brightness)
     return Structure(
+        patches=similarity.shape[1],
         variance=tuple(variance.tolist()),
         contrast=tuple(contrast.tolist()),
         entropy=tuple(histogram_entropy(similarity).tolist()),
