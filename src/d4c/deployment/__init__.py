@@ -1,0 +1,1 @@
+"""Graphs that runtimes execute with integer kernels, made from artifacts."""

@@ -1,0 +1,105 @@
+"""An ONNX graph under construction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import Tensor
+
+# Opset 21 is the first with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too.
+OPSET = 21
+IR_VERSION = 10
+
+Shape = Sequence[int | str]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The tensors that a module of the PyTorch model reads and the one that it writes, in the graph."""
+
+    inputs: tuple[str, ...]
+    output: str
+
+
+class Graph:
+    """Nodes and constants in order of execution; every method returns the name of a tensor.
+
+    A node carries the name of what it computes. Tensors are called after the modules of the PyTorch model, and
+    `layers` says what each module reads and writes, so that the two can be compared piece by piece, and `products`
+    which node multiplies in each quantized layer. `unpacked` stores all weights as int8.
+    """
+
+    def __init__(self, name: str, unpacked: bool = False) -> None:
+        self.name, self.unpacked = name, unpacked
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+        self.inputs: list[ValueInfoProto] = []
+        self.outputs: list[ValueInfoProto] = []
+        self.states: list[ValueInfoProto] = []
+        self.layers: dict[str, Layer] = {}
+        self.products: dict[str, str] = {}
+        self.quantized: dict[tuple[str, int], str] = {}
+
+    def input(self, name: str, dtype: int, shape: Shape) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, shape: Shape) -> str:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def state(self, name: str, shape: Shape) -> str:
+        """Declare the shape of a float tensor between two stages of a tower, where the graph can be cut."""
+        self.states.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Append one node of the default domain with one output."""
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: NDArray[Any] | Tensor) -> str:
+        """Store an array of float32 or integers under a name; storing the same name again keeps the first."""
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        self.constants.setdefault(name, numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def int4(self, name: str, codes: NDArray[np.int8], signed: bool) -> str:
+        """Store integers of 4 bits two to a byte, the first in the lower half."""
+        flat = codes.reshape(-1).astype(np.uint8) & 15
+        flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+        kind = TensorProto.INT4 if signed else TensorProto.UINT4
+        raw = (flat[0::2] | flat[1::2] << 4).tobytes()
+        self.constants[name] = TensorProto(name=name, data_type=kind, dims=codes.shape, raw_data=raw)
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A constant int64 vector, such as a shape."""
+        return self.constant("integers/" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant float32 number."""
+        return self.constant(f"scalar/{value}", np.array(value, np.float32))
+
+    def reshape(self, x: str, shape: Sequence[int], name: str) -> str:
+        """Reshape; 0 keeps a dimension, -1 is what is left."""
+        return self.node("Reshape", [x, self.integers(*shape)], name)
+
+    def model(self, version: str) -> ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            self.name,
+            self.inputs,
+            self.outputs,
+            list(self.constants.values()),
+            value_info=self.states,
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="d4c", producer_version=version
+        )

@@ -1,0 +1,129 @@
+"""Layers as ONNX nodes: each function takes a module of the PyTorch model and the name that it has there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from d4c.deployment.forms import fake_quantized, weight_codes
+from d4c.deployment.graph import Graph, Layer
+from d4c.models.layers import QuickGELU
+from d4c.quantization.layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, QuantizedMatMul
+
+
+def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None) -> str:
+    """x W^T + b over the last axis of x, as MatMul and Sub(-b).
+
+    ONNX Runtime makes a float Gemm of MatMul and Add(b) where shapes are static, and dequantizes its weight in every
+    run: five times slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
+    patches, since ONNX Runtime computes a convolution in integers only when its output is quantized.
+    """
+    assert isinstance(layer, nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d)
+    output = output or name
+    if isinstance(layer, QuantizedLinear | QuantizedConv2d):
+        operands = [
+            fake_quantized(g, x, layer.input_quantizer, name),
+            _weight(g, layer, layer.codes.flatten(1).t(), 1, name),
+        ]
+    else:
+        operands = [x, g.constant(f"{name}/weight", layer.weight.flatten(1).t())]
+    if layer.bias is None:
+        product = g.node("MatMul", operands, output)
+    else:
+        product = g.node("MatMul", operands, f"{name}/product")
+        g.node("Sub", [product, g.constant(f"{name}/negative_bias", -layer.bias)], output)
+    return _record(g, layer, name, (x,), output, product)
+
+
+def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """Convolution; the bias stays float, since runtimes round it to their own int32 scale."""
+    assert isinstance(layer, nn.Conv2d | QuantizedConv2d)
+    if isinstance(layer, QuantizedConv2d):
+        operands = [fake_quantized(g, x, layer.input_quantizer, name), _weight(g, layer, layer.codes, 0, name)]
+    else:
+        operands = [x, g.constant(f"{name}/weight", layer.weight)]
+    if layer.bias is not None:
+        operands.append(g.constant(f"{name}/bias", layer.bias))
+    vertical, horizontal = (int(size) for size in layer.padding)
+    pads = [vertical, horizontal, vertical, horizontal]
+    product = g.node("Conv", operands, name, strides=list(layer.stride), pads=pads)
+    return _record(g, layer, name, (x,), name, product)
+
+
+def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
+    """Product of two activations, quantized where the scheme says so."""
+    operands = [a, b]
+    if isinstance(layer, QuantizedMatMul):
+        operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
+    return _record(g, layer, name, (a, b), name, g.node("MatMul", operands, name))
+
+
+def layer_norm(g: Graph, x: str, layer: nn.LayerNorm, name: str) -> str:
+    """LayerNorm over the last axis, in floating point."""
+    inputs = [x, g.constant(f"{name}/weight", layer.weight), g.constant(f"{name}/bias", layer.bias)]
+    g.node("LayerNormalization", inputs, name, axis=-1, epsilon=layer.eps)
+    return _record(g, layer, name, (x,), name)
+
+
+def activation(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """QuickGELU, as the nodes that ONNX Runtime fuses, or GELU."""
+    if isinstance(layer, QuickGELU):
+        gate = g.node("Sigmoid", [g.node("Mul", [x, g.scalar(1.702)], f"{name}/scaled")], f"{name}/gate")
+        g.node("Mul", [x, gate], name)
+    else:
+        g.node("Gelu", [x], name)
+    return _record(g, layer, name, (x,), name)
+
+
+def batch_norm(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """BatchNorm of a tower that is not quantized; nothing where it was folded into its convolution."""
+    if isinstance(layer, nn.Identity):
+        return x
+    assert isinstance(layer, nn.BatchNorm2d)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    values = {"weight": layer.weight, "bias": layer.bias, "mean": layer.running_mean, "variance": layer.running_var}
+    inputs = [x, *(g.constant(f"{name}/{key}", value) for key, value in values.items())]
+    g.node("BatchNormalization", inputs, name, epsilon=layer.eps)
+    return _record(g, layer, name, (x,), name)
+
+
+def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
+    """Rows of the token table; of a quantized one, 8-bit rows times the scale of each.
+
+    Rows that are all zero are not stored: one row of zeros at the end stands for them.
+    """
+    assert isinstance(layer, nn.Embedding | QuantizedEmbedding)
+    if isinstance(layer, nn.Embedding):
+        g.node("Gather", [g.constant(f"{name}/weight", layer.weight), tokens], name)
+        return _record(g, layer, name, (tokens,), name)
+    used = layer.used_rows()
+    codes, scale = layer.codes.to(torch.int8), layer.weight_scale
+    rows = tokens
+    if not bool(used.all()):
+        row_of_token = torch.where(used, used.cumsum(0) - 1, used.sum()).to(torch.int32)
+        codes = torch.cat([codes[used], torch.zeros_like(codes[:1])])
+        scale = torch.cat([scale[used], torch.ones_like(scale[:1])])
+        rows = g.node("Gather", [g.constant(f"{name}/row_of_token", row_of_token), tokens], f"{name}/rows")
+    picked = g.node("Gather", [g.constant(f"{name}/weight", codes), rows], f"{name}/codes")
+    picked = g.node("Cast", [picked], f"{name}/codes_float", to=TensorProto.FLOAT)
+    factor = g.node("Gather", [g.constant(f"{name}/scale", scale), rows], f"{name}/scales")
+    return _record(g, layer, name, (tokens,), g.node("Mul", [picked, factor], name))
+
+
+def _weight(g: Graph, layer: QuantizedLinear | QuantizedConv2d, codes: Tensor, axis: int, name: str) -> str:
+    """Dequantized weight with its output channels along `axis`."""
+    packed = weight_codes(g, codes.contiguous().cpu().numpy().astype(np.int8), layer.weight_args.num_bits, name)
+    scale = g.constant(f"{name}/weight_scale", layer.weight_scale.flatten())
+    return g.node("DequantizeLinear", [packed, scale], f"{name}/weight_values", axis=axis)
+
+
+def _record(
+    g: Graph, layer: nn.Module, name: str, inputs: tuple[str, ...], output: str, product: str | None = None
+) -> str:
+    g.layers[name] = Layer(inputs, output)
+    if product is not None and isinstance(layer, QuantizedLinear | QuantizedConv2d):
+        g.products[name] = product
+    return output

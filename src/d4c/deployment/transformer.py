@@ -1,0 +1,107 @@
+"""Vision and text transformers as ONNX nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from onnx import TensorProto
+
+from d4c.deployment.graph import Graph, Shape
+from d4c.deployment.layers import activation, embedding, layer_norm, linear, matmul
+from d4c.models.layers import Attention, Block
+from d4c.models.resnet import AttentionPool
+from d4c.models.text import TextTransformer
+from d4c.models.vit import VisionTransformer
+
+
+def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, size: int, output: str) -> None:
+    conv = tower.patch_embed
+    patch = conv.weight.shape[-1]
+    width = conv.weight.shape[0]
+    side = size // patch
+    if size % patch:
+        # The convolution does not reach the last rows and columns.
+        cut = g.integers(0, 0), g.integers(side * patch, side * patch), g.integers(2, 3)
+        pixels = g.node("Slice", [pixels, *cut], "image.embed/cropped")
+    x = g.reshape(pixels, [0, 3, side, patch, side, patch], "image.embed/grid")
+    x = g.node("Transpose", [x], "image.embed/patches", perm=[0, 2, 4, 1, 3, 5])
+    x = g.reshape(x, [0, side * side, 3 * patch * patch], "image.embed/flat_patches")
+    x = linear(g, x, conv, "image.patch_embed")
+    # A row of zeros in front, which the class token is added to together with the positions.
+    x = g.node("Pad", [x, g.integers(0, 1, 0, 0, 0, 0)], "image.embed/padded")
+    table = tower.positional_embedding.detach().clone()
+    table[0] += tower.class_embedding
+    x = g.node("Add", [x, g.constant("image.embed/positions", table)], "image.embed/tokens")
+    x = layer_norm(g, x, tower.norm_pre, "image.norm_pre")
+    shape: Shape = ["batch", side * side + 1, width]
+    x = g.state(g.node("Identity", [x], "image.embed"), shape)
+    for i, module in enumerate(tower.blocks):
+        assert isinstance(module, Block)
+        x = g.state(_block(g, x, module, f"image.blocks.{i}"), shape)
+    x = g.node("Gather", [x, g.constant("image.head/first", np.array(0, np.int64))], "image.head/class", axis=1)
+    x = layer_norm(g, x, tower.norm_post, "image.norm_post")
+    linear(g, x, tower.projection, "image.projection", output)
+
+
+def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, output: str) -> None:
+    width = tower.positional_embedding.shape[1]
+    length = g.node("Shape", [tokens], "text.embed/length", start=1, end=2)
+    x = embedding(g, tokens, tower.token_embedding, "text.token_embedding")
+    table = g.constant("text.embed/table", tower.positional_embedding)
+    positions = g.node("Slice", [table, g.integers(0), length, g.integers(0)], "text.embed/positions")
+    shape: Shape = ["batch", "length", width]
+    x = g.state(g.node("Add", [x, positions], "text.embed"), shape)
+    context = tower.positional_embedding.shape[0]
+    future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
+    corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
+    mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
+    for i, module in enumerate(tower.blocks):
+        assert isinstance(module, Block)
+        x = g.state(_block(g, x, module, f"text.blocks.{i}", mask), shape)
+    # The first position that holds end-of-text, or where no id is known the largest one.
+    marks = tokens
+    if tower.eos_id is not None:
+        end = g.constant("text.head/eos_id", np.array(tower.eos_id, np.int64))
+        marks = g.node("Equal", [tokens, end], "text.head/is_end")
+        marks = g.node("Cast", [marks], "text.head/marks", to=TensorProto.INT32)
+    position = g.node("ArgMax", [marks], "text.head/position", axis=1, keepdims=1)
+    x = g.node("GatherND", [x, position], "text.head/state", batch_dims=1)
+    x = layer_norm(g, x, tower.norm_final, "text.norm_final")
+    linear(g, x, tower.projection, "text.projection", output)
+
+
+def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None) -> str:
+    y = layer_norm(g, x, block.norm1, f"{name}.norm1")
+    y = _attention(g, y, block.attn, f"{name}.attn", mask)
+    x = g.node("Add", [x, y], f"{name}/attended")
+    y = layer_norm(g, x, block.norm2, f"{name}.norm2")
+    y = linear(g, y, block.mlp.fc1, f"{name}.mlp.fc1")
+    y = activation(g, y, block.mlp.act, f"{name}.mlp.act")
+    y = linear(g, y, block.mlp.fc2, f"{name}.mlp.fc2")
+    return g.node("Add", [x, y], name)
+
+
+def _attention(g: Graph, x: str, attn: Attention, name: str, mask: str | None) -> str:
+    q, k, v = (linear(g, x, layer, f"{name}.{part}") for part, layer in (("q", attn.q), ("k", attn.k), ("v", attn.v)))
+    return linear(g, attend(g, q, k, v, attn, name, mask), attn.out, f"{name}.out")
+
+
+def attend(
+    g: Graph, q: str, k: str, v: str, module: Attention | AttentionPool, name: str, mask: str | None = None
+) -> str:
+    """softmax(q k^T / sqrt(d)) v over heads, joined to [batch, length, C]; q, k, v are [batch, length, C]."""
+    width = len(module.k.weight)
+    depth = width // module.heads
+
+    def heads(x: str, perm: list[int]) -> str:
+        split = g.reshape(x, [0, 0, module.heads, depth], f"{x}/split")
+        return g.node("Transpose", [split], f"{x}/heads", perm=perm)
+
+    q = g.node("Mul", [q, g.scalar(depth**-0.5)], f"{q}/scaled")
+    scores = matmul(g, heads(q, [0, 2, 1, 3]), heads(k, [0, 2, 3, 1]), module.scores, f"{name}.scores")
+    if mask is not None:
+        scores = g.node("Add", [scores, mask], f"{name}.scores/masked")
+    attention = g.node("Softmax", [scores], f"{name}.scores/softmax", axis=-1)
+    context = matmul(g, attention, heads(v, [0, 2, 1, 3]), module.context, f"{name}.context")
+    context = g.node("Transpose", [context], f"{name}.context/rows", perm=[0, 2, 1, 3])
+    return g.reshape(context, [0, 0, width], f"{name}.context/joined")
