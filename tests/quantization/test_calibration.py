@@ -12,6 +12,7 @@ from torch import Tensor
 import d4c
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
+from d4c.quantization import calibration
 from d4c.quantization.calibration import by_length, calibrate, set_pixel_range
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d
 from d4c.quantization.placement import convert, make_plan
@@ -59,6 +60,27 @@ def test_ranges_ignore_what_follows_end_of_text(tiny_vit: CLIP, prompts: list[st
     assert all(torch.equal(padded[name], value) for name, value in plain.items())
     # Scale and zero point of q = k = v, out, fc1, fc2 and four operands in each of two blocks, and the projection.
     assert len(plain) == 2 * (2 * 8 + 1)
+
+
+def test_quantizers_of_one_tensor_have_the_range_that_each_would_find(
+    tiny_vit: CLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = d4c.synthesize(tiny_vit, "noise", images=4).pixels
+
+    def state(scheme_of_k: str) -> dict[str, Tensor]:
+        quantized = copy.deepcopy(tiny_vit)
+        own = {r"image\.blocks\.0\.attn\.k": Scheme.parse(scheme_of_k)}
+        convert(quantized, make_plan(quantized, Scheme(4, 4), "paper", own, ("image",)), "paper")
+        calibrate(quantized, pixels, torch.empty(0), ("image",), known_pixels=False)
+        return quantized.image.state_dict()
+
+    shared = {scheme: state(scheme) for scheme in ("W4A4", "W4A8")}
+    monkeypatch.setattr(calibration, "_twins", lambda _: {})
+    for scheme, found in shared.items():
+        assert all(torch.equal(found[key], value) for key, value in state(scheme).items())
+    # The same tensor in another format is another range.
+    key = "blocks.0.attn.k.input_quantizer.scale"
+    assert not torch.equal(shared["W4A4"][key], shared["W4A8"][key])
 
 
 def test_the_first_layer_covers_every_picture(w4a8: QuantizedCLIP) -> None:

@@ -82,9 +82,13 @@ def calibrate(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str],
         quantizer.observer = Observer(quantizer.args, name)
     try:
         run_towers(clip, pixels, tokens, towers)
+        twins, ranges = _twins(clip), {}
         for quantizer in quantizers.values():
-            assert quantizer.observer is not None
-            quantizer.set_range(*quantizer.observer.finish())
+            twin = twins.get(quantizer, quantizer)
+            if twin not in ranges:
+                assert twin.observer is not None
+                ranges[twin] = twin.observer.finish()
+            quantizer.set_range(*ranges[twin])
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None
@@ -94,6 +98,17 @@ def calibrate(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str],
     for name, module in clip.named_modules():
         if isinstance(module, QuantizedLayer) and name.split(".")[0] in towers:
             module.calibrate_weight()
+
+
+def _twins(clip: CLIP) -> dict[ActivationQuantizer, ActivationQuantizer]:
+    """For a quantizer that reads the same tensor in the same format as another one: that other one."""
+    twins = {}
+    for block in clip.modules():
+        for _, readers in norm_readers(block) if isinstance(block, Block) else ():
+            found = [getattr(reader, "input_quantizer", None) for reader in readers]
+            quantizers = [quantizer for quantizer in found if isinstance(quantizer, ActivationQuantizer)]
+            twins.update({other: quantizers[0] for other in quantizers if other.args == quantizers[0].args})
+    return twins
 
 
 def set_pixel_range(clip: CLIP, quantizer: ActivationQuantizer) -> None:

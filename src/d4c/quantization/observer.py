@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from d4c.errors import DataError
-from d4c.quantization.ranges import Points, merge, search, summarize, thin
+from d4c.quantization.ranges import Points, search, summarize
 from d4c.quantization.scheme import QuantArgs
+from d4c.quantization.thinning import merge, thin
 
 
 class Observer:
