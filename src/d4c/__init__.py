@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from d4c.errors import ArtifactError, CheckpointError, D4CError, DataError, SettingError
 
 if TYPE_CHECKING:
+    from d4c.deployment.export import export
     from d4c.evaluation.evaluate import evaluate
     from d4c.models.checkpoint import load
     from d4c.quantization.artifact import load_quantized
@@ -28,6 +29,7 @@ __all__ = [
     "DataError",
     "SettingError",
     "evaluate",
+    "export",
     "load",
     "load_quantized",
     "quantize",
@@ -37,6 +39,7 @@ __all__ = [
 _HOME = {
     "CalibrationSet": "d4c.synthesis.calibration",
     "evaluate": "d4c.evaluation.evaluate",
+    "export": "d4c.deployment.export",
     "load": "d4c.models.checkpoint",
     "load_quantized": "d4c.quantization.artifact",
     "quantize": "d4c.quantization.quantize",

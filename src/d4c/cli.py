@@ -223,6 +223,31 @@ def evaluate(
 
 
 @app.command()
+def export(
+    artifact: Annotated[Path, typer.Argument(help="Folder that quantize or run wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -onnx.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    unpacked: Annotated[
+        bool, typer.Option("--unpacked", help="8 bits a weight: larger files that load faster.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Compare ONNX Runtime with PyTorch, layer by layer.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write both towers as ONNX graphs that ONNX Runtime and OpenVINO execute with integer kernels."""
+    with _progress("export") as progress:
+        made = d4c.export(artifact, output, format=format, unpacked=unpacked, check=check, progress=progress)
+    if as_json:
+        print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
+        return
+    for file, size in made.sizes.items():
+        print(f"{made.folder / file}: {size / 1e6:.1f} MB")
+    for tower, found in (made.parity or {}).items():
+        print(f"{tower}: {found.summary()}")
+
+
+@app.command()
 def inspect(
     folders: Annotated[list[Path], typer.Argument(help="Folders that synthesize wrote.")],
     model: Annotated[str | None, typer.Option(help="As elsewhere; default: the embedded model of the images.")] = None,

@@ -57,7 +57,8 @@ def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
     operands = [a, b]
     if isinstance(layer, QuantizedMatMul):
         operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
-    return _record(g, layer, name, (a, b), name, g.node("MatMul", operands, name))
+    product = g.node("MatMul", operands, name)
+    return _record(g, layer, name, (a, b), name, product)
 
 
 def layer_norm(g: Graph, x: str, layer: nn.LayerNorm, name: str) -> str:
@@ -110,7 +111,8 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
     picked = g.node("Gather", [g.constant(f"{name}/weight", codes), rows], f"{name}/codes")
     picked = g.node("Cast", [picked], f"{name}/codes_float", to=TensorProto.FLOAT)
     factor = g.node("Gather", [g.constant(f"{name}/scale", scale), rows], f"{name}/scales")
-    return _record(g, layer, name, (tokens,), g.node("Mul", [picked, factor], name))
+    g.node("Mul", [picked, factor], name)
+    return _record(g, layer, name, (tokens,), name)
 
 
 def _weight(g: Graph, layer: QuantizedLinear | QuantizedConv2d, codes: Tensor, axis: int, name: str) -> str:
@@ -124,6 +126,6 @@ def _record(
     g: Graph, layer: nn.Module, name: str, inputs: tuple[str, ...], output: str, product: str | None = None
 ) -> str:
     g.layers[name] = Layer(inputs, output)
-    if product is not None and isinstance(layer, QuantizedLinear | QuantizedConv2d):
+    if product is not None and isinstance(layer, QuantizedLinear | QuantizedConv2d | QuantizedMatMul):
         g.products[name] = product
     return output

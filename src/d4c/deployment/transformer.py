@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
-from d4c.deployment.graph import Graph, Shape
+from d4c.deployment.graph import Graph, Layer, Shape
 from d4c.deployment.layers import activation, embedding, layer_norm, linear, matmul
 from d4c.models.layers import Attention, Block
 from d4c.models.resnet import AttentionPool
@@ -19,14 +19,16 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
     patch = conv.weight.shape[-1]
     width = conv.weight.shape[0]
     side = size // patch
+    x = pixels
     if size % patch:
         # The convolution does not reach the last rows and columns.
         cut = g.integers(0, 0), g.integers(side * patch, side * patch), g.integers(2, 3)
-        pixels = g.node("Slice", [pixels, *cut], "image.embed/cropped")
-    x = g.reshape(pixels, [0, 3, side, patch, side, patch], "image.embed/grid")
+        x = g.node("Slice", [x, *cut], "image.embed/cropped")
+    x = g.reshape(x, [0, 3, side, patch, side, patch], "image.embed/grid")
     x = g.node("Transpose", [x], "image.embed/patches", perm=[0, 2, 4, 1, 3, 5])
     x = g.reshape(x, [0, side * side, 3 * patch * patch], "image.embed/flat_patches")
     x = linear(g, x, conv, "image.patch_embed")
+    g.layers["image.patch_embed"] = Layer((pixels,), x)  # what the convolution reads
     # A row of zeros in front, which the class token is added to together with the positions.
     x = g.node("Pad", [x, g.integers(0, 1, 0, 0, 0, 0)], "image.embed/padded")
     table = tower.positional_embedding.detach().clone()
