@@ -11,7 +11,7 @@ The published search tries 100 widths, i/100 of max - min, with every zero point
 3. The candidates that may still win, each with all values.
 
 On a CPU each step ends when all bounds left are above the best candidate, which proves the optimum. On a GPU, where
-asking would wait for the device, it takes all widths and the 100 lowest candidates; a CPU needs less than ten.
+asking would wait for the device, it takes all widths and the 100 lowest candidates, where a CPU was seen to need four.
 """
 
 from __future__ import annotations
