@@ -54,9 +54,9 @@ def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
     """Product of two activations, quantized where the scheme says so."""
-    operands = [a, b]
-    if isinstance(layer, QuantizedMatMul):
-        operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
+    if not isinstance(layer, QuantizedMatMul):
+        return g.node("MatMul", [a, b], name)  # PyTorch fuses it with the softmax: no layer to compare with
+    operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
     product = g.node("MatMul", operands, name)
     return _record(g, layer, name, (a, b), name, product)
 

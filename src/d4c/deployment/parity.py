@@ -26,13 +26,18 @@ from d4c.deployment.graph import Graph
 from d4c.deployment.sessions import INTEGER_KERNELS, kernels, open_session, run
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
+from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.stages import Stage, stages
 from d4c.synthesis.natural import dead_leaves, gaussian_noise
 from d4c.synthesis.prompts import generic_prompts
 from d4c.synthesis.setup import normalise
 
 LAYER_TOLERANCE = 1e-4
-STAGE_TOLERANCE = 0.05
+# Transformer blocks stay below 4e-3. ONNX Runtime rounds the bias of an integer convolution to the step of its
+# accumulator, which a ResNet's blocks show: 8e-4 at 8 bits, 2e-2 at 4 and 5e-2 at 3.
+STAGE_TOLERANCE = 0.1
+# Two products of an unsigned 8-bit code and a weight up to here fit 16 bits, where older CPUs add them.
+SAFE_CODE = 64
 
 
 @dataclass(frozen=True)
@@ -120,19 +125,25 @@ def _check_stage(
     errors = dict(zip(layers, _layer_errors(parts, nodes, feeds, layers, seen), strict=True))
     for name, error in errors.items():
         if not error <= LAYER_TOLERANCE:
-            raise _mismatch(name, error, LAYER_TOLERANCE)
+            raise _mismatch(clip, name, error, LAYER_TOLERANCE)
     computed = run(open_session(parts.model(nodes, feeds, [after])), feeds)[0]
     difference = _rms(computed - expected.numpy()) / max(_rms(expected.numpy()), 1e-30)
     if not difference <= STAGE_TOLERANCE:
-        raise _mismatch(stage.name, difference, STAGE_TOLERANCE)
+        raise _mismatch(clip, stage.name, difference, STAGE_TOLERANCE)
     worst = max(errors, key=lambda name: errors[name])
     return expected, StageParity(difference, errors[worst], worst)
 
 
-def _mismatch(name: str, error: float, tolerance: float) -> ArtifactError:
+def _mismatch(clip: CLIP, name: str, error: float, tolerance: float) -> ArtifactError:
+    wide = any(
+        isinstance(module, QuantizedLayer) and module.codes.abs().max() > SAFE_CODE
+        for layer, module in clip.named_modules()
+        if f"{layer}.".startswith(f"{name}.")
+    )
+    hint = "; a CPU without VNNI instructions does so with 8-bit weights" if wide else ""
     return ArtifactError(
-        f"ONNX Runtime computes {name} differently from the artifact (relative error {error:.1e}, at most "
-        f"{tolerance:.0e} expected), so nothing was exported; please report it."
+        f"ONNX Runtime computes {name} differently from the artifact, with a relative error of {error:.1e} where "
+        f"{tolerance:.0e} is allowed{hint}; nothing was exported, use --no-check to export all the same."
     )
 
 

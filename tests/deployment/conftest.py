@@ -1,0 +1,80 @@
+"""Artifacts, exports and runtimes that the tests of deployment share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+from numpy.typing import NDArray
+
+import d4c
+from d4c.deployment.export import Export
+from d4c.models.clip import CLIP
+from d4c.quantization.layers import QuantizedEmbedding
+from d4c.quantization.quantized import QuantizedCLIP
+
+PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
+MIXED = {r"(image|text)\.blocks\.0\..*": "W8A8", r"(image|text)\.blocks\.1\..*": "W6A6"}
+CASES = {
+    "vit-W8A8": ("demo-vit", "W8A8", {}),
+    "vit-W6A6": ("demo-vit", "W6A6", {}),
+    "vit-W4A4": ("demo-vit", "W4A4", {}),
+    "rn-W4A8": ("demo-rn", "W4A8", {}),
+    "rn-mixed": ("demo-rn", "W4A4", MIXED),
+}
+
+Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
+
+
+def quantized(clip: CLIP, scheme: str, **settings: Any) -> QuantizedCLIP:
+    """A deployable model with calibrated ranges only, whose 8-bit weights need no VNNI instructions to be exact."""
+    calibration = d4c.synthesize(clip, "noise", images=4)
+    made = d4c.quantize(clip, scheme, calibration, reconstruction="none", prompts=PROMPTS, **settings)
+    for layer in made.layers().values():
+        if not isinstance(layer, QuantizedEmbedding):
+            layer.set_codes(layer.codes.clamp(-63, 63))
+    return made
+
+
+@pytest.fixture(scope="session")
+def quantize() -> Callable[..., QuantizedCLIP]:
+    return quantized
+
+
+@pytest.fixture(scope="session", params=list(CASES))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedCLIP, Export]:
+    """Each embedded model in schemes of all widths: the artifact as it is read back, and its export."""
+    model, scheme, overrides = CASES[request.param]
+    folder = tmp_path_factory.mktemp("export") / "artifact"
+    quantized(d4c.load(model), scheme, overrides=overrides).save_pretrained(folder)
+    return d4c.load_quantized(folder), d4c.export(folder)
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded vision transformer at W4A8, saved."""
+    folder = tmp_path_factory.mktemp("deployment") / "artifact"
+    quantized(d4c.load("demo-vit"), "W4A8").save_pretrained(folder)
+    return folder
+
+
+def onnx_runtime(model: bytes, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def open_vino(model: bytes, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.array(compiled(feeds)[0])
+
+
+@pytest.fixture(params=[onnx_runtime, open_vino], ids=["onnxruntime", "openvino"])
+def runtime(request: pytest.FixtureRequest) -> Run:
+    """Each runtime as a function of a model and its inputs."""
+    return request.param  # type: ignore[no-any-return]

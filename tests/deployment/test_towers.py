@@ -1,0 +1,161 @@
+"""Whole towers: integer kernels everywhere, in every runtime, for every batch and length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+from torch import Tensor
+
+import d4c
+from d4c.deployment.export import Export
+from d4c.deployment.parity import check_tower
+from d4c.deployment.sessions import INTEGER_KERNELS, open_session
+from d4c.deployment.towers import image_graph, text_graph
+from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.resnet import ModifiedResNet
+from d4c.models.vit import VisionTransformer
+from d4c.quantization.quantized import QuantizedCLIP
+
+Exported = tuple[QuantizedCLIP, Export]
+TEXTS = ["a photo of a dog", "a very long sentence about a cat in the snow, seen from far away", "tree"]
+FLOAT_PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
+
+
+def cosines(a: np.ndarray[Any, Any], b: Tensor) -> Tensor:
+    return torch.cosine_similarity(torch.from_numpy(a), b, dim=-1)
+
+
+def ort(file: Path, inputs: Tensor) -> np.ndarray[Any, Any]:
+    session = open_session(file)
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
+
+
+def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:
+    """Node types of the optimized graph, with some dimensions fixed."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 4
+    for name, size in fixed.items():
+        options.add_free_dimension_override_by_name(name, size)
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("fixed", [{}, {"batch": 1, "length": 9}, {"batch": 4}], ids=["dynamic", "static", "batch 4"])
+def test_no_product_of_a_transformer_runs_in_floating_point(
+    exported: Exported, fixed: dict[str, int], tmp_path: Path
+) -> None:
+    clip, made = exported
+    towers = ("image", "text") if isinstance(clip.image, VisionTransformer) else ("text",)
+    for tower in towers:
+        found = kernels(made.folder / f"{tower}.onnx", tmp_path, fixed)
+        products = sum(name.startswith(f"{tower}.") for name in clip.plan if not name.endswith("token_embedding"))
+        assert sum(found[kind] for kind in INTEGER_KERNELS) == products
+        assert not FLOAT_PRODUCTS & set(found)
+        assert "Cast" not in found or tower == "text"  # every weight was unfolded at load
+
+
+@pytest.mark.parametrize("fixed", [{}, {"batch": 1}], ids=["dynamic", "static"])
+def test_convolutions_that_a_quantizer_follows_run_in_integers(
+    exported: Exported, fixed: dict[str, int], tmp_path: Path
+) -> None:
+    """In a ResNet these are the first and, unless a pool lies behind it, the second of a block, and of the stem."""
+    clip, made = exported
+    found = kernels(made.folder / "image.onnx", tmp_path, fixed)
+    expected = 0
+    if isinstance(clip.image, ModifiedResNet):
+        expected = 2 + sum(1 + isinstance(block.pool, torch.nn.Identity) for block in clip.image.blocks)
+    assert found["QLinearConv"] == expected
+
+
+def test_every_prompt_gets_its_embedding_alone_and_in_company(exported: Exported) -> None:
+    """The length of a batch may be anything behind the longest prompt."""
+    clip, made = exported
+    tokens = clip.tokenize(TEXTS)
+    whole = ort(made.folder / "text.onnx", tokens)
+    assert cosines(whole, clip.encode_text(tokens)).min() > 0.999
+    assert np.allclose(ort(made.folder / "text.onnx", clip.text.crop(tokens)), whole, atol=1e-5)
+    for i in range(len(tokens)):
+        alone = ort(made.folder / "text.onnx", clip.text.crop(tokens[i : i + 1]))
+        assert cosines(alone, torch.from_numpy(whole[i : i + 1])).min() > 0.999
+
+
+def test_openvino_runs_the_same_files(exported: Exported) -> None:
+    clip, made = exported
+    pixels = d4c.synthesize(clip, "leaves", images=2).pixels
+    core = openvino.Core()
+    for tower, inputs, encode in (
+        ("image", pixels, clip.encode_image),
+        ("text", clip.text.crop(clip.tokenize(TEXTS)), clip.encode_text),
+    ):
+        compiled = core.compile_model(
+            made.folder / f"{tower}.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        )
+        # Single codes at rounding boundaries fall differently in every runtime, and with 4 bits a code is a big step.
+        assert cosines(compiled(inputs.numpy())[0], encode(inputs)).min() > 0.97
+        nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+        linear = [str(n["primitiveType"].value) for n in nodes if n["layerType"].value == "FullyConnected"]
+        assert linear
+        assert all(primitive.endswith("I8") for primitive in linear)
+
+
+def tiny(image: ViTConfig | ResNetConfig, text: TextConfig) -> CLIP:
+    torch.manual_seed(3)
+    clip = CLIP(CLIPConfig(16, image, text), "tiny").eval().requires_grad_(False)
+    for module in clip.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None
+            module.running_mean.normal_(0, 0.2)
+    return clip
+
+
+VIT = ViTConfig(16, 8, 32, 2, 2, 64)
+TEXT = TextConfig(width=32, layers=2, heads=2, mlp_width=64)
+VARIANTS = {
+    "gelu": (replace(VIT, activation="gelu"), replace(TEXT, activation="gelu")),
+    "end-of-text by id": (VIT, replace(TEXT, eos_id=49407)),
+    "patches that leave a border": (replace(VIT, image_size=19), TEXT),
+    "resnet": (ResNetConfig(64, 8, (1, 1, 1, 1), 4), TEXT),
+}
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize(
+    ("scheme", "towers"),
+    [("W3A5", ("image", "text")), ("W8A8", ("image",)), ("W8A8", ("text",))],
+    ids=["both towers", "float text", "float image"],
+)
+def test_every_kind_of_tower_agrees_with_pytorch(
+    variant: str, scheme: str, towers: tuple[str, ...], quantize: Callable[..., QuantizedCLIP], tmp_path: Path
+) -> None:
+    """Quantized or left in floating point."""
+    clip = quantize(tiny(*VARIANTS[variant]), scheme, towers=towers)
+    for tower, make in (("image", image_graph), ("text", text_graph)):
+        graph = make(clip)
+        file = tmp_path / f"{tower}.onnx"
+        model = graph.model("0")
+        onnx.checker.check_model(model, full_check=True)
+        file.write_bytes(model.SerializeToString())
+        found = check_tower(file, graph, clip, tower)
+        assert found.cosine_min > 0.9
+        assert bool(found.integer_layers) == (tower in towers)
+
+
+def test_states_between_stages_have_the_declared_shapes(exported: Exported) -> None:
+    clip, made = exported
+    for tower in ("image", "text"):
+        model = onnx.load(made.folder / f"{tower}.onnx")
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        assert len(model.graph.value_info) == len(getattr(clip, tower).blocks) + 1
+        onnx.checker.check_model(inferred)
