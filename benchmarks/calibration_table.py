@@ -21,17 +21,24 @@ METHODS = ("noise", "leaves", "d4c", "real")
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
 
 
-def cell(values: list[float]) -> str:
-    """Mean and range over seeds."""
-    return "" if not values else f"{mean(values):.2f} ({min(values):.1f} to {max(values):.1f})"
+def cell(values: list[float], seeds: int) -> str:
+    """Mean and range over seeds, and how many there are where some are missing."""
+    if not values:
+        return ""
+    short = "" if len(values) == seeds else f"{len(values)} of {seeds} seeds"
+    if len(values) == 1:
+        return f"{values[0]:.2f}" + (f" ({short})" if short else "")
+    short = f"; {short}" if short else ""
+    return f"{mean(values):.2f} ({min(values):.1f} to {max(values):.1f}{short})"
 
 
 def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     methods = [m for m in METHODS if any(r["method"] == m for r in rows)]
     reference = rows[0]["results"][data]["float_top1"]
     seeds = sorted({r["seed"] for r in rows})
+    names = ", ".join(map(str, seeds))
     lines = [
-        f"Top-1 % on {SHORT[data]}, float {reference:.2f}; mean (lowest to highest), seeds {seeds}:",
+        f"Top-1 % on {SHORT[data]}, float {reference:.2f}; mean (lowest to highest) over seeds {names}:",
         "",
         "| scheme | " + " | ".join(methods) + " |",
         "| --- |" + " --- |" * len(methods),
@@ -42,7 +49,7 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
             for m in methods
         }
         if any(found.values()):
-            lines.append(f"| {scheme} | " + " | ".join(cell(found[m]) for m in methods) + " |")
+            lines.append(f"| {scheme} | " + " | ".join(cell(found[m], len(seeds)) for m in methods) + " |")
     return [*lines, ""]
 
 
@@ -57,7 +64,9 @@ def main() -> None:
             chosen = [r for r in rows if (r["part"], r["model"], r["reconstruction"]) == (part, model, kind)]
             extra = {"none": ", ranges only", "gptq": ", GPTQ"}[kind] if part == "demo" else ""
             print(f"## {model}: {TITLES[part].format(steps=steps)}{extra}\n")
-            print(f"Calibration images: synthesis preset `{preset}`.\n")
+            precisions = sorted({r["synthesis_precision"] for r in chosen if r.get("synthesis_precision")})
+            extra = f", in {' and '.join(precisions)}" if precisions else ""
+            print(f"Calibration images: synthesis preset `{preset}`{extra}.\n")
             for data in chosen[0]["results"]:
                 print("\n".join(table(chosen, data)))
 
