@@ -22,10 +22,8 @@ PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 MIXED = {r"(image|text)\.blocks\.0\..*": "W8A8", r"(image|text)\.blocks\.1\..*": "W6A6"}
 CASES = {
     "vit-W8A8": ("demo-vit", "W8A8", {}),
-    "vit-W6A6": ("demo-vit", "W6A6", {}),
-    "vit-W4A4": ("demo-vit", "W4A4", {}),
-    "rn-W4A8": ("demo-rn", "W4A8", {}),
-    "rn-mixed": ("demo-rn", "W4A4", MIXED),
+    "vit-mixed": ("demo-vit", "W4A4", MIXED),
+    "rn-W6A6": ("demo-rn", "W6A6", {}),
 }
 
 Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]

@@ -15,9 +15,9 @@ from onnx import ModelProto, numpy_helper
 import d4c
 from d4c.deployment.export import Export
 from d4c.deployment.graph import Graph
-from d4c.deployment.parity import check_tower, probes
+from d4c.deployment.parity import TowerParity, check_tower, probes
 from d4c.deployment.sessions import open_session
-from d4c.deployment.towers import text_graph
+from d4c.deployment.towers import image_graph, text_graph
 from d4c.errors import ArtifactError, SettingError
 from d4c.quantization.quantized import QuantizedCLIP
 
@@ -52,7 +52,7 @@ def unclipped(model: ModelProto) -> None:
     model.graph.node.remove(clip)
 
 
-def check(text: tuple[QuantizedCLIP, Graph], folder: Path, *changes: Callable[[ModelProto], None]) -> Any:
+def check(text: tuple[QuantizedCLIP, Graph], folder: Path, *changes: Callable[[ModelProto], None]) -> TowerParity:
     clip, graph = text
     model = graph.model("0")
     for change in changes:
@@ -100,14 +100,23 @@ def test_a_difference_between_layers_is_found(text: tuple[QuantizedCLIP, Graph],
 def test_a_missing_clip_is_found(quantize: Callable[..., QuantizedCLIP], demo_vit: Any, tmp_path: Path) -> None:
     """Only values outside the range tell, and the inputs of the check hold some."""
     clip = quantize(demo_vit, "W4A4")
-    from d4c.deployment.towers import image_graph
-
     graph = image_graph(clip)
     model = graph.model("0")
     unclipped(model)
     onnx.save(model, tmp_path / "image.onnx")
     with pytest.raises(ArtifactError, match=r"computes image\.blocks\.0"):
         check_tower(tmp_path / "image.onnx", graph, clip, "image")
+
+
+def test_the_message_says_what_wide_weights_do_on_older_processors(artifact: Path, tmp_path: Path) -> None:
+    clip = d4c.load_quantized(artifact)
+    layer = clip.layers()["text.blocks.0.attn.q"]
+    layer.set_codes(layer.codes.sign() * 100)
+    change = scale("text.blocks.0.attn.q/weight_scale", 2)
+    with pytest.raises(ArtifactError, match=r"computes text\.blocks\.0\.attn\.q differently.*without VNNI"):
+        check((clip, text_graph(clip, unpacked=True)), tmp_path, change)
+    with pytest.raises(ArtifactError, match=r"computes text\.blocks\.0\.attn\.k differently(?!.*VNNI)"):
+        check((clip, text_graph(clip, unpacked=True)), tmp_path, scale("text.blocks.0.attn.k/weight_scale", 2))
 
 
 def test_the_check_is_the_same_every_time(exported: tuple[QuantizedCLIP, Export]) -> None:
