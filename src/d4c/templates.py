@@ -1,8 +1,19 @@
-"""Putting a class name into a prompt template."""
+"""Prompt templates, and putting a class name into one."""
 
 from __future__ import annotations
 
 import re
+
+PHOTO_TEMPLATES = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a {}",
+    "a good photo of a {}.",
+    "itap of a {}.",
+    "a photo of the {}.",
+    "a close-up photo of a {}.",
+)
+EMOJI_TEMPLATES = ("an emoji of a {}.", "a drawing of a {}.", "a {} icon", "a cartoon {}.")
 
 
 def fill_template(template: str, name: str) -> str:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from d4c import DataError, SettingError
-from d4c.evaluation.datasets import EMOJI_TEMPLATES, PHOTO_TEMPLATES, Dataset, load_dataset, on_white, pixel_batches
+from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
 from d4c.models.clip import CLIP
+from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 
 COLOURS = ["red", "lime", "blue", "gray", "olive"]
 
@@ -247,20 +248,3 @@ def test_batches_join_to_all_images_in_order(count: int, batch_size: int) -> Non
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(SettingError, match="batch size is 0"):
         next(pixel_batches(made_up(2), lambda image: torch.zeros(1), 0))
-
-
-@given(st.integers(0, 255), st.integers(0, 255))
-def test_transparency_shows_white(alpha: int, grey: int) -> None:
-    shown = on_white(Image.new("RGBA", (1, 1), (grey, grey, grey, alpha))).getpixel((0, 0))
-    assert shown == pytest.approx((255 + (grey - 255) * alpha / 255,) * 3, abs=1)
-
-
-def test_a_palette_with_a_transparent_colour_shows_white() -> None:
-    stream = io.BytesIO()
-    plain("blue").convert("P").save(stream, "GIF", transparency=plain("blue").convert("P").getpixel((0, 0)))
-    assert on_white(Image.open(stream)).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_opaque_pictures_are_left_alone() -> None:
-    picture = plain("red").convert("L")
-    assert on_white(picture) is picture

@@ -24,23 +24,13 @@ from PIL import Image
 
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.cifar import read_cifar
+from d4c.pictures import IMAGE_SUFFIXES, decoded, on_white
+from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-PHOTO_TEMPLATES = (
-    "a photo of a {}.",
-    "a picture of a {}.",
-    "a {}",
-    "a good photo of a {}.",
-    "itap of a {}.",
-    "a photo of the {}.",
-    "a close-up photo of a {}.",
-)
-EMOJI_TEMPLATES = ("an emoji of a {}.", "a drawing of a {}.", "a {} icon", "a cartoon {}.")
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPECS = "'demo', 'parquet:FILE', 'folder:DIR', 'cifar10:DIR', 'cifar100:DIR' or 'imagenet1k:DIR'"
 
 
@@ -77,15 +67,7 @@ class Dataset:
 
     def picture(self, i: int) -> Image.Image:
         """Picture i in the mode it is stored in. Raises DataError, saying which one, if it does not decode."""
-        try:
-            picture = self.read(i)
-            picture.load()
-        # Pillow's decoders raise nearly every kind of exception on damaged files.
-        except Exception as error:
-            raise DataError(
-                f"{self.name}: {self.place(i)} does not decode as an image ({error}); repair it or leave it out."
-            ) from None
-        return picture
+        return decoded(lambda: self.read(i), f"{self.name}: {self.place(i)}")
 
     def image(self, i: int) -> Image.Image:
         """Picture i with its transparent parts white; raises as `picture` does."""
@@ -106,14 +88,6 @@ class Dataset:
         return replace(
             self, labels=self.labels[chosen], read=lambda i: read(chosen[i]), place=lambda i: place(chosen[i])
         )
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """A picture with transparency as opaque RGB over white; any other unchanged."""
-    if picture.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in picture.info:
-        return picture
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def pixel_batches(dataset: Dataset, preprocess: Callable[[Image.Image], Tensor], batch_size: int) -> Iterator[Tensor]:
