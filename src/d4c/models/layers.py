@@ -80,8 +80,12 @@ def attend(module: Attention | nn.Module, q: Tensor, k: Tensor, v: Tensor, causa
             future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(future, float("-inf"))
         y = module.context(scores.softmax(-1), v)  # type: ignore[operator]
-    n, heads, length, depth = y.shape
-    return y.transpose(1, 2).reshape(n, length, heads * depth)
+    return join_heads(y)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[N, heads, L, C / heads] to [N, L, C]."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
