@@ -19,7 +19,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def long_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The same for any number of tokens, with the forward pass run again for its gradient."""
     result: Tensor = _Attention.apply(q, k, v)  # type: ignore[no-untyped-call]
