@@ -8,14 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from d4c.errors import ArtifactError, CheckpointError, D4CError, DataError, SettingError
+from d4c.errors import ArtifactError, CheckpointError, D4CError, DataError, SettingError, quantize_extra
 
 if TYPE_CHECKING:
     from d4c.deployment.export import export
     from d4c.evaluation.evaluate import evaluate
     from d4c.models.checkpoint import load
-    from d4c.quantization.artifact import load_quantized
     from d4c.quantization.quantize import quantize
+    from d4c.runtime.load import load_quantized
     from d4c.synthesis.calibration import CalibrationSet
     from d4c.synthesis.synthesizer import synthesize
 
@@ -41,7 +41,7 @@ _HOME = {
     "evaluate": "d4c.evaluation.evaluate",
     "export": "d4c.deployment.export",
     "load": "d4c.models.checkpoint",
-    "load_quantized": "d4c.quantization.artifact",
+    "load_quantized": "d4c.runtime.load",
     "quantize": "d4c.quantization.quantize",
     "synthesize": "d4c.synthesis.synthesizer",
 }
@@ -49,5 +49,6 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        with quantize_extra():
+            return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'd4c' has no attribute {name!r}")

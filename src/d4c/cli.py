@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import d4c
-from d4c.errors import D4CError
+from d4c.errors import D4CError, quantize_extra
 
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Metrics
@@ -65,7 +65,8 @@ def _print_version(asked: bool) -> None:
 def main() -> None:
     """Entry point: exit code 0 done, 1 an error of ours in one sentence, 2 wrong usage."""
     try:
-        app()
+        with quantize_extra():
+            app()
     except D4CError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -6,6 +6,9 @@ The command line prints it on stderr and exits with status 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class D4CError(Exception):
     """Base of every error that d4c raises on purpose."""
@@ -25,3 +28,16 @@ class SettingError(D4CError):
 
 class ArtifactError(D4CError):
     """A saved calibration set or quantized model is damaged, incomplete or from another version."""
+
+
+@contextmanager
+def quantize_extra() -> Iterator[None]:
+    """Say how to install what `pip install d4c` alone leaves out: a missing library becomes a SettingError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("huggingface_hub", "pyarrow", "safetensors", "torch"):
+            raise
+        raise SettingError(
+            f"This needs {error.name}, which is not installed; run pip install 'd4c[quantize]'."
+        ) from None

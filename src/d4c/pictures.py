@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 
 def decoded(read: Callable[[], Image.Image], place: str) -> Image.Image:
-    """The picture that `read` opens, in the mode it is stored in; raises DataError, naming `place`, if it is damaged."""
+    """The picture that `read` opens, in its own mode; raises DataError, naming `place`, if it is damaged."""
     try:
         picture = read()
         picture.load()

@@ -20,12 +20,13 @@ import d4c
 from d4c.errors import ArtifactError, SettingError
 from d4c.files import atomic_folder, sha256
 from d4c.quantization.artifact import load_quantized
+from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime.folder import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from d4c.deployment.parity import TowerParity
 
-FORMAT_VERSION = 1
 COPIED = ("tokenizer.json", "preprocessor_config.json")
 
 
@@ -136,10 +137,21 @@ def _description(clip: QuantizedCLIP, folder: Path, unpacked: bool) -> dict[str,
         "context_length": text.context_length,
         "eos_id": text.eos_id,
         "logit_scale": clip.logit_scale,
+        "saturating": _saturating(clip),
         "files": {
             file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())
         },
     }
+
+
+def _saturating(clip: QuantizedCLIP) -> list[str]:
+    """Layers in which two products may not fit into 16 bits, where processors without VNNI add them."""
+    return [
+        name
+        for name, layer in clip.layers().items()
+        if isinstance(layer, QuantizedLinear | QuantizedConv2d)
+        and 2 * layer.input_quantizer.args.qmax * int(layer.codes.abs().max()) > 32767
+    ]
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

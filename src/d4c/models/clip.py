@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from d4c.classification import Picture, classify
 from d4c.models.config import CLIPConfig, ResNetConfig
 from d4c.models.preprocess import preprocess
 from d4c.models.resnet import ModifiedResNet
 from d4c.models.text import TextTransformer
 from d4c.models.tokenizer import tokenize
 from d4c.models.vit import VisionTransformer
+from d4c.templates import PHOTO_TEMPLATES
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 
@@ -68,3 +72,22 @@ class CLIP(nn.Module):
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Prompts to token ids [N, context length]."""
         return tokenize(texts, self.config.text.context_length)
+
+    @torch.no_grad()
+    def classify(
+        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
+    ) -> NDArray[np.float32]:
+        """Probabilities [N, L] of each label for each picture (a file or a PIL image); see `d4c.classification`."""
+
+        def embed_images(pictures: list[Image]) -> NDArray[np.float32]:
+            pixels = torch.stack([self.preprocess(picture) for picture in pictures])
+            return self.encode_image(pixels.to(self.device)).float().cpu().numpy()
+
+        return classify(
+            images,
+            labels,
+            templates=templates,
+            logit_scale=self.logit_scale,
+            embed_images=embed_images,
+            embed_texts=lambda prompts: self.encode_text(self.tokenize(prompts).to(self.device)).float().cpu().numpy(),
+        )

@@ -81,17 +81,19 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[np.int64]:
+def token_ids(
+    texts: str | Sequence[str], context_length: int = 77, cutter: Tokenizer | None = None
+) -> NDArray[np.int64]:
     """Prompts to ids [N, context_length]: start, words, end, zeros; a long prompt keeps its end in the last place.
 
-    Raises DataError for anything but strings.
+    `cutter` is the tokenizer if it was read from a file. Raises DataError for anything but strings.
     """
     rows = [texts] if isinstance(texts, str) else list(texts)
     for row in rows:
         if not isinstance(row, str):
             raise DataError(f"a prompt is {type(row).__name__}, expected a string; pass a list of strings.")
     out = np.zeros((len(rows), context_length), np.int64)
-    for i, encoding in enumerate(tokenizer().encode_batch([clean(row) for row in rows])):
+    for i, encoding in enumerate((cutter or tokenizer()).encode_batch([clean(row) for row in rows])):
         ids = [VOCAB_SIZE - 2, *encoding.ids[: context_length - 2], VOCAB_SIZE - 1]
         out[i, : len(ids)] = ids
     return out

@@ -1,0 +1,1 @@
+"""Running exported models without PyTorch: nothing below this package imports it."""

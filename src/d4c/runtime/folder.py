@@ -1,0 +1,113 @@
+"""The folder that `d4c export` wrote, checked before a runtime sees it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from d4c.errors import ArtifactError
+from d4c.files import sha256 as digest
+from d4c.models.tokenizer import END, START, VOCAB_SIZE
+
+FORMAT_VERSION = 1
+FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What an export says of itself; `saturating` are the layers whose 8-bit weights need VNNI instructions.
+
+    `eos_id` is None where the largest id of a prompt marks its end; `fingerprint` stands for everything that image
+    embeddings depend on.
+    """
+
+    folder: Path
+    name: str
+    opset: int
+    embed_dim: int
+    image_size: int
+    context_length: int
+    eos_id: int | None
+    logit_scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    saturating: tuple[str, ...]
+    fingerprint: str
+
+
+def read_export(folder: Path) -> ExportedModel:
+    """Check an export against the sizes and hashes in its export.json and read its settings.
+
+    Raises ArtifactError if it is no export, incomplete, damaged or from a newer version.
+    """
+    data = _read_json(folder / "export.json") if (folder / "export.json").is_file() else _refuse(folder)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder / 'export.json'} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; "
+            "install a newer d4c."
+        )
+    try:
+        for name in FILES:
+            _check_file(folder / name, **data["files"][name])
+        pixels = _read_json(folder / "preprocessor_config.json")
+        mean, std = ([float(number) for number in pixels[key]] for key in ("image_mean", "image_std"))
+        return ExportedModel(
+            folder=folder,
+            name=str(data["name"]),
+            opset=int(data["opset"]),
+            embed_dim=int(data["embed_dim"]),
+            image_size=int(data["image_size"]),
+            context_length=int(data["context_length"]),
+            eos_id=None if data["eos_id"] is None else int(data["eos_id"]),
+            logit_scale=float(data["logit_scale"]),
+            mean=(mean[0], mean[1], mean[2]),
+            std=(std[0], std[1], std[2]),
+            saturating=tuple(str(layer) for layer in data["saturating"]),
+            fingerprint="".join(data["files"][name]["sha256"] for name in ("image.onnx", "preprocessor_config.json")),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ArtifactError(
+            f"{folder / 'export.json'} does not describe an exported CLIP ({error!r}); run d4c export again."
+        ) from None
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of an export; raises ArtifactError if its vocabulary is not CLIP's."""
+    try:
+        found = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ArtifactError(f"{path} is no tokenizer ({error}); run d4c export again.") from None
+    ends = found.token_to_id(START), found.token_to_id(END)
+    if ends != (VOCAB_SIZE - 2, VOCAB_SIZE - 1):
+        raise ArtifactError(f"{path} is no tokenizer of CLIP; run d4c export again.")
+    return found
+
+
+def _refuse(folder: Path) -> Any:
+    if (folder / "config.json").is_file():
+        raise ArtifactError(
+            f"{folder} holds no graphs for this runtime; run d4c export {folder} and give the folder that it writes."
+        )
+    raise ArtifactError(f"{folder} holds no export.json; give the folder that d4c export wrote.")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ArtifactError(f"{path} is not JSON; the export is damaged, run d4c export again.") from None
+
+
+def _check_file(path: Path, bytes: int, sha256: str) -> None:
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        raise ArtifactError(f"{path} is missing; run d4c export again.")
+    if size != bytes:
+        raise ArtifactError(f"{path} has {size} bytes, expected {bytes}; the export is damaged, run d4c export again.")
+    if digest(path) != sha256:
+        raise ArtifactError(f"{path} has changed since it was written; run d4c export again.")

@@ -1,0 +1,48 @@
+"""The verb `load_quantized`: an artifact in PyTorch, or its export in a runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args, overload
+
+from d4c.errors import SettingError, quantize_extra
+from d4c.runtime.clip import RuntimeCLIP
+
+if TYPE_CHECKING:
+    import torch
+
+    from d4c.quantization.quantized import QuantizedCLIP
+
+Runtime = Literal["onnxruntime", "openvino"]
+
+
+@overload
+def load_quantized(
+    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["torch"] = "torch"
+) -> QuantizedCLIP: ...
+
+
+@overload
+def load_quantized(folder: str | Path, device: str | torch.device = "cpu", *, runtime: Runtime) -> RuntimeCLIP: ...
+
+
+def load_quantized(
+    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["torch"] | Runtime = "torch"
+) -> QuantizedCLIP | RuntimeCLIP:
+    """Read a quantized CLIP: `encode_image`, `encode_text`, `classify`, `preprocess`, `tokenize`, `logit_scale`.
+
+    `runtime` "torch" simulates the artifact in `folder`, bit for bit as it was saved, tensors in and out.
+    "onnxruntime" and "openvino" execute the folder that `d4c export` made of it, arrays in and out, without PyTorch
+    and on the CPU only. Raises ArtifactError with the reason if anything is missing, damaged or from a newer version,
+    SettingError for an unknown, missing or too old runtime.
+    """
+    if runtime == "torch":
+        with quantize_extra():
+            from d4c.quantization.artifact import load_quantized as load_artifact
+
+        return load_artifact(folder, device)
+    if runtime not in get_args(Runtime):
+        raise SettingError(f"The runtime {runtime!r} is unknown; use 'torch', 'onnxruntime' or 'openvino'.")
+    if str(device) != "cpu":
+        raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")
+    return RuntimeCLIP(folder, runtime)

@@ -1,0 +1,60 @@
+"""One graph in one runtime, as a function of an array.
+
+ONNX Runtime and OpenVINO compute the same integers; what is left in floating point stays float32 in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d4c.errors import SettingError
+
+Graph = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+def onnxruntime_graph(file: Path, opset: int, *, wide_sums: bool) -> Graph:
+    """A graph with one input and one output on the CPU; `wide_sums` avoids 16-bit sums at the price of speed.
+
+    Raises SettingError if this ONNX Runtime cannot read the opset.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if wide_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise _unreadable(file, opset, "ONNX Runtime", onnxruntime.__version__, "onnxruntime", error) from None
+    name = session.get_inputs()[0].name
+    return lambda values: np.asarray(session.run(None, {name: values})[0])
+
+
+def openvino_graph(file: Path, opset: int) -> Graph:
+    """The same in OpenVINO. Raises SettingError if it is not installed or cannot read the graph."""
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise SettingError(
+            "The runtime 'openvino' needs openvino, which is not installed; run pip install 'd4c[openvino]'."
+        ) from None
+    core = openvino.Core()
+    try:
+        # Left to itself it computes in bfloat16 on processors that can.
+        compiled = core.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except Exception as error:
+        raise _unreadable(file, opset, "OpenVINO", openvino.__version__, "openvino", error) from None
+    return lambda values: np.array(compiled(values)[0])
+
+
+def _unreadable(file: Path, opset: int, name: str, version: str, package: str, error: Exception) -> SettingError:
+    reason = " ".join(str(error).split())
+    return SettingError(
+        f"{name} {version} cannot load {file}, a graph of opset {opset} ({reason}); run pip install -U {package}."
+    )
