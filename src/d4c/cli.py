@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from d4c.models.clip import CLIP
     from d4c.run import Progress as Report
     from d4c.run import RunResult
+    from d4c.runtime.clip import RuntimeCLIP
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 errors = Console(stderr=True)
@@ -200,15 +201,20 @@ def evaluate(
     reference: Annotated[str | None, typer.Option(help="Float model to compare with.")] = None,
     pretrained: Pretrained = None,
     limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
+    runtime: Annotated[str, typer.Option(help="torch; onnxruntime or openvino for a folder that export wrote.")] = (
+        "torch"
+    ),
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Zero-shot accuracy of a model or an artifact, with 95 % intervals."""
+    """Zero-shot accuracy of a model, an artifact or an export, with 95 % intervals."""
     from d4c.quantization.artifact import is_artifact
 
     place = _device(device)
-    model: CLIP
-    if is_artifact(Path(source)):
+    model: CLIP | RuntimeCLIP
+    if runtime != "torch":
+        model = d4c.load_quantized(source, device or "cpu", runtime=runtime)  # type: ignore[call-overload]
+    elif is_artifact(Path(source)):
         model = d4c.load_quantized(source, device=place)
     else:
         model = d4c.load(source, pretrained, device=place)

@@ -90,7 +90,9 @@ class Dataset:
         )
 
 
-def pixel_batches(dataset: Dataset, preprocess: Callable[[Image.Image], Tensor], batch_size: int) -> Iterator[Tensor]:
+def pixel_batches(
+    dataset: Dataset, preprocess: Callable[[Image.Image], Tensor | NDArray[np.float32]], batch_size: int
+) -> Iterator[Tensor]:
     """Preprocessed images [<= batch_size, 3, S, S] in order; the next batch is decoded while one is used.
 
     Raises SettingError for a batch size below 1 and DataError for an image that does not decode.
@@ -99,7 +101,7 @@ def pixel_batches(dataset: Dataset, preprocess: Callable[[Image.Image], Tensor],
         raise SettingError(f"the batch size is {batch_size}, expected at least 1; 64 suits most machines.")
 
     def one(i: int) -> Tensor:
-        return preprocess(dataset.image(i))
+        return torch.as_tensor(preprocess(dataset.image(i)))
 
     starts = range(0, len(dataset), batch_size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

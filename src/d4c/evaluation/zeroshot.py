@@ -16,15 +16,17 @@ from d4c.evaluation.datasets import Dataset, pixel_batches
 from d4c.templates import fill_template
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 Progress = Callable[[int, int], None]
 
 
 class Encoder(Protocol):
-    """All that evaluation asks of a model: a float CLIP, a quantized one or a runtime session.
+    """All that evaluation asks of a model: a float CLIP, a quantized one, or an export in a runtime.
 
-    If it also has `device`, its inputs are moved there.
+    If it also has `device`, its inputs are moved there. It may answer in NumPy.
     """
 
     @property
@@ -33,13 +35,13 @@ class Encoder(Protocol):
     @property
     def image_size(self) -> int: ...
 
-    def encode_image(self, pixels: Tensor) -> Tensor: ...
+    def encode_image(self, pixels: Tensor) -> Tensor | NDArray[np.float32]: ...
 
-    def encode_text(self, tokens: Tensor) -> Tensor: ...
+    def encode_text(self, tokens: Tensor) -> Tensor | NDArray[np.float32]: ...
 
-    def preprocess(self, image: Image) -> Tensor: ...
+    def preprocess(self, image: Image) -> Tensor | NDArray[np.float32]: ...
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
+    def tokenize(self, texts: Sequence[str]) -> Tensor | NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ class Embeddings:
 def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int) -> Tensor:
     """One unit vector a class, [C, D]: the normalised mean of the unit embeddings of its name under each template."""
     prompts = [fill_template(template, name.lower()) for name in dataset.classes for template in dataset.templates]
-    tokens = model.tokenize(prompts)
+    tokens = torch.as_tensor(model.tokenize(prompts))
     parts = [
-        model.encode_text(to_device(model, tokens[i : i + batch_size])).float().cpu()
+        torch.as_tensor(model.encode_text(to_device(model, tokens[i : i + batch_size]))).float().cpu()
         for i in range(0, len(tokens), batch_size)
     ]
     features = F.normalize(torch.cat(parts), dim=-1)
@@ -85,7 +87,8 @@ def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: P
     parts: list[Tensor] = []
     done = 0
     for pixels in pixel_batches(dataset, model.preprocess, batch_size):
-        parts.append(F.normalize(model.encode_image(to_device(model, pixels)).float().cpu(), dim=-1))
+        features = torch.as_tensor(model.encode_image(to_device(model, pixels))).float().cpu()
+        parts.append(F.normalize(features, dim=-1))
         done += len(pixels)
         if progress is not None:
             progress(done, len(dataset))

@@ -23,7 +23,7 @@ def unit_features(model: Encoder, pixels: Tensor) -> Tensor:
 
     Raises DataError if one of them is not finite.
     """
-    parts = [model.encode_image(to_device(model, part)).float().cpu() for part in pixels.split(BATCH)]
+    parts = [torch.as_tensor(model.encode_image(to_device(model, part))).float().cpu() for part in pixels.split(BATCH)]
     features = F.normalize(torch.cat(parts), dim=-1)
     broken = int((~features.isfinite().all(1)).sum())
     if broken:
