@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,25 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 import d4c
-from d4c.errors import DataError, SettingError
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.models.resnet import Bottleneck
-from d4c.quantization.calibration import calibrate, prepare
+from d4c.quantization.allocation import mixed_overrides
+from d4c.quantization.calibration import prepare
 from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.optimization import PAPER, ReconstructionConfig
-from d4c.quantization.placement import TOWERS, convert, default_overrides, make_plan
+from d4c.quantization.placement import TOWERS, default_overrides, make_plan
+from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.reconstruction import UnitKind, reconstruct
 from d4c.quantization.scheme import Scheme, Track
-from d4c.synthesis.prompts import generic_prompts
+from d4c.quantization.sensitivity import Probe
+from d4c.synthesis.prompts import NOUNS, generic_prompts
 
 if TYPE_CHECKING:
     from d4c.synthesis.calibration import CalibrationSet
 
 Reconstruction = Literal["block", "layer", "published", "gptq", "none"]
-# The published method chooses ranges on a quarter of its 128 images and a sixteenth of its 512 prompts.
-PUBLISHED_RANGE_SAMPLES = 32
 PROMPTS = 512
 
 
@@ -44,6 +44,8 @@ def quantize(
     iterations: int | None = None,
     batch_size: int | None = None,
     overrides: Mapping[str, str | Scheme] | None = None,
+    target_bits: float | None = None,
+    target_bytes: int | None = None,
     towers: Sequence[str] = TOWERS,
     prompts: Sequence[str] | None = None,
     seed: int = 0,
@@ -57,7 +59,11 @@ def quantize(
     bottlenecks; default of track "paper"), or not at all ("none": ranges only). `overrides` maps patterns over layer
     names to schemes, such as {r"image\.blocks\.0\..*": "W8A8"}; they come after the track's own exceptions.
 
-    Raises SettingError for an invalid scheme, track, tower or override, DataError for unusable calibration data.
+    With `target_bits` (mean bits a weight) or `target_bytes` (of packed weights; scales, biases and norms come on top)
+    the layers without exception get widths of their own, see `mixed_overrides`: the divergence of each at each width is
+    measured on the images and the first 180 prompts.
+
+    Raises SettingError for an invalid scheme, track, tower, override or target, DataError for unusable data.
     """
     started = time.perf_counter()
     scheme = Scheme.parse(scheme)
@@ -68,8 +74,6 @@ def quantize(
         raise SettingError(
             f"The reconstruction {kind!r} is unknown; choose one of {', '.join(get_args(Reconstruction))}."
         )
-    if isinstance(clip, QuantizedCLIP):
-        raise SettingError(f"{clip.name!r} is quantized already; quantize the float CLIP that it was made from.")
     if not towers or any(tower not in TOWERS for tower in towers):
         raise SettingError(f"The towers {list(towers)!r} are not among {list(TOWERS)}; choose one or both of these.")
     exceptions = default_overrides(track) | {p: Scheme.parse(own) for p, own in (overrides or {}).items()}
@@ -82,17 +86,21 @@ def quantize(
         if batch_size < 1:
             raise SettingError(f"batch_size is {batch_size}, but at least 1 is needed.")
         settings = replace(settings, batch_size=batch_size)
+    if target_bits is not None and target_bytes is not None:
+        raise SettingError(f"The targets {target_bits} bits and {target_bytes} bytes exclude each other; give one.")
 
-    float_clip = copy.deepcopy(clip).eval().requires_grad_(False)
-    float_clip.text.trim = track == "deployable"
-    pixels, tokens = _inputs(float_clip, calibration, prompts)
+    float_clip = working_copy(clip, track)
+    texts = generic_prompts(PROMPTS, seed=0) if prompts is None else prompts
+    pixels, tokens = calibration_inputs(float_clip, calibration, texts)
     plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers))
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers)
-    quantized = copy.deepcopy(float_clip)
-    convert(quantized, plan, track)
-    few = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
-    calibrate(quantized, pixels[:few], tokens[:few], towers, known_pixels=track == "deployable")
+    quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
+    if target_bits is not None or target_bytes is not None:
+        probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
+        exceptions |= mixed_overrides(probe, scheme, exceptions, target_bits, target_bytes, progress)
+        plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers))
+        quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
     if kind != "none":
         _reconstruct(quantized, float_clip, pixels, tokens, towers, kind, settings, seed, progress)
     for module in quantized.modules():
@@ -106,6 +114,7 @@ def quantize(
         "track": track,
         "towers": list(towers),
         "overrides": {p: str(own) for p, own in exceptions.items() if any(re.fullmatch(p, name) for name in plan)},
+        "target": {"bits": target_bits, "bytes": target_bytes},
         "reconstruction": {"kind": kind, **({} if kind in ("none", "gptq") else asdict(settings))},
         "seed": seed,
         "images": len(pixels),
@@ -116,24 +125,6 @@ def quantize(
         "seconds": round(time.perf_counter() - started, 3),
     }
     return QuantizedCLIP(quantized, plan, recipe)
-
-
-def _inputs(
-    clip: CLIP, calibration: CalibrationSet, prompts: Sequence[str] | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels = calibration.pixels.to(clip.device)
-    size = clip.image_size
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size) or not len(pixels):
-        raise DataError(
-            f"The calibration images have shape {tuple(pixels.shape)}, but {clip.name!r} takes [N, 3, {size}, {size}]; "
-            "synthesize them from this model."
-        )
-    if not bool(pixels.isfinite().all()):
-        raise DataError("The calibration images contain NaN or infinite values; synthesize them anew.")
-    texts = generic_prompts(PROMPTS, seed=0) if prompts is None else list(prompts)
-    if not texts:
-        raise DataError("The list of calibration prompts is empty; give at least one prompt.")
-    return pixels, clip.tokenize(texts).to(clip.device)
 
 
 def _reconstruct(
