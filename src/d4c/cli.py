@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from d4c.evaluation.metrics import Metrics
     from d4c.inspection.report import Inspection
     from d4c.models.clip import CLIP
+    from d4c.quantization.sensitivity import Sensitivity
     from d4c.run import Progress as Report
     from d4c.run import RunResult
     from d4c.runtime.clip import RuntimeCLIP
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 errors = Console(stderr=True)
+SHOWN = 20
+"""Rows of a long table."""
 
 Model = Annotated[str, typer.Option(help="demo-vit, demo-rn, a file, a folder, hf-hub:org/name or an open_clip name.")]
 Pretrained = Annotated[str | None, typer.Option(help="Weights of an open_clip name, such as openai.")]
@@ -161,6 +164,10 @@ def quantize(
     override: Annotated[
         list[str] | None, typer.Option(help="Exception PATTERN=SCHEME over layer names; may be repeated.")
     ] = None,
+    target_bits: Annotated[
+        float | None, typer.Option(help="Mean bits a weight: layers get widths by measured sensitivity.")
+    ] = None,
+    target_bytes: Annotated[int | None, typer.Option(help="The same, as bytes of all packed weights.")] = None,
     pretrained: Pretrained = None,
     seed: Seed = 0,
     device: Device = None,
@@ -182,6 +189,8 @@ def quantize(
             reconstruction=reconstruction,  # type: ignore[arg-type]
             iterations=iterations,
             overrides=_overrides(override or []),
+            target_bits=target_bits,
+            target_bytes=target_bytes,
             seed=seed,
             progress=progress,
         )
@@ -281,6 +290,36 @@ def inspect(
     print(f"written to {output}" if output else "-o DIR writes all numbers and figures")
 
 
+@app.command()
+def sensitivity(
+    model: Model,
+    calibration: Annotated[Path, typer.Option(help="Folder that synthesize wrote.")],
+    scheme: Annotated[str, typer.Option(help="Bits of weights and activations, 2 to 8 each.")] = "W4A8",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    pretrained: Pretrained = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """What each layer costs: quantized alone, at other bits, and left in float when all others are quantized."""
+    from d4c.files import atomic_file
+    from d4c.quantization.sensitivity import measure_sensitivity
+
+    clip = d4c.load(model, pretrained, device=_device(device))
+    images = d4c.CalibrationSet.load(calibration)
+    with _progress("sensitivity") as progress:
+        found = measure_sensitivity(clip, images, scheme, progress=progress)
+    text = json.dumps(found.to_dict(), indent=2)
+    if output:
+        with atomic_file(output) as new:
+            new.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        print(text)
+        return
+    _print_sensitivity(found)
+    if output:
+        print(f"written to {output}")
+
+
 def _device(asked: str | None) -> str:
     import torch
 
@@ -371,3 +410,32 @@ def _print_inspection(found: Inspection) -> None:
     print(f"contrast, variance and entropy are of {patches} patches an image")
     for name, report in found.sets.items():
         print(f"{name}: {report.source}")
+
+
+def _print_sensitivity(found: Sensitivity) -> None:
+    from d4c.quantization.sensitivity import GROUPS
+
+    ranked = found.ranked()
+    widths = sorted({bits for layer in ranked for bits in layer.by_width})
+    print(f"{found.model}, {found.scheme}: divergence in 1/1000 nats of layers quantized alone")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", no_wrap=True)
+    for title in ("weights", "alone", *(f"W{bits}" for bits in widths), "recovery"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for layer in ranked[:SHOWN]:
+        cells = [f"{1000 * layer.by_width[bits]:.2f}" if layer.by_width else "" for bits in widths]
+        numbers = (f"{1000 * layer.alone:.2f}", *cells, f"{1000 * layer.recovery:.2f}")
+        table.add_row(layer.name, f"{layer.weights:,}", *numbers)
+    Console().print(table)
+    print(f"{max(0, len(ranked) - SHOWN)} more layers cost less; --json and -o give all")
+    for title, key in GROUPS.items():
+        sums = Table(title=f"sums by {title}", title_justify="left", box=None, pad_edge=False)
+        for column in (title, "weights", "alone", "recovery"):
+            sums.add_column(column, justify="left" if column == title else "right")
+        for name, (weights, alone, recovery) in found.sums(key).items():
+            sums.add_row(name, f"{weights:,}", f"{1000 * alone:.2f}", f"{1000 * recovery:.2f}")
+        Console().print(sums)
+    towers = ", ".join(f"{tower} tower alone {1000 * value:.2f}" for tower, value in found.towers.items())
+    print(
+        f"all layers quantized: {1000 * found.divergence:.2f}; {towers}; {found.images} images, {found.prompts} prompts"
+    )

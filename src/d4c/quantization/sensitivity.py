@@ -68,6 +68,10 @@ class LayerSensitivity:
         return re.sub(r"\.\d+\.", ".*.", self.name)
 
 
+GROUPS: dict[str, Callable[[LayerSensitivity], str]] = {"tower": lambda x: x.tower, "kind": lambda x: x.kind}
+"""What costs are summed by."""
+
+
 @dataclass(frozen=True)
 class Sensitivity:
     """What `measure_sensitivity` found; `divergence` is that of the whole quantized model, `towers` of each alone."""
@@ -98,11 +102,11 @@ class Sensitivity:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of every number, the costliest layer first."""
         sums = {
-            title: {
+            f"by_{title}": {
                 name: dict(zip(("weights", "alone", "recovery"), row, strict=True))
                 for name, row in self.sums(key).items()
             }
-            for title, key in (("by_tower", lambda x: x.tower), ("by_kind", lambda x: x.kind))
+            for title, key in GROUPS.items()
         }
         return {**asdict(self), **sums, "layers": [asdict(layer) for layer in self.ranked()]}
 
