@@ -291,6 +291,41 @@ def inspect(
 
 
 @app.command()
+def search(
+    model: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    query: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    top: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write a page of thumbnails.")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="File that keeps the embeddings; default: .d4c-search.npz beside the pictures.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
+    as_json: AsJson = False,
+) -> None:
+    """Find pictures by words; embeds only what is new or changed since the last search."""
+    from d4c.runtime.clip import RuntimeCLIP
+    from d4c.runtime.gallery import open_gallery
+    from d4c.runtime.page import printable, write_page
+
+    clip = RuntimeCLIP(model, runtime)
+    with _progress("embed") as progress:
+        gallery = open_gallery(clip, images, embeddings, progress=progress)
+    matches = gallery.search(clip, query, top)
+    note = f"{len(matches)} of {len(gallery.paths)} pictures in {images}, by {clip.name} in {runtime}"
+    if html is not None:
+        write_page(html, query, images, matches, note)
+    if as_json:
+        found = [{"path": match.path, "score": match.score} for match in matches]
+        print(json.dumps({"matches": found, "embedded": gallery.embedded, "skipped": gallery.skipped}, indent=2))
+        return
+    for match in matches:
+        print(f"{match.score:.3f}  {printable(match.path)}")
+    for reason in gallery.skipped.values():
+        errors.print(f"skipped: {printable(reason)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def sensitivity(
     model: Model,
     calibration: Annotated[Path, typer.Option(help="Folder that synthesize wrote.")],

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from d4c.classification import Picture, classify
-from d4c.errors import DataError
+from d4c.errors import DataError, SettingError
 from d4c.models.preprocess import pixels
 from d4c.models.tokenizer import VOCAB_SIZE, token_ids
 from d4c.runtime.folder import ExportedModel, read_export, read_tokenizer
@@ -25,10 +25,14 @@ class RuntimeCLIP:
     """An export that ONNX Runtime or OpenVINO executes, used like the PyTorch model that it was made from.
 
     Raises ArtifactError if the export is damaged, incomplete or from a newer version, and SettingError if the runtime
-    is missing or too old. Warns where the processor would cut off sums of 8-bit products (see `processor`).
+    is unknown, missing or too old. Warns where the processor would cut off sums of 8-bit products (see `processor`).
     """
 
     def __init__(self, folder: str | Path, runtime: str = "onnxruntime") -> None:
+        if runtime not in ("onnxruntime", "openvino"):
+            raise SettingError(
+                f"The runtime {runtime!r} is neither 'onnxruntime' nor 'openvino', which execute exports."
+            )
         self.exported = read_export(Path(folder))
         self.runtime = runtime
         unsafe = bool(self.exported.saturating) and saturates()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from d4c.errors import SettingError, quantize_extra
 from d4c.runtime.clip import RuntimeCLIP
@@ -41,8 +41,6 @@ def load_quantized(
             from d4c.quantization.artifact import load_quantized as load_artifact
 
         return load_artifact(folder, device)
-    if runtime not in get_args(Runtime):
-        raise SettingError(f"The runtime {runtime!r} is unknown; use 'torch', 'onnxruntime' or 'openvino'.")
     if str(device) != "cpu":
         raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")
     return RuntimeCLIP(folder, runtime)

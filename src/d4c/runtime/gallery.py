@@ -1,0 +1,138 @@
+"""A folder of pictures, searched by words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from d4c.errors import DataError
+from d4c.pictures import IMAGE_SUFFIXES, decoded, on_white
+from d4c.runtime.clip import RuntimeCLIP
+from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
+
+DEFAULT_NAME = ".d4c-search.npz"
+BATCH = 32
+SAVE_EVERY = 32
+"""Batches after which a long update is saved, so that stopping it loses little."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A picture by its path below the folder, and the cosine of its embedding with the query's."""
+
+    path: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Unit embeddings [N, D] of the pictures at `paths`, relative to the folder and sorted.
+
+    `skipped` says of each file that does not decode why; `embedded` is how many pictures were new or changed.
+    """
+
+    paths: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    skipped: dict[str, str]
+    embedded: int
+
+    def search(self, model: RuntimeCLIP, query: str, top: int = 10) -> list[Match]:
+        """The `top` best matches, best first; of equal ones the first by name."""
+        text = _unit(model.encode_text(model.tokenize(query)))[0]
+        scores = np.einsum("nd,d->n", self.embeddings, text)  # unlike a product, it gives equal rows equal scores
+        return [Match(self.paths[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
+
+
+def open_gallery(
+    model: RuntimeCLIP,
+    folder: str | Path,
+    file: str | Path | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Gallery:
+    """Bring the embeddings in `file` up to date with the pictures below `folder`, and read them.
+
+    `file` is by default .d4c-search.npz in the folder. A picture counts as unchanged while its size and its time of
+    change are the same; all are embedded anew for another model. Hidden files and folders are left out. `progress` is
+    called with the number of new pictures done and their total. Raises DataError if there is no picture to search,
+    or if `file` is damaged or something else.
+    """
+    root = Path(folder)
+    store = root / DEFAULT_NAME if file is None else Path(file)
+    found = _scan(root)
+    fingerprint = model.exported.fingerprint
+    stored = read_entries(store, fingerprint, model.exported.embed_dim)
+    entries = {path: entry for path, entry in stored.items() if found.get(path) == entry.stamp}
+    outdated = len(entries) < len(stored)
+    new = [path for path in found if path not in entries]
+    skipped: dict[str, str] = {}
+    for i, start in enumerate(range(0, len(new), BATCH), 1):
+        batch = new[start : start + BATCH]
+        made = _embed(model, root, batch, skipped)
+        entries.update({path: Entry(found[path], row) for path, row in made})
+        if progress:
+            progress(start + len(batch), len(new))
+        if made and i % SAVE_EVERY == 0:
+            write_entries(store, fingerprint, entries)
+    if not entries:
+        raise DataError(f"none of the {len(found)} pictures in {root} can be used ({next(iter(skipped.values()))}).")
+    embedded = len(new) - len(skipped)
+    if embedded or outdated:
+        write_entries(store, fingerprint, entries)
+    paths = tuple(sorted(entries))
+    return Gallery(paths, np.stack([entries[path].embedding for path in paths]), skipped, embedded)
+
+
+def _scan(root: Path) -> dict[str, Stamp]:
+    """All pictures below a folder by their relative path, in sorted order."""
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; give one with pictures.")
+    files = sorted(_pictures(root))
+    if not files:
+        raise DataError(f"{root} holds no pictures, expected files that end in {', '.join(IMAGE_SUFFIXES)}.")
+    return {path.relative_to(root).as_posix(): stamp for path, stamp in files}
+
+
+def _pictures(root: Path) -> Iterator[tuple[Path, Stamp]]:
+    for parent, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(parent, name)
+            # A link that leads nowhere is no picture.
+            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and path.is_file():
+                status = path.stat()
+                yield path, Stamp(status.st_size, status.st_mtime_ns)
+
+
+def _embed(
+    model: RuntimeCLIP, root: Path, paths: Sequence[str], skipped: dict[str, str]
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """The unit embeddings of those pictures that decode; why the others do not goes into `skipped`."""
+
+    def read(path: str) -> NDArray[np.float32] | DataError:
+        try:
+            return model.preprocess(on_white(decoded(lambda: Image.open(root / path), path)))
+        except DataError as error:
+            return error
+
+    pixels: dict[str, NDArray[np.float32]] = {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, picture in zip(paths, pool.map(read, paths), strict=True):
+            if isinstance(picture, DataError):
+                skipped[path] = str(picture)
+            else:
+                pixels[path] = picture
+    if not pixels:
+        return []
+    return list(zip(pixels, _unit(model.encode_image(list(pixels.values()))), strict=True))
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)

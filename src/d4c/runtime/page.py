@@ -1,0 +1,88 @@
+"""Search results as one HTML file with thumbnails in it."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
+
+from d4c.files import atomic_file
+from d4c.pictures import open_picture
+from d4c.runtime.gallery import Match
+
+SIDE = 480
+"""Longer side of a thumbnail in pixels, twice what the page shows."""
+
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; }
+h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
+header p { margin: .25rem 0 1.25rem; opacity: .75; }
+ol { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); list-style: none;
+  margin: 0; padding: 0; }
+li { border: 1px solid #8885; border-radius: .5rem; overflow: hidden; }
+a { color: inherit; display: block; text-decoration: none; }
+a:focus-visible { outline: 3px solid Highlight; outline-offset: -3px; }
+img { aspect-ratio: 1; background: #8882; display: block; height: auto; object-fit: contain; width: 100%; }
+p.name { font-size: .8rem; margin: 0; overflow-wrap: anywhere; padding: .5rem .6rem; }
+p.name b { float: right; font-variant-numeric: tabular-nums; font-weight: 600; margin-left: .5rem; }
+"""
+
+
+def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], note: str) -> None:
+    """A page of thumbnails that lead to the pictures themselves; it appears whole or not at all.
+
+    Raises DataError if one of the pictures has gone in the meantime.
+    """
+    title = escape(query)
+    items = "\n".join(_item(match, folder, file.parent) for match in matches)
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p>{escape(note)}</p>
+</header>
+<ol>
+{items}
+</ol>
+</body>
+</html>
+"""
+    with atomic_file(file) as new:
+        new.write_text(page, encoding="utf-8")
+
+
+def printable(path: str) -> str:
+    """A path without control characters and without bytes that are no text."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in path)
+
+
+def _item(match: Match, folder: Path, page: Path) -> str:
+    picture = folder / match.path
+    link = quote(os.fsencode(Path(os.path.relpath(picture, page)).as_posix()))
+    name = escape(printable(match.path))
+    return (
+        f'<li><a href="{link}"><img src="{_thumbnail(picture)}" alt="{name}">'
+        f'<p class="name"><b>{match.score:.3f}</b>{name}</p></a></li>'
+    )
+
+
+def _thumbnail(path: Path) -> str:
+    picture = open_picture(path).convert("RGB")
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    stream = BytesIO()
+    picture.save(stream, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"

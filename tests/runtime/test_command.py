@@ -1,0 +1,51 @@
+"""d4c search: what is printed, and where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from d4c import cli
+from d4c.errors import SettingError
+
+
+def test_matches_go_to_stdout_and_skipped_files_to_stderr(exported: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "bro[ken].jpg").write_bytes(b"x")
+    page = tmp_path / "page.html"
+    words = ["search", str(exported), str(pictures), "a face", "--top", "3", "--html", str(page)]
+    shown = CliRunner().invoke(cli.app, words)
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    scores = [float(line.split("  ")[0]) for line in lines]
+    assert len(lines) == 3
+    assert scores == sorted(scores, reverse=True)
+    for line in lines:
+        assert (pictures / line.split("  ")[1]).is_file()
+    assert shown.stderr.splitlines()[-1].startswith("skipped: bro[ken].jpg does not decode as an image")
+    assert page.read_text().count("<li>") == 3
+
+
+def test_json_holds_the_same(exported: Path, pictures: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.npz"
+    words = ["search", str(exported), str(pictures), "a face", "--embeddings", str(kept)]
+    plain = CliRunner().invoke(cli.app, words).stdout.splitlines()
+    found = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).stdout)
+    assert [f"{match['score']:.3f}  {match['path']}" for match in found["matches"]] == plain
+    assert (found["embedded"], found["skipped"]) == (0, {})
+    assert kept.is_file()
+
+
+def test_pytorch_is_no_runtime_for_a_search(exported: Path, pictures: Path) -> None:
+    failed = CliRunner().invoke(cli.app, ["search", str(exported), str(pictures), "x", "--runtime", "torch"])
+    assert isinstance(failed.exception, SettingError)
+    assert "neither 'onnxruntime' nor 'openvino'" in str(failed.exception)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_export_can_be_evaluated(runtime: str, exported: Path) -> None:
+    words = ["evaluate", str(exported), "--runtime", runtime, "--limit", "20", "--json"]
+    done = CliRunner().invoke(cli.app, words)
+    assert json.loads(done.stdout)["count"] == 20

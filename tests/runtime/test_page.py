@@ -1,0 +1,90 @@
+"""The page of results: one file, nothing of names or queries gets out of its place."""
+
+from __future__ import annotations
+
+import base64
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from PIL import Image
+
+from d4c.errors import DataError
+from d4c.runtime.gallery import Match
+from d4c.runtime.page import SIDE, printable, write_page
+
+QUERY = '<script>alert("1")</script> & co'
+
+
+class Reader(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> tuple[Path, list[Match]]:
+    folder = tmp_path / "my pictures"
+    folder.mkdir()
+    names = ['"><img src=x onerror=alert(1)>.png', "50% off #1?.png", "größe.png", "line\nbreak.png"]
+    for i, name in enumerate(names):
+        Image.new("RGBA", (600 + i, 300), (255, 0, 0, 60 * i)).save(folder / name)
+    matches = [Match(name, 0.3 - i / 10) for i, name in enumerate(names)]
+    write_page(tmp_path / "out" / "page.html", QUERY, folder, matches, "2 < 3")
+    return tmp_path / "out" / "page.html", matches
+
+
+def test_names_and_queries_are_text(page: tuple[Path, list[Match]]) -> None:
+    read = Reader(page[0].read_text(encoding="utf-8"))
+    assert [tag for tag, _ in read.tags if tag in ("script", "h1", "title")] == ["title", "h1"]
+    assert read.texts.count(QUERY) == 2
+    assert "2 < 3" in read.texts
+    assert [image["alt"] for image in read.all("img")] == [printable(match.path) for match in page[1]]
+    assert set().union(*read.all("img")) == {"src", "alt"}
+
+
+def test_links_lead_to_the_pictures(page: tuple[Path, list[Match]]) -> None:
+    file, matches = page
+    links = [link["href"] or "" for link in Reader(file.read_text(encoding="utf-8")).all("a")]
+    for link, match in zip(links, matches, strict=True):
+        target = file.parent / unquote_to_bytes(link).decode()
+        assert target.resolve() == (file.parent.parent / "my pictures" / match.path).resolve()
+
+
+def test_nothing_comes_from_elsewhere(page: tuple[Path, list[Match]]) -> None:
+    text = page[0].read_text(encoding="utf-8")
+    assert "http" not in text
+    for image in Reader(text).all("img"):
+        kind, _, data = (image["src"] or "").partition(",")
+        assert kind == "data:image/jpeg;base64"
+        thumbnail = Image.open(BytesIO(base64.b64decode(data)))
+        assert max(thumbnail.size) == SIDE
+
+
+def test_transparent_parts_are_white(page: tuple[Path, list[Match]]) -> None:
+    source = Reader(page[0].read_text(encoding="utf-8")).all("img")[0]["src"] or ""
+    thumbnail = Image.open(BytesIO(base64.b64decode(source.partition(",")[2])))
+    assert min(low for low, _ in thumbnail.getextrema()) > 250
+
+
+def test_a_picture_that_has_gone_leaves_no_page(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png does not decode"):
+        write_page(tmp_path / "page.html", "x", tmp_path, [Match("gone.png", 0.1)], "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_cannot_steer_a_terminal() -> None:
+    assert printable("a\x1b[31m\n\udce9 é🙂.png") == "a\ufffd[31m\ufffd\ufffd é🙂.png"

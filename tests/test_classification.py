@@ -1,0 +1,100 @@
+"""Zero-shot probabilities, over embeddings that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from d4c.classification import classify
+from d4c.errors import DataError
+
+WORDS = st.lists(
+    st.sampled_from(["red", "green", "blue", "grey", "dark", "light"]), min_size=1, max_size=5, unique=True
+)
+COLOURS = st.lists(st.tuples(*[st.integers(1, 255)] * 3), min_size=1, max_size=4)
+
+
+def mean_colour(pictures: list[Image.Image]) -> NDArray[np.float32]:
+    return np.stack([np.asarray(picture.convert("RGB"), np.float32).mean((0, 1)) + 1 for picture in pictures])
+
+
+def letters(prompts: list[str]) -> NDArray[np.float32]:
+    return np.array([[1 + prompt.count(letter) for letter in "reg"] for prompt in prompts], np.float32)
+
+
+def probabilities(images: Sequence[Any], labels: Sequence[str], **settings: Any) -> NDArray[np.float32]:
+    return classify(images, labels, logit_scale=20.0, embed_images=mean_colour, embed_texts=letters, **settings)
+
+
+def plain(colours: Sequence[tuple[int, ...]]) -> list[Image.Image]:
+    return [Image.new("RGB", (2, 2), colour) for colour in colours]
+
+
+@given(COLOURS, WORDS)
+def test_each_picture_has_probabilities(colours: list[tuple[int, ...]], labels: list[str]) -> None:
+    found = probabilities(plain(colours), labels)
+    assert found.shape == (len(colours), len(labels))
+    assert np.allclose(found.sum(1), 1)
+    assert (found >= 0).all()
+
+
+@given(COLOURS, WORDS, st.randoms())
+def test_the_order_of_labels_does_not_matter(colours: list[tuple[int, ...]], labels: list[str], random: Any) -> None:
+    order = random.sample(range(len(labels)), len(labels))
+    shuffled = probabilities(plain(colours), [labels[i] for i in order])
+    assert np.allclose(shuffled, probabilities(plain(colours), labels)[:, order], atol=1e-6)
+
+
+@given(WORDS)
+def test_a_template_twice_is_a_template_once(labels: list[str]) -> None:
+    images = plain([(200, 10, 20), (1, 2, 250)])
+    once = probabilities(images, labels, templates=["a {}"])
+    assert np.allclose(probabilities(images, labels, templates=["a {}", "a {}"]), once, atol=1e-6)
+
+
+def test_a_file_is_its_picture(tmp_path: Path) -> None:
+    picture = Image.effect_noise((9, 7), 90)
+    picture.save(tmp_path / "noise.png")
+    files = [picture, tmp_path / "noise.png", str(tmp_path / "noise.png")]
+    found = probabilities(files, ["red", "green"])
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_transparent_parts_are_white() -> None:
+    clear, white = Image.new("RGBA", (3, 3), (255, 0, 0, 0)), Image.new("RGB", (3, 3), "white")
+    found = probabilities([clear, white], ["red", "green"])
+    assert np.array_equal(found[0], found[1])
+
+
+def test_more_pictures_than_a_batch_are_all_there() -> None:
+    colours = [(i, 100, 200) for i in range(150)]
+    found = probabilities(plain(colours), ["red", "blue"])
+    assert np.allclose(found[140:], probabilities(plain(colours[140:]), ["red", "blue"]), atol=1e-6)
+
+
+REFUSALS: dict[str, tuple[Any, Any, Any, str]] = {
+    "one file": ("cat.png", ["cat"], ["{}"], "the images are one str, expected a list"),
+    "one picture": (Image.new("L", (1, 1)), ["cat"], ["{}"], "the images are one Image, expected a list"),
+    "one label": ([], "cat", ["{}"], "the labels are one str"),
+    "one template": ([], ["cat"], "a {}", "the templates are one str"),
+    "no labels": ([], [], ["{}"], r"the labels are \[\], expected at least one"),
+    "a number": ([], ["cat", 3], ["{}"], r"the labels are \['cat', 3\]"),
+    "no template": ([], ["cat"], [], r"the templates are \[\]"),
+    "no such file": (["gone.png"], ["cat"], ["{}"], "gone.png does not decode"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_wrong_inputs_are_refused(case: str) -> None:
+    images, labels, templates, message = REFUSALS[case]
+    with pytest.raises(DataError, match=message):
+        probabilities(images, labels, templates=templates)
