@@ -32,23 +32,29 @@ def classify(
 ) -> NDArray[np.float32]:
     """Probabilities [N, L] of each label for each picture, a file or a PIL image; the rows add up to one.
 
-    softmax(logit_scale * cosine), where a label's embedding is the normalised mean of its unit embeddings under each
-    template. Transparent parts of pictures are white. Raises DataError for a picture that does not decode, no labels
-    or templates, or a single string in place of a list.
+    softmax(logit_scale * cosine) over the labels' embeddings. Transparent parts of pictures are white. Raises DataError
+    for a picture that does not decode, no labels or templates, or a single one in place of a list.
     """
     for what, given in (("images", images), ("labels", labels), ("templates", templates)):
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise DataError(f"the {what} are one {type(given).__name__}, expected a list; put it into brackets.")
-    for what, words in (("labels", labels), ("templates", templates)):
-        if not words or not all(isinstance(word, str) for word in words):
-            raise DataError(f"the {what} are {list(words)!r}, expected at least one string and nothing else.")
-    prompts = [fill_template(template, label.lower()) for label in labels for template in templates]
-    texts = _unit(_batched(embed_texts, prompts).reshape(len(labels), len(templates), -1))
-    texts = _unit(texts.mean(1))
+    texts = label_embeddings(labels, templates, embed_texts)
     if not images:
         return np.zeros((0, len(labels)), np.float32)
     pictures = _unit(_batched(lambda files: embed_images([_opened(file) for file in files]), images))
     return _softmax(logit_scale * pictures @ texts.T)
+
+
+def label_embeddings(labels: Sequence[str], templates: Sequence[str], embed_texts: Embed) -> NDArray[np.float32]:
+    """Unit vectors [L, D]: the normalised mean of a label's unit embeddings under each template.
+
+    Raises DataError if there are no labels or templates, or other things than strings.
+    """
+    for what, words in (("labels", labels), ("templates", templates)):
+        if not words or not all(isinstance(word, str) for word in words):
+            raise DataError(f"the {what} are {list(words)!r}, expected at least one string and nothing else.")
+    prompts = [fill_template(template, label.lower()) for label in labels for template in templates]
+    return _unit(_unit(_batched(embed_texts, prompts)).reshape(len(labels), len(templates), -1).mean(1))
 
 
 def _opened(picture: Picture) -> Image.Image:

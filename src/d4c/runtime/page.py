@@ -31,7 +31,7 @@ a { color: inherit; display: block; text-decoration: none; }
 a:focus-visible { outline: 3px solid Highlight; outline-offset: -3px; }
 img { aspect-ratio: 1; background: #8882; display: block; height: auto; object-fit: contain; width: 100%; }
 p.name { font-size: .8rem; margin: 0; overflow-wrap: anywhere; padding: .5rem .6rem; }
-p.name b { float: right; font-variant-numeric: tabular-nums; font-weight: 600; margin-left: .5rem; }
+p.name b { display: block; font-variant-numeric: tabular-nums; font-weight: 600; }
 """
 
 
