@@ -71,6 +71,7 @@ def few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize_module, "PROMPTS", 8)
+    monkeypatch.setattr("d4c.quantization.sensitivity.NOUNS", ["noun"] * 8)
 
 
 def assert_one_sentence(err: str) -> None:
@@ -190,6 +191,27 @@ def test_quantize_writes_an_artifact_and_names_exceptions(d4c_command: Any, nois
     assert r"exception: image\.(patch_embed|stem\.conv1) at W8A8" in out.splitlines()
     assert "\x1b" not in out
     assert d4c.load_quantized(tmp_path / "a").recipe["scheme"] == "W3A8"
+
+
+@pytest.mark.usefixtures("few_prompts")
+def test_quantize_reaches_a_target(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
+    words = ("quantize", "--model", "demo-rn", "--calibration", noise, "--reconstruction", "none", "-o", tmp_path / "a")
+    held = ("--override", r"(image|text)\.blocks\..*=W4A8")
+    code, out, _ = d4c_command(*words, *held, "--target-bits", 4.9, "--json")
+    assert code == 0
+    assert 4.8 < json.loads(out)["effective_bits"] <= 4.9
+    assert r"image\.stem\.conv2" in json.loads(out)["overrides"]
+
+
+@pytest.mark.usefixtures("few_prompts")
+def test_sensitivity_prints_what_it_writes(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
+    words = ("sensitivity", "--model", "demo-rn", "--calibration", noise, "-o", tmp_path / "found.json")
+    code, out, _ = d4c_command(*words)
+    assert code == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    rows = [line.split()[0] for line in out.splitlines() if line.startswith(("image.", "text."))]
+    assert rows[:20] == [layer["name"] for layer in found["layers"][:20]]
+    assert rows[20:] == list(found["by_kind"])
 
 
 def test_evaluate_takes_a_model_or_an_artifact(d4c_command: Any, artifact: Path) -> None:
