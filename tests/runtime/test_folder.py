@@ -72,7 +72,7 @@ def test_a_graph_that_is_none_is_refused(runtime: str, copy: Path, sign: Sign) -
     (copy / "image.onnx").write_bytes(b"\x08\x0anonsense")
     sign(copy)
     with pytest.raises(
-        SettingError, match=rf"cannot load .*image\.onnx, a graph of opset 21 \(.*pip install -U {runtime}"
+        SettingError, match=rf"cannot load .*image\.onnx, a graph of opset 21 \(.*install a newer {runtime}"
     ):
         RuntimeCLIP(copy, runtime)
 

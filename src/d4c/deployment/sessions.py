@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from d4c.deployment.graph import OPSET
-from d4c.errors import SettingError
+from d4c.runtime import sessions
 
 INTEGER_KERNELS = {"MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"}
 
@@ -22,19 +21,7 @@ def open_session(model: bytes | Path, optimized: Path | None = None) -> Any:
 
     Raises SettingError if this ONNX Runtime cannot read the graph.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    source = str(model) if isinstance(model, Path) else model
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        reason = " ".join(str(error).split())
-        raise SettingError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load a graph of opset {OPSET} that d4c wrote ({reason}); "
-            "install a newer onnxruntime."
-        ) from None
+    return sessions.open_session(model, OPSET, optimized=optimized)
 
 
 def run(session: Any, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:

@@ -22,18 +22,26 @@ def onnxruntime_graph(file: Path, opset: int, *, wide_sums: bool) -> Graph:
 
     Raises SettingError if this ONNX Runtime cannot read the opset.
     """
+    session = open_session(file, opset, wide_sums=wide_sums)
+    name = session.get_inputs()[0].name
+    return lambda values: np.asarray(session.run(None, {name: values})[0])
+
+
+def open_session(model: bytes | Path, opset: int, *, optimized: Path | None = None, wide_sums: bool = False) -> Any:
+    """A CPU session with default optimizations, whose graph goes to `optimized` as well; raises as above."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     if wide_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
+    source = str(model) if isinstance(model, Path) else model
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
-        raise _unreadable(file, opset, "ONNX Runtime", onnxruntime.__version__, "onnxruntime", error) from None
-    name = session.get_inputs()[0].name
-    return lambda values: np.asarray(session.run(None, {name: values})[0])
+        raise _unreadable(model, opset, "ONNX Runtime", onnxruntime.__version__, "onnxruntime", error) from None
 
 
 def openvino_graph(file: Path, opset: int) -> Graph:
@@ -53,8 +61,11 @@ def openvino_graph(file: Path, opset: int) -> Graph:
     return lambda values: np.array(compiled(values)[0])
 
 
-def _unreadable(file: Path, opset: int, name: str, version: str, package: str, error: Exception) -> SettingError:
+def _unreadable(
+    model: bytes | Path, opset: int, name: str, version: str, package: str, error: Exception
+) -> SettingError:
+    graph = model if isinstance(model, Path) else "what d4c wrote"
     reason = " ".join(str(error).split())
     return SettingError(
-        f"{name} {version} cannot load {file}, a graph of opset {opset} ({reason}); run pip install -U {package}."
+        f"{name} {version} cannot load {graph}, a graph of opset {opset} ({reason}); install a newer {package}."
     )
