@@ -22,6 +22,8 @@ from d4c.deployment.sessions import open_session
 from d4c.models.layers import QuickGELU
 from d4c.quantization.layers import (
     ActivationQuantizer,
+    QuantizedAdd,
+    QuantizedAvgPool2d,
     QuantizedConv2d,
     QuantizedEmbedding,
     QuantizedLinear,
@@ -105,6 +107,28 @@ def test_product_of_activations_is_exact(bits: int, spread: float, runtime: Run)
     g.output(layers.matmul(g, "a", "b", layer, "scores"), ["batch", 3, 5, 7])
     found = runtime(g.model("0").SerializeToString(), {"a": a.numpy(), "b": b.numpy()})
     assert_close(found, layer.integer_forward(a, b))
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@RANGES
+def test_sum_of_activations_is_exact(bits: int, spread: float, runtime: Run) -> None:
+    layer = QuantizedAdd(quantizer(8), quantizer(bits))
+    a, b = spread * torch.randn(2, 16, 5, 5), spread * torch.randn(2, 16, 5, 5)
+    g = Graph("sum")
+    g.input("a", TensorProto.FLOAT, ["batch", 16, 5, 5])
+    g.input("b", TensorProto.FLOAT, ["batch", 16, 5, 5])
+    g.output(layers.add(g, "a", "b", layer, "add"), ["batch", 16, 5, 5])
+    found = runtime(g.model("0").SerializeToString(), {"a": a.numpy(), "b": b.numpy()})
+    assert_close(found, layer.integer_forward(a, b))
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@RANGES
+def test_average_pool_is_exact(bits: int, spread: float, runtime: Run) -> None:
+    layer = QuantizedAvgPool2d(nn.AvgPool2d(2), quantizer(bits))
+    x = spread * torch.randn(2, 16, 8, 8)
+    model = graph_of(lambda g, x: layers.average_pool(g, x, layer, "pool"), ("batch", 16, 8, 8))
+    assert_close(runtime(model, {"x": x.numpy()}), layer.integer_forward(x))
 
 
 def test_halves_are_rounded_to_even(runtime: Run) -> None:

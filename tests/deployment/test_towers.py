@@ -24,7 +24,7 @@ from d4c.deployment.towers import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.resnet import ModifiedResNet
-from d4c.models.vit import VisionTransformer
+from d4c.quantization.layers import QuantizedAvgPool2d, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
 
 Exported = tuple[QuantizedCLIP, Export]
@@ -41,6 +41,12 @@ def ort(file: Path, inputs: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
 
 
+def products(clip: CLIP, tower: str) -> int:
+    """How many quantized products a tower has."""
+    kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
+    return sum(isinstance(module, kinds) for module in getattr(clip, tower).modules())
+
+
 def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:
     """Node types of the optimized graph, with some dimensions fixed."""
     options = onnxruntime.SessionOptions()
@@ -52,31 +58,30 @@ def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
-@pytest.mark.parametrize("fixed", [{}, {"batch": 1, "length": 9}, {"batch": 4}], ids=["dynamic", "static", "batch 4"])
-def test_no_product_of_a_transformer_runs_in_floating_point(
-    exported: Exported, fixed: dict[str, int], tmp_path: Path
-) -> None:
+FIXED = pytest.mark.parametrize(
+    "fixed", [{}, {"batch": 1, "length": 9}, {"batch": 4}], ids=["dynamic", "static", "batch 4"]
+)
+
+
+@FIXED
+def test_no_product_runs_in_floating_point(exported: Exported, fixed: dict[str, int], tmp_path: Path) -> None:
     clip, made = exported
-    towers = ("image", "text") if isinstance(clip.image, VisionTransformer) else ("text",)
-    for tower in towers:
+    for tower in ("image", "text"):
         found = kernels(made.folder / f"{tower}.onnx", tmp_path, fixed)
-        products = sum(name.startswith(f"{tower}.") for name in clip.plan if not name.endswith("token_embedding"))
-        assert sum(found[kind] for kind in INTEGER_KERNELS) == products
+        assert sum(found[kind] for kind in INTEGER_KERNELS) == products(clip, tower)
         assert not FLOAT_PRODUCTS & set(found)
         assert "Cast" not in found or tower == "text"  # every weight was unfolded at load
 
 
-@pytest.mark.parametrize("fixed", [{}, {"batch": 1}], ids=["dynamic", "static"])
-def test_convolutions_that_a_quantizer_follows_run_in_integers(
-    exported: Exported, fixed: dict[str, int], tmp_path: Path
-) -> None:
-    """In a ResNet these are the first and, unless a pool lies behind it, the second of a block, and of the stem."""
+@FIXED
+def test_sums_and_pools_of_a_resnet_run_in_integers(exported: Exported, fixed: dict[str, int], tmp_path: Path) -> None:
+    """All but the last sum, which the attention pool reads in floating point."""
     clip, made = exported
+    blocks = clip.image.blocks if isinstance(clip.image, ModifiedResNet) else []
     found = kernels(made.folder / "image.onnx", tmp_path, fixed)
-    expected = 0
-    if isinstance(clip.image, ModifiedResNet):
-        expected = 2 + sum(1 + isinstance(block.pool, torch.nn.Identity) for block in clip.image.blocks)
-    assert found["QLinearConv"] == expected
+    assert found["QLinearAdd"] == max(0, len(blocks) - 1)
+    assert found["QLinearAveragePool"] == sum(isinstance(m, QuantizedAvgPool2d) for m in clip.modules())
+    assert not found["AveragePool"]
 
 
 def test_every_prompt_gets_its_embedding_alone_and_in_company(exported: Exported) -> None:

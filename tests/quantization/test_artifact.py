@@ -89,6 +89,27 @@ def test_weights_take_exactly_their_bits(w4a8: QuantizedCLIP, tmp_path: Path) ->
     assert sum(stored[f"{name}.weight_packed"].nbytes for name in four) == weights // 2
 
 
+def test_learned_scales_of_sums_and_pools_read_back(tiny_rn: CLIP, tmp_path: Path) -> None:
+    calibration = d4c.synthesize(tiny_rn, "noise", images=4)
+    clip = d4c.quantize(tiny_rn, "W4A6", calibration, iterations=2, batch_size=2, towers=("image",))
+    assert_reads_back(clip, tmp_path / "artifact")
+    stored = load_file(tmp_path / "artifact" / "model.safetensors")
+    # One tensor, one range: block 1 has a pool in its shortcut.
+    for key in ("scale", "zero_point"):
+        ranges = [stored[f"image.blocks.1.{layer}.input_{key}"] for layer in ("conv1", "downsample.pool")]
+        assert torch.equal(*ranges)
+    assert {f"image.blocks.1.{n}.scale" for n in ("add.a", "add.b")} <= set(stored)
+
+
+def test_two_ranges_for_one_tensor_are_refused(tiny_vit: CLIP, tmp_path: Path) -> None:
+    made(tiny_vit, "W4A4").save_pretrained(tmp_path / "artifact")
+    file = tmp_path / "artifact" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["text.blocks.1.attn.v.input_scale"] *= 2
+    save_file(tensors, file)
+    assert_refused(tmp_path / "artifact", r"text\.blocks\.1\.attn\.v.* is not that of the other layers")
+
+
 def test_config_has_the_field_names_of_compressed_tensors(base: Path) -> None:
     section = json.loads((base / "config.json").read_text())["quantization_config"]
     weights = section["layers"]["image.blocks.0.mlp.fc1"]["weights"]

@@ -91,6 +91,22 @@ def test_solve_lowers_the_output_error_and_its_mean_vanishes(kind: str) -> None:
     assert channel_mean.abs().max() < 1e-4 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-3], ids=["constant", "nearly constant"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_inputs_that_hardly_vary_about_a_large_mean_are_no_obstacle(spread: float, bias: bool) -> None:
+    """The sum of squares minus the squared mean is then nothing but rounding errors, and not positive definite."""
+    source = nn.Linear(64, 4, bias=bias).requires_grad_(False)
+    quantizer = ActivationQuantizer(INPUTS)
+    quantizer.set_range(torch.tensor(2e-4), torch.tensor(0.0))
+    x = 0.04 * torch.rand(64) + 0.01 + spread * torch.randn(5000, 64)
+    layer = QuantizedLinear(source, WEIGHTS, quantizer)
+    layer.calibrate_weight()
+    wanted = source(quantizer(x))
+    before = (layer(x) - wanted).square().mean()
+    solve([layer], x)
+    assert (layer(x) - wanted).square().mean() < (0.1 if bias else 0.5) * before
+
+
 def test_a_silent_input_keeps_the_weight() -> None:
     source = nn.Linear(6, 4, bias=False)
     layer = QuantizedLinear(source, QuantArgs(8, True, "channel"), calibrated(ActivationQuantizer(INPUTS)))

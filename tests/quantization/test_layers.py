@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from d4c.errors import DataError, SettingError
 from d4c.quantization.layers import (
     ActivationQuantizer,
+    QuantizedAdd,
+    QuantizedAvgPool2d,
     QuantizedConv2d,
     QuantizedEmbedding,
     QuantizedLayer,
@@ -117,10 +120,33 @@ def test_product_of_activations(a_bits: int, b_bits: int, kind_a: str, kind_b: s
     torch.manual_seed(seed)
     (seen_a, a), (seen_b, b) = values(kind_a, 2, 3, 4, depth), values(kind_b, 2, 3, depth, 5)
     product = QuantizedMatMul(calibrated(a_bits, seen_a), calibrated(b_bits, seen_b))
-    terms = (product.a(a).abs() + product.a.scale * product.a.zero_point) @ (
-        product.b(b).abs() + product.b.scale * product.b.zero_point
-    )
-    assert_close(product.integer_forward(a, b), product(a, b), terms + 1e-6)
+    assert_close(product.integer_forward(a, b), product(a, b), span(product.a, a) @ span(product.b, b) + 1e-6)
+
+
+def span(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
+    """Sum of the absolute terms behind a quantized value."""
+    return quantizer(x).abs() + quantizer.scale * quantizer.zero_point
+
+
+@given(bit_widths, bit_widths, kinds, kinds, seeds)
+@many
+def test_sum_of_activations(a_bits: int, b_bits: int, kind_a: str, kind_b: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    (seen_a, a), (seen_b, b) = values(kind_a, 2, 3, 4, 5), values(kind_b, 2, 3, 4, 5)
+    total = QuantizedAdd(calibrated(a_bits, seen_a), calibrated(b_bits, seen_b))
+    assert_close(total.integer_forward(a, b), total(a, b), span(total.a, a) + span(total.b, b) + 1e-6)
+
+
+@given(bit_widths, kinds, st.integers(1, 3), st.integers(3, 8), st.integers(3, 8), seeds)
+@many
+def test_average_pool(bits: int, kind: str, size: int, height: int, width: int, seed: int) -> None:
+    """Borders that fill no square are left out, as in PyTorch."""
+    torch.manual_seed(seed)
+    seen, x = values(kind, 2, 3, height, width)
+    pool = QuantizedAvgPool2d(nn.AvgPool2d(size), calibrated(bits, seen))
+    terms = F.avg_pool2d(span(pool.input_quantizer, x), size)
+    assert torch.equal(pool(x), nn.AvgPool2d(size)(pool.input_quantizer(x)))
+    assert_close(pool.integer_forward(x), pool(x), terms + 1e-6)
 
 
 @given(bit_widths, st.integers(1, 20), st.integers(1, 20), seeds)
@@ -200,6 +226,39 @@ def test_a_frozen_layer_has_no_float_weights() -> None:
     assert torch.equal(layer(torch.ones(24)), before)
     with pytest.raises(SettingError, match="quantize the float CLIP"):
         layer.source_weight()
+
+
+def frozen_conv(weight_bits: int, bits: int, symmetric: bool = True) -> tuple[QuantizedConv2d, Tensor]:
+    """A calibrated and frozen convolution whose first channel has no weights, and the bias that it had before."""
+    source = nn.Conv2d(3, 5, 3).requires_grad_(False)
+    source.weight[0] = 0
+    layer = QuantizedConv2d(source, QuantArgs(weight_bits, symmetric, "channel"), calibrated(bits, torch.randn(99)))
+    layer.calibrate_weight()
+    layer.freeze()
+    assert source.bias is not None
+    return layer, source.bias
+
+
+@given(bit_widths, bit_widths, seeds)
+@many
+def test_the_bias_of_a_convolution_lies_on_the_steps_of_its_accumulator(weight_bits: int, bits: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer, before = frozen_conv(weight_bits, bits)
+    assert layer.bias is not None
+    step = layer.input_quantizer.scale.double() * layer.weight_scale.flatten().double()
+    added = layer.bias.double() / step
+    assert bool(((added - added.round()).abs() <= 1e-6 * added.abs()).all())
+    assert bool(((layer.bias - before).abs() <= 0.50001 * step).all())
+    assert float(layer.bias[0]) == pytest.approx(float(before[0]), rel=1e-6)
+    again = layer.bias.clone()
+    layer.freeze()
+    assert torch.equal(layer.bias, again)
+
+
+def test_the_bias_of_a_published_convolution_stays_as_it_is() -> None:
+    layer, before = frozen_conv(4, 4, symmetric=False)
+    assert layer.bias is not None
+    assert torch.equal(layer.bias, before)
 
 
 def test_freezing_keeps_no_reference_to_the_float_weights() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,23 +13,24 @@ from torch import nn
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.layers import Attention, Block, MatMul
+from d4c.models.layers import Add, Attention, Block, MatMul
 from d4c.models.resnet import AttentionPool
 from d4c.models.vit import VisionTransformer
-from d4c.quantization.layers import QuantizedLayer, QuantizedMatMul
-from d4c.quantization.placement import LayerPlan, Plan, convert, default_overrides, make_plan
+from d4c.quantization.layers import ActivationQuantizer, QuantizedAvgPool2d, QuantizedLayer, QuantizedPair
+from d4c.quantization.placement import LayerPlan, Plan, convert, default_overrides, make_plan, shared_inputs
 from d4c.quantization.scheme import QuantArgs, Scheme, Track
 
 W3A5 = Scheme(3, 5)
-KINDS = nn.Linear | nn.Conv2d | nn.Embedding | MatMul
+PRODUCTS = nn.Linear | nn.Conv2d | nn.Embedding | MatMul
+KINDS = PRODUCTS | Add | nn.AvgPool2d
 
 
 def plan_of(clip: CLIP, track: Track, overrides: dict[str, Scheme] | None = None) -> Plan:
     return make_plan(clip, W3A5, track, default_overrides(track) if overrides is None else overrides)
 
 
-def candidates(clip: CLIP) -> set[str]:
-    return {name for name, module in clip.named_modules() if isinstance(module, KINDS)}
+def candidates(clip: CLIP, kinds: Any = KINDS) -> set[str]:
+    return {name for name, module in clip.named_modules() if isinstance(module, kinds)}
 
 
 def bits(entry: LayerPlan) -> tuple[int, ...]:
@@ -35,13 +38,13 @@ def bits(entry: LayerPlan) -> tuple[int, ...]:
     return (*weights, *(args.num_bits for args in entry.inputs))
 
 
-def test_deployable_quantizes_every_product(demo: CLIP) -> None:
+def test_deployable_quantizes_every_product_sum_and_pool(demo: CLIP) -> None:
     assert set(plan_of(demo, "deployable")) == candidates(demo)
 
 
 def test_paper_leaves_exactly_the_published_list_in_float(demo: CLIP) -> None:
-    """Patch or stem convolutions, shortcuts, token table and both final projections."""
-    left = candidates(demo) - set(plan_of(demo, "paper"))
+    """Patch or stem convolutions, shortcuts, token table and both final projections; sums and pools."""
+    left = candidates(demo, PRODUCTS) - set(plan_of(demo, "paper"))
     expected = {"text.token_embedding", "text.projection"}
     if isinstance(demo.image, VisionTransformer):
         expected |= {"image.patch_embed", "image.projection"}
@@ -50,6 +53,7 @@ def test_paper_leaves_exactly_the_published_list_in_float(demo: CLIP) -> None:
         # The first bottleneck of each of the four stages.
         expected |= {f"image.blocks.{i}.downsample.conv" for i in (0, 2, 4, 7)}
     assert left == expected
+    assert set(plan_of(demo, "paper")) <= candidates(demo, PRODUCTS)
 
 
 def test_paper_holds_the_text_mlps_at_8_bits_and_nothing_else(demo: CLIP) -> None:
@@ -82,8 +86,57 @@ def test_deployable_exceptions_are_the_ends_of_the_towers(demo: CLIP) -> None:
     plan = plan_of(demo, "deployable")
     eight = {name for name, entry in plan.items() if bits(entry) == (8, 8)}
     ends = {"image.patch_embed", "image.projection", "image.stem.conv1", "image.pool.out", "text.projection"}
-    assert eight == ends & candidates(demo)
+    assert eight - candidates(demo, Add) == ends & candidates(demo)
     assert bits(plan["text.token_embedding"]) == (8,)
+
+
+def test_between_the_bottlenecks_and_in_pools_8_bits_are_held(demo_rn: CLIP) -> None:
+    """What reads such a state holds its weights at the scheme's bits; all other inputs are the scheme's too."""
+    plan = plan_of(demo_rn, "deployable")
+    wide = {name for name, entry in plan.items() if {args.num_bits for args in entry.inputs} == {8}}
+    states = candidates(demo_rn, Add | nn.AvgPool2d)
+    readers = {f"image.blocks.{i}.conv1" for i in range(len(demo_rn.image.blocks))} - {"image.blocks.0.conv1"}
+    ends = {"image.stem.conv1", "image.pool.out", "text.projection"}
+    assert wide == states | readers | ends
+    assert {bits(plan[name]) for name in readers} == {(3, 8)}
+
+
+@pytest.mark.parametrize("reader", ["conv1", "add"])
+def test_a_state_takes_the_widest_format_of_its_readers(demo_rn: CLIP, reader: str) -> None:
+    """Block 1 has no layer in its shortcut, so that its sum reads what its first convolution reads."""
+    plan = plan_of(demo_rn, "deployable", {rf"image\.blocks\.1\.{reader}": Scheme(2, 7)})
+    assert plan["image.blocks.1.conv1"].inputs == (QuantArgs(7, False, "tensor"),)
+    assert plan["image.blocks.1.add"].inputs[1] == QuantArgs(7, False, "tensor")
+    assert plan["image.blocks.1.add"].inputs[0].num_bits == (7 if reader == "add" else 5)
+    assert bits(plan["image.blocks.1.conv1"])[0] == (2 if reader == "conv1" else 3)
+    assert bits(plan["image.blocks.2.conv1"]) == (3, 5)
+
+
+@torch.no_grad()
+def test_on_the_deployable_track_no_tensor_is_quantized_twice(demo: CLIP) -> None:
+    """And what reads one tensor reads it through one quantizer."""
+    converted = copy.deepcopy(demo)
+    convert(converted, plan_of(demo, "deployable"), "deployable")
+    seen: list[tuple[torch.Tensor, ActivationQuantizer]] = []
+    for module in converted.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.register_forward_pre_hook(lambda quantizer, given: seen.append((given[0], quantizer)))
+    size = demo.image_size
+    converted.encode_image(torch.randn(1, 3, size, size))
+    converted.encode_text(demo.tokenize("a cat"))
+    by_tensor: dict[int, set[ActivationQuantizer]] = {}
+    for tensor, quantizer in seen:  # `seen` keeps the tensors, so that no number is used again
+        by_tensor.setdefault(id(tensor), set()).add(quantizer)
+    assert {len(quantizers) for quantizers in by_tensor.values()} == {1}
+    several = [group for group in shared_inputs(demo) if len(group) > 1]
+    assert len(seen) > len(by_tensor) >= len(seen) - 2 * len(several)
+
+
+def test_a_plan_with_two_formats_for_one_tensor_is_refused(demo_rn: CLIP) -> None:
+    plan = plan_of(demo_rn, "deployable")
+    plan["image.blocks.1.conv1"] = replace(plan["image.blocks.1.conv1"], inputs=(QuantArgs(4, False, "tensor"),))
+    with pytest.raises(ValueError, match=r"image\.blocks\.1\.add"):
+        convert(copy.deepcopy(demo_rn), plan, "deployable")
 
 
 def test_the_last_override_that_matches_wins(demo_vit: CLIP) -> None:
@@ -113,7 +166,8 @@ def test_a_plan_of_one_tower_leaves_the_other(demo: CLIP) -> None:
 def test_converting_replaces_what_the_plan_names(demo: CLIP, track: Track) -> None:
     converted, plan = copy.deepcopy(demo), plan_of(demo, track)
     convert(converted, plan, track)
-    quantized = {n for n, m in converted.named_modules() if isinstance(m, QuantizedLayer | QuantizedMatMul)}
+    kinds = QuantizedLayer | QuantizedPair | QuantizedAvgPool2d
+    quantized = {name for name, module in converted.named_modules() if isinstance(module, kinds)}
     assert quantized == set(plan)
     assert candidates(converted) == candidates(demo) - set(plan)
 
@@ -145,9 +199,10 @@ def test_attention_without_a_plan_stays_fused(demo_vit: CLIP) -> None:
     [
         LayerPlan(QuantArgs(4, True, "channel"), (QuantArgs(8, False, "tensor"),)),
         LayerPlan(None, (QuantArgs(8, False, "tensor"), QuantArgs(5, False, "tensor"))),
+        LayerPlan(None, (QuantArgs(8, False, "tensor"),)),
         LayerPlan(QuantArgs(8, True, "channel"), ()),
     ],
-    ids=["layer", "product", "token table"],
+    ids=["layer", "product", "pool", "token table"],
 )
 def test_plans_read_back(entry: LayerPlan) -> None:
     assert LayerPlan.from_dict(entry.to_dict()) == entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from d4c.evaluation.datasets import load_dataset, pixel_batches
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.stages import stages
 from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.prompts import generic_prompts
 
@@ -59,6 +61,22 @@ def test_eight_bits_of_a_resnet_are_nearly_float(demo_rn: CLIP) -> None:
     image, text = cosines(demo_rn, d4c.quantize(demo_rn, "W8A8", calibration, reconstruction="none", prompts=ENOUGH))
     assert image > 0.99
     assert text > 0.99
+
+
+@torch.no_grad()
+def test_a_tower_of_integer_arithmetic_is_the_simulation(w4a8: QuantizedCLIP) -> None:
+    """Stage by stage: codes at rounding boundaries may fall differently."""
+    integers = copy.deepcopy(w4a8)
+    for module in integers.modules():
+        if hasattr(module, "integer_forward"):
+            module.forward = module.integer_forward
+    for tower, inputs in (("image", emoji(w4a8)[:2]), ("text", w4a8.text.crop(w4a8.tokenize(PROMPTS)))):
+        state = inputs
+        for stage in stages(w4a8, tower):
+            expected = stage.run(w4a8, state, inputs)
+            found = stage.run(integers, state, inputs)
+            assert float((found - expected).norm() / expected.norm()) < 0.01, stage.name
+            state = expected
 
 
 def test_more_bits_are_nearer_to_float(demo_vit: CLIP, by_bits: dict[str, QuantizedCLIP]) -> None:

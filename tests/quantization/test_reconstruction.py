@@ -67,8 +67,8 @@ def test_a_block_is_nearer_to_float_than_with_rounding_to_nearest(demo_vit: CLIP
     assert all(quantizer.drop == 0 and not quantizer.scale.requires_grad for quantizer in unit.quantizers)
 
 
-def tiny_unit(clip: CLIP, tower: str = "image", count: int = 6) -> tuple[Unit, list[SoftRounding]]:
-    """The first block of a narrow model, its rounding already soft."""
+def tiny_unit(clip: CLIP, tower: str = "image", count: int = 6, block: int = 0) -> tuple[Unit, list[SoftRounding]]:
+    """A block of a narrow model, its rounding already soft."""
     inputs = (
         d4c.synthesize(clip, "noise", images=count).pixels
         if tower == "image"
@@ -76,14 +76,29 @@ def tiny_unit(clip: CLIP, tower: str = "image", count: int = 6) -> tuple[Unit, l
     )
     reference, quantized = calibrated(clip, "W3A4", tower, inputs)
     inputs = reference.text.crop(inputs) if tower == "text" else inputs
-    embed, stage = stages(quantized, tower)[:2]
-    state = run_stage(embed, quantized, inputs, inputs)
-    target = run_stage(stage, reference, run_stage(embed, reference, inputs, inputs), inputs)
+    *before, stage = stages(quantized, tower)[: block + 2]
+    state = target = inputs
+    for earlier in before:
+        state = run_stage(earlier, quantized, state, inputs)
+        target = run_stage(earlier, reference, target, inputs)
+    target = run_stage(stage, reference, target, inputs)
     unit = reconstruction._block_unit(quantized, stage, trainable_layers(quantized, stage), state, target, inputs)
     roundings = [SoftRounding(layer, layer.source_weight()) for layer in unit.layers]
     for layer, rounding in zip(unit.layers, roundings, strict=True):
         layer.soft_weight = rounding
     return unit, roundings
+
+
+def test_every_range_of_a_bottleneck_is_learned(tiny_rn: CLIP) -> None:
+    """Those of the sum and of the pools too, and what two layers share once."""
+    unit, _ = tiny_unit(tiny_rn, block=1)
+    before = [float(quantizer.scale) for quantizer in unit.quantizers]
+    for layer in unit.layers:
+        layer.soft_weight = None
+    optimize(unit, replace(SHORT, iterations=4), 1e-2, seed=0)
+    assert all(float(q.scale) != value for q, value in zip(unit.quantizers, before, strict=True))
+    # conv1 with the shortcut's pool, conv2, the pool behind it, conv3, the shortcut's convolution, two of the sum
+    assert len(unit.quantizers) == len(set(unit.quantizers)) == 7
 
 
 def test_the_published_loss_is_its_formula(tiny_vit: CLIP) -> None:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from d4c.deployment.forms import fake_quantized, weight_codes
 from d4c.deployment.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
-from d4c.quantization.layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, QuantizedMatMul
+from d4c.quantization.layers import (
+    QuantizedAdd,
+    QuantizedAvgPool2d,
+    QuantizedConv2d,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedMatMul,
+)
 
 
 def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None) -> str:
@@ -38,7 +45,7 @@ def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = N
 
 
 def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
-    """Convolution; the bias stays float, since runtimes round it to their own int32 scale."""
+    """Convolution; a quantized layer has its bias on the steps of the accumulator, to which runtimes round it."""
     assert isinstance(layer, nn.Conv2d | QuantizedConv2d)
     if isinstance(layer, QuantizedConv2d):
         operands = [fake_quantized(g, x, layer.input_quantizer, name), _weight(g, layer, layer.codes, 0, name)]
@@ -59,6 +66,34 @@ def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
     operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
     product = g.node("MatMul", operands, name)
     return _record(g, layer, name, (a, b), name, product)
+
+
+def add(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
+    """Sum of two activations, which ONNX Runtime computes in integers where both and the result are quantized."""
+    operands = [a, b]
+    if isinstance(layer, QuantizedAdd):
+        operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
+    g.node("Add", operands, name)
+    return _record(g, layer, name, (a, b), name)
+
+
+def average_pool(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """Average over squares side by side; nothing where a block keeps its size."""
+    size = pool_factor(layer)
+    if size == 1:
+        return x
+    values = fake_quantized(g, x, layer.input_quantizer, name) if isinstance(layer, QuantizedAvgPool2d) else x
+    g.node("AveragePool", [values], name, kernel_shape=[size, size], strides=[size, size])
+    return _record(g, layer, name, (x,), name)
+
+
+def pool_factor(layer: nn.Module) -> int:
+    """By how much a pool shrinks each side."""
+    if isinstance(layer, nn.Identity):
+        return 1
+    assert isinstance(layer, nn.AvgPool2d | QuantizedAvgPool2d)
+    assert isinstance(layer.kernel_size, int)
+    return layer.kernel_size
 
 
 def layer_norm(g: Graph, x: str, layer: nn.LayerNorm, name: str) -> str:

@@ -33,9 +33,9 @@ from d4c.synthesis.prompts import generic_prompts
 from d4c.synthesis.setup import normalise
 
 LAYER_TOLERANCE = 1e-4
-# Transformer blocks stay below 4e-3. ONNX Runtime rounds the bias of an integer convolution to the step of its
-# accumulator, which a ResNet's blocks show: 8e-4 at 8 bits, 2e-2 at 4 and 5e-2 at 3.
-STAGE_TOLERANCE = 0.1
+# Most blocks differ by nothing but the order of float32 sums. Where a code at a rounding boundary falls differently, a
+# transformer block stays below 4e-3 and a bottleneck of 3-bit weights and 5-bit activations at 3e-3.
+STAGE_TOLERANCE = 0.02
 # Two products of an unsigned 8-bit code and a weight up to here fit 16 bits, where older CPUs add them.
 SAFE_CODE = 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from d4c.deployment.graph import Graph
-from d4c.deployment.layers import batch_norm, conv, linear
+from d4c.deployment.layers import add, average_pool, batch_norm, conv, linear, pool_factor
 from d4c.deployment.transformer import attend
 from d4c.models.resnet import AttentionPool, Bottleneck, Downsample, ModifiedResNet, Stem
 
@@ -16,7 +16,7 @@ def emit_resnet(g: Graph, pixels: str, tower: ModifiedResNet, size: int, output:
     x = g.state(g.node("Identity", [x], "image.embed"), ["batch", len(tower.stem.conv3.weight), side, side])
     for i, block in enumerate(tower.blocks):
         assert isinstance(block, Bottleneck)
-        side //= _factor(block.pool)
+        side //= pool_factor(block.pool)
         x = g.state(_bottleneck(g, x, block, f"image.blocks.{i}"), ["batch", len(block.conv3.weight), side, side])
     _attention_pool(g, x, tower.pool, "image.pool", output)
 
@@ -25,37 +25,25 @@ def _stem(g: Graph, x: str, stem: Stem, name: str) -> str:
     x = _normed(g, x, stem.conv1, stem.bn1, name, 1, relu=True)
     x = _normed(g, x, stem.conv2, stem.bn2, name, 2, relu=True)
     x = _normed(g, x, stem.conv3, stem.bn3, name, 3, relu=True)
-    return _pool(g, x, stem.pool, f"{name}.pool")
+    return average_pool(g, x, stem.pool, f"{name}.pool")
 
 
 def _bottleneck(g: Graph, x: str, block: Bottleneck, name: str) -> str:
     y = _normed(g, x, block.conv1, block.bn1, name, 1, relu=True)
     y = _normed(g, y, block.conv2, block.bn2, name, 2, relu=True)
-    y = _normed(g, _pool(g, y, block.pool, f"{name}.pool"), block.conv3, block.bn3, name, 3, relu=False)
+    y = _normed(g, average_pool(g, y, block.pool, f"{name}.pool"), block.conv3, block.bn3, name, 3, relu=False)
     shortcut = x if block.downsample is None else _shortcut(g, x, block.downsample, f"{name}.downsample")
-    return g.node("Relu", [g.node("Add", [y, shortcut], f"{name}.add")], name)
+    return g.node("Relu", [add(g, y, shortcut, block.add, f"{name}.add")], name)
 
 
 def _shortcut(g: Graph, x: str, shortcut: Downsample, name: str) -> str:
-    x = conv(g, _pool(g, x, shortcut.pool, f"{name}.pool"), shortcut.conv, f"{name}.conv")
+    x = conv(g, average_pool(g, x, shortcut.pool, f"{name}.pool"), shortcut.conv, f"{name}.conv")
     return batch_norm(g, x, shortcut.bn, f"{name}.bn")
 
 
 def _normed(g: Graph, x: str, layer: nn.Module, norm: nn.Module, name: str, i: int, *, relu: bool) -> str:
     y = batch_norm(g, conv(g, x, layer, f"{name}.conv{i}"), norm, f"{name}.bn{i}")
     return g.node("Relu", [y], f"{name}.relu{i}") if relu else y
-
-
-def _factor(pool: nn.Module) -> int:
-    """By how much a pool shrinks each side."""
-    if not isinstance(pool, nn.AvgPool2d):
-        return 1
-    return pool.kernel_size if isinstance(pool.kernel_size, int) else pool.kernel_size[0]
-
-
-def _pool(g: Graph, x: str, pool: nn.Module, name: str) -> str:
-    side = _factor(pool)
-    return x if side == 1 else g.node("AveragePool", [x], name, kernel_shape=[side, side], strides=[side, side])
 
 
 def _attention_pool(g: Graph, x: str, pool: AttentionPool, name: str, output: str) -> None:

@@ -2,7 +2,7 @@
 
 config.json              architecture, `quantization_config` (formats of every layer), recipe
 model.safetensors        <layer>.weight_packed, .weight_scale, .weight_zero_point, .bias, .input_scale,
-                         .input_zero_point (of a matrix product of two activations: .a.* and .b.*), and what stays float
+                         .input_zero_point (of a product or sum of two activations: .a.* and .b.*), and what stays float
 tokenizer.json, preprocessor_config.json, README.md
 
 Loading checks names, shapes and types against what config.json announces before it reads a tensor.
@@ -162,7 +162,7 @@ def _tensors(clip: QuantizedCLIP) -> Iterator[tuple[str, Tensor]]:
         if isinstance(module, QuantizedLayer):
             yield from ((f"{name}.{key}", value) for key, value in _layer_tensors(module))
         elif isinstance(module, ActivationQuantizer):
-            # A layer's own quantizer is stored as <layer>.input_scale, the two of a product as <product>.a.scale.
+            # A layer's own quantizer is stored as <layer>.input_scale, the two of a pair as <pair>.a.scale.
             prefix = name.removesuffix("_quantizer") + "_" if name.endswith("input_quantizer") else name + "."
             yield f"{prefix}scale", module.scale.detach().cpu().clone()
             yield f"{prefix}zero_point", module.zero_point.to(torch.uint8).cpu()
@@ -208,6 +208,7 @@ class _Reader:
         self.stored, self.path = stored, path
         self.left = set(stored.keys())
         self.cache: dict[str, Tensor] = {}
+        self.ranges: dict[ActivationQuantizer, tuple[Tensor, Tensor]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.left or name in self.cache
@@ -251,6 +252,12 @@ def _fill_module(clip: QuantizedCLIP, name: str, module: nn.Module, reader: _Rea
         zero_point = reader.take(f"{prefix}zero_point", module.scale.shape, torch.uint8)
         if not bool((scale > 0).all()) or int(zero_point.max()) > module.args.qmax:
             raise ArtifactError(f"The range of {name} in {reader.path} is not valid; the artifact is damaged.")
+        earlier = reader.ranges.setdefault(module, (scale, zero_point))
+        if not (torch.equal(scale, earlier[0]) and torch.equal(zero_point, earlier[1])):
+            raise ArtifactError(
+                f"The range of {name} in {reader.path} is not that of the other layers that read the same tensor; "
+                "the artifact is damaged, write it again."
+            )
         module.scale = nn.Parameter(scale, requires_grad=False)
         module.zero_point = zero_point.float()
     else:
@@ -293,7 +300,7 @@ def _fill_layer(name: str, layer: QuantizedLayer, reader: _Reader) -> None:
     layer.codes, layer.weight_scale, layer.weight_zero_point = codes, scale.view(channels), zero_point
     layer.weight = torch.empty(shape)
     layer.set_codes(codes)
-    layer.freeze()
+    layer.float_weight = None
     bias = getattr(layer, "bias", None)
     if bias is not None:
         layer.bias = reader.take(f"{name}.bias", bias.shape, torch.float32)

@@ -36,8 +36,8 @@ def solve(layers: Sequence[Layer], given: Tensor) -> None:
     """
     first = layers[0]
     gram, mean = _moments(first, first.input_quantizer(given))
-    if first.bias is not None:
-        gram = gram - torch.outer(mean, mean)
+    if first.bias is None:
+        gram = gram + torch.outer(mean, mean)
     damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # inputs may be all zero
     hessian = gram + damping * torch.eye(len(gram), device=gram.device)
     for layer in layers:
@@ -78,18 +78,24 @@ def gptq(
 
 
 def _moments(layer: Layer, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of x x^T and of x over all positions: [K, K] and [K]."""
+    """Covariance and mean of x over all positions: [K, K] and [K].
+
+    Sums are those of x minus the mean of its first part: inputs that vary little about a large mean, as codes of few
+    bits do, would leave nothing but rounding errors of a difference of squares.
+    """
     size = layer.weight[0].numel()
     gram = torch.zeros(size, size, device=given.device)
-    mean = torch.zeros_like(gram[0])
+    total = torch.zeros_like(gram[0])
     count = 0
     step = max(1, _SAMPLES // max(1, size * given[0].numel() // given.shape[1])) if given.ndim == 4 else len(given)
+    shift = _columns(layer, given[:step]).mean(0)
     for part in given.split(step):
-        x = _columns(layer, part)
+        x = _columns(layer, part) - shift
         gram += x.T @ x
-        mean += x.sum(0)
+        total += x.sum(0)
         count += len(x)
-    return gram / count, mean / count
+    offset = total / count
+    return gram / count - torch.outer(offset, offset), shift + offset
 
 
 def _columns(layer: Layer, x: Tensor) -> Tensor:

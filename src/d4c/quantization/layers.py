@@ -4,7 +4,8 @@ A layer with scalar input scale s_x, zero point z_x and weight scales s_w a chan
 
     y = s_x s_w (sum q_x q_w - z_x sum q_w - z_w sum q_x + K z_x z_w) + b
 
-accumulated in int32. `forward` evaluates it on dequantized tensors, `integer_forward` on codes.
+accumulated in int32; a convolution with symmetric weights holds its bias b in steps of s_x s_w, since runtimes
+accumulate it too. `forward` evaluates it on dequantized tensors, `integer_forward` on codes.
 """
 
 from __future__ import annotations
@@ -213,6 +214,22 @@ class QuantizedConv2d(_Product):
         self.stride = source.stride
         self.padding = (int(source.padding[0]), int(source.padding[1]))
 
+    def freeze(self) -> None:
+        """Drop the float weights, and round the bias to steps of the accumulator, s_x s_w, if weights are symmetric.
+
+        Runtimes add the bias of an integer convolution in the accumulator. A channel without weights takes the scale
+        that holds its bias.
+        """
+        super().freeze()
+        if self.bias is None or not self.weight_args.symmetric:
+            return
+        s_x = self.input_quantizer.scale.detach()
+        empty = ~self.codes.flatten(1).any(1).view_as(self.weight_scale)
+        own = safe_scale(self.bias.abs() / s_x).view_as(self.weight_scale)
+        self.weight_scale.copy_(torch.where(empty, own, self.weight_scale))
+        step = s_x * self.weight_scale.flatten()
+        self.bias.copy_((self.bias / step).round() * step)
+
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
@@ -227,12 +244,16 @@ class QuantizedConv2d(_Product):
         return value[:, None, None]
 
 
-class QuantizedMatMul(nn.Module):
-    """Product of two quantized activations."""
+class QuantizedPair(nn.Module):
+    """What operations on two quantized activations share."""
 
     def __init__(self, a: ActivationQuantizer, b: ActivationQuantizer) -> None:
         super().__init__()
         self.a, self.b = a, b
+
+
+class QuantizedMatMul(QuantizedPair):
+    """Product of two quantized activations."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         product: Tensor = self.a(a) @ self.b(b)
@@ -247,6 +268,40 @@ class QuantizedMatMul(nn.Module):
         depth = a.shape[-1]
         y = accumulator - z_a * q_b.sum(-2, keepdim=True) - z_b * q_a.sum(-1, keepdim=True) + depth * z_a * z_b
         return (y * (self.a.scale.double() * self.b.scale.double())).float()
+
+
+class QuantizedAdd(QuantizedPair):
+    """Sum of two quantized activations, each on its own scale."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        total: Tensor = self.a(a) + self.b(b)
+        return total
+
+    def integer_forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same sum from integer codes, to float32 rounding."""
+        operands = ((self.a, a), (self.b, b))
+        parts = [(q.codes(x) - q.zero_point.double()) * q.scale.double() for q, x in operands]
+        return (parts[0] + parts[1]).float()
+
+
+class QuantizedAvgPool2d(nn.Module):
+    """Average pool of a quantized activation over squares side by side."""
+
+    def __init__(self, source: nn.AvgPool2d, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        assert isinstance(source.kernel_size, int)
+        self.kernel_size = source.kernel_size
+        self.input_quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.input_quantizer(x), self.kernel_size)
+
+    def integer_forward(self, x: Tensor) -> Tensor:
+        """The same averages from sums of integer codes, to float32 rounding."""
+        quantizer = self.input_quantizer
+        total = F.avg_pool2d(quantizer.codes(x), self.kernel_size, divisor_override=1)
+        mean = total / self.kernel_size**2
+        return ((mean - quantizer.zero_point.double()) * quantizer.scale.double()).float()
 
 
 def check_int32(accumulator: Tensor) -> None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.layers import Attention, MatMul
-from d4c.models.resnet import AttentionPool
+from d4c.models.layers import Add, Attention, MatMul
+from d4c.models.resnet import AttentionPool, Bottleneck
 from d4c.quantization.layers import (
     ActivationQuantizer,
+    QuantizedAdd,
+    QuantizedAvgPool2d,
     QuantizedConv2d,
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizedMatMul,
+    QuantizedPair,
 )
 from d4c.quantization.scheme import W8A8, QuantArgs, Scheme, Track
 
 TOWERS = ("image", "text")
+PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)
 EIGHT_BIT_TOKENS = QuantArgs(8, True, "channel")
 
 
@@ -45,16 +49,24 @@ class LayerPlan:
 
 
 Plan = dict[str, LayerPlan]
+# A layer, and which of its inputs.
+Slot = tuple[str, int]
 
 
 def default_overrides(track: Track) -> dict[str, Scheme]:
     """Exceptions to the scheme, as patterns over layer names; every one is listed in the artifact.
 
-    Deployable: the layers that see pixels or give the embedding hold 8 bits. Paper: the text MLPs hold 8 bits.
+    Deployable: the layers that see pixels or give the embedding hold 8 bits, and so do the states between the
+    bottlenecks of a ResNet, whose rounding errors every later block adds to, and the inputs of its average pools.
+    Paper: the text MLPs hold 8 bits.
     """
     if track == "paper":
         return {r"text\.blocks\.\d+\.mlp\.fc[12]": W8A8}
-    return {r"image\.(patch_embed|stem\.conv1)": W8A8, r"(image|text)\.projection|image\.pool\.out": W8A8}
+    return {
+        r"image\.(patch_embed|stem\.conv1)": W8A8,
+        r"image\.(stem\.pool|blocks\.\d+\.(add|pool|downsample\.pool))": W8A8,
+        r"(image|text)\.projection|image\.pool\.out": W8A8,
+    }
 
 
 def make_plan(
@@ -62,14 +74,12 @@ def make_plan(
 ) -> Plan:
     """Formats of every module of `towers` that the track quantizes.
 
-    The last override whose pattern matches a whole layer name wins. Raises SettingError for one that matches none
-    or is no regular expression.
+    The last override whose pattern matches a whole layer name wins. Inputs that are one tensor (`shared_inputs`) take
+    the widest of their formats. Raises SettingError for an override that matches no layer, unless it is one of the
+    track's own, or is no regular expression.
     """
-    names = {
-        name: module
-        for name, module in clip.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d | MatMul | nn.Embedding)
-    }
+    kinds = PRODUCTS if track == "paper" else (*PRODUCTS, Add, nn.AvgPool2d)
+    names = {name: module for name, module in clip.named_modules() if isinstance(module, kinds)}
     if track == "paper":
         names = {name: module for name, module in names.items() if _published(name)}
     for pattern in overrides:
@@ -79,7 +89,7 @@ def make_plan(
             raise SettingError(
                 f"The override {pattern!r} is no regular expression ({error}); give a pattern over layer names."
             ) from None
-        if not matches:
+        if not matches and pattern not in default_overrides(track):
             raise SettingError(
                 f"The override {pattern!r} matches no layer of {clip.name!r}; "
                 f"layers are named like {next(iter(names), '')!r}."
@@ -95,13 +105,45 @@ def make_plan(
         for pattern, chosen in overrides.items():
             own = chosen if re.fullmatch(pattern, name) else own
         per_tensor = QuantArgs(own.activation_bits, False, "tensor")
-        if isinstance(module, MatMul):
+        if isinstance(module, MatMul | Add):
             plan[name] = LayerPlan(None, (per_tensor, per_tensor))
+        elif isinstance(module, nn.AvgPool2d):
+            plan[name] = LayerPlan(None, (per_tensor,))
         else:
             per_channel = track == "paper" and _published_per_channel(name)
             inputs = QuantArgs(own.activation_bits, False, "channel" if per_channel else "tensor")
             plan[name] = LayerPlan(QuantArgs(own.weight_bits, track != "paper", "channel"), (inputs,))
+    if track == "deployable":
+        for readers in shared_inputs(clip):
+            _widen(plan, [(name, index) for name, index in readers if name in plan])
     return plan
+
+
+def shared_inputs(clip: CLIP) -> Iterator[list[Slot]]:
+    """The groups of inputs that read one tensor, which a runtime quantizes once.
+
+    These are the inputs of q, k and v of an attention, and what reads the state between two bottlenecks: the first
+    convolution, and the shortcut.
+    """
+    for name, module in clip.named_modules():
+        if isinstance(module, Attention | AttentionPool):
+            yield [(f"{name}.{layer}", 0) for layer in ("q", "k", "v")]
+        elif isinstance(module, Bottleneck):
+            shortcut = module.downsample
+            if shortcut is None:
+                other = ("add", 1)
+            else:
+                other = ("downsample.conv" if isinstance(shortcut.pool, nn.Identity) else "downsample.pool", 0)
+            yield [(f"{name}.{layer}", index) for layer, index in (("conv1", 0), other)]
+
+
+def _widen(plan: Plan, readers: list[Slot]) -> None:
+    """Give all readers of a tensor the widest of their formats."""
+    formats = [plan[name].inputs[index] for name, index in readers]
+    for name, index in readers:
+        inputs = list(plan[name].inputs)
+        inputs[index] = max(formats, key=lambda args: args.num_bits)
+        plan[name] = replace(plan[name], inputs=tuple(inputs))
 
 
 def _published(name: str) -> bool:
@@ -118,7 +160,7 @@ def _published_per_channel(name: str) -> bool:
 def convert(clip: CLIP, plan: Plan, track: Track) -> None:
     """Replace every module of the plan by its quantized form, in place.
 
-    On the deployable track q, k and v share one input quantizer, since a runtime quantizes their input once.
+    On the deployable track inputs that are one tensor share one quantizer (`shared_inputs`).
     """
     for name, entry in plan.items():
         parent = clip.get_submodule(name.rpartition(".")[0])
@@ -126,15 +168,31 @@ def convert(clip: CLIP, plan: Plan, track: Track) -> None:
     for module in clip.modules():
         if isinstance(module, Attention | AttentionPool) and isinstance(module.scores, QuantizedMatMul):
             module.fused = False
-            if track == "deployable":
-                shared = module.q.input_quantizer
-                module.k.input_quantizer = module.v.input_quantizer = shared
+    if track == "deployable":
+        for readers in shared_inputs(clip):
+            _share(clip, [(name, index) for name, index in readers if name in plan])
     clip.to(clip.device)
 
 
+def _share(clip: CLIP, readers: list[Slot]) -> None:
+    """Give all readers of a tensor one quantizer; ValueError if the plan holds the tensor in two formats."""
+    shared: ActivationQuantizer | None = None
+    for name, index in readers:
+        layer = clip.get_submodule(name)
+        key = ("a", "b")[index] if isinstance(layer, QuantizedPair) else "input_quantizer"
+        own = getattr(layer, key)
+        shared = shared or own
+        if own.args != shared.args:
+            raise ValueError(f"{name} holds a tensor in another format than what else reads it")
+        setattr(layer, key, shared)
+
+
 def _quantized(source: nn.Module, entry: LayerPlan) -> nn.Module:
-    if isinstance(source, MatMul):
-        return QuantizedMatMul(ActivationQuantizer(entry.inputs[0]), ActivationQuantizer(entry.inputs[1]))
+    if isinstance(source, MatMul | Add):
+        kind = QuantizedMatMul if isinstance(source, MatMul) else QuantizedAdd
+        return kind(ActivationQuantizer(entry.inputs[0]), ActivationQuantizer(entry.inputs[1]))
+    if isinstance(source, nn.AvgPool2d):
+        return QuantizedAvgPool2d(source, ActivationQuantizer(entry.inputs[0]))
     assert entry.weights is not None
     if isinstance(source, nn.Embedding):
         return QuantizedEmbedding(source, entry.weights)
