@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime import processor
 from d4c.runtime.clip import RuntimeCLIP
+from d4c.runtime.folder import read_export
 from d4c.runtime.processor import saturates
 
 HASWELL = "processor : 0\nmodel name\t: old\nflags\t\t: fpu sse4_2 avx avx2 fma\nbugs\t\t: spectre\n\nprocessor : 1\n"
@@ -42,6 +45,16 @@ def test_other_systems_and_processors_are_taken_for_exact(cpu: Path, monkeypatch
     cpu.write_text(HASWELL)
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert not saturates()
+
+
+def test_other_layers_fit_into_16_bits(exported: Path, quantized: QuantizedCLIP) -> None:
+    """The largest sum of two neighbours along the inputs, all activations as large as they get."""
+    unsafe = set(read_export(exported).saturating)
+    for name, layer in quantized.layers().items():
+        if isinstance(layer, QuantizedLinear | QuantizedConv2d) and name not in unsafe:
+            sizes = layer.codes.flatten(1).abs().int()
+            pairs = sizes[:, 0:-1:2] + sizes[:, 1::2]
+            assert int(pairs.max()) * layer.input_quantizer.args.qmax < 2**15
 
 
 @pytest.mark.parametrize(
