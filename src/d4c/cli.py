@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import d4c
+from d4c.display import (
+    errors,
+    metrics_cells,
+    metrics_table,
+    print_inspection,
+    print_run,
+    print_sensitivity,
+    progress_bar,
+)
 from d4c.errors import D4CError, quantize_extra
 
 if TYPE_CHECKING:
-    from d4c.evaluation.metrics import Metrics
-    from d4c.inspection.report import Inspection
     from d4c.models.clip import CLIP
-    from d4c.quantization.sensitivity import Sensitivity
-    from d4c.run import Progress as Report
-    from d4c.run import RunResult
     from d4c.runtime.clip import RuntimeCLIP
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-errors = Console(stderr=True)
-SHOWN = 20
-"""Rows of a long table."""
 
 Model = Annotated[str, typer.Option(help="demo-vit, demo-rn, a file, a folder, hf-hub:org/name or an open_clip name.")]
 Pretrained = Annotated[str | None, typer.Option(help="Weights of an open_clip name, such as openai.")]
@@ -100,11 +98,11 @@ def run(
     from d4c.run import run as run_job
 
     config = RunConfig(model, scheme, preset, method, track, reconstruction, dataset, pretrained, _device(device), seed)
-    result = run_job(config, output, _progress)
+    result = run_job(config, output, progress_bar)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
-        _print_run(result, config.scheme)
+        print_run(result, config.scheme)
 
 
 @app.command()
@@ -129,7 +127,7 @@ def synthesize(
     unfinished = output.with_name(f"{output.name}.unfinished")
     with workers(_device(device)) as (own_device, writes):
         clip = d4c.load(model, pretrained, device=own_device)
-        with _progress(f"synthesize {method}") if writes else nullcontext() as progress:
+        with progress_bar(f"synthesize {method}") if writes else nullcontext() as progress:
             made = d4c.synthesize(
                 clip,
                 method,
@@ -180,7 +178,7 @@ def quantize(
     refuse_occupied(output)
     clip = d4c.load(model, pretrained, device=_device(device))
     images = d4c.CalibrationSet.load(calibration)
-    with _progress("quantize") as progress:
+    with progress_bar("quantize") as progress:
         quantized = d4c.quantize(
             clip,
             scheme,
@@ -228,13 +226,13 @@ def evaluate(
     else:
         model = d4c.load(source, pretrained, device=place)
     float_model = None if reference is None else d4c.load(reference, pretrained, device=place)
-    with _progress("evaluate") as progress:
+    with progress_bar("evaluate") as progress:
         metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, progress=progress)
     if as_json:
         print(json.dumps(metrics.to_dict(), indent=2))
     else:
-        table = _metrics_table(f"{model.name} on {metrics.dataset}, {metrics.count} images")
-        table.add_row(*_metrics_cells(model.name, metrics))
+        table = metrics_table(f"{model.name} on {metrics.dataset}, {metrics.count} images")
+        table.add_row(*metrics_cells(model.name, metrics))
         Console().print(table)
 
 
@@ -252,7 +250,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write both towers as ONNX graphs that ONNX Runtime and OpenVINO execute with integer kernels."""
-    with _progress("export") as progress:
+    with progress_bar("export") as progress:
         made = d4c.export(artifact, output, format=format, unpacked=unpacked, check=check, progress=progress)
     if as_json:
         print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
@@ -279,14 +277,14 @@ def inspect(
     """Explain images by numbers and figures, beside noise, dead leaves and real images: prompts, structure, ranges."""
     from d4c.inspection.inspect import inspect_folders
 
-    with _progress("inspect") as progress:
+    with progress_bar("inspect") as progress:
         found = inspect_folders(
             folders, model, real, output, pretrained=pretrained, device=_device(device), seed=seed, progress=progress
         )
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return
-    _print_inspection(found)
+    print_inspection(found)
     print(f"written to {output}" if output else "-o DIR writes all numbers and figures")
 
 
@@ -309,7 +307,7 @@ def search(
     from d4c.runtime.page import printable, write_page
 
     clip = RuntimeCLIP(model, runtime)
-    with _progress("embed") as progress:
+    with progress_bar("embed") as progress:
         gallery = open_gallery(clip, images, embeddings, progress=progress)
     matches = gallery.search(clip, query, top)
     note = f"{len(matches)} of {len(gallery.paths)} pictures in {images}, by {clip.name} in {runtime}"
@@ -341,7 +339,7 @@ def sensitivity(
 
     clip = d4c.load(model, pretrained, device=_device(device))
     images = d4c.CalibrationSet.load(calibration)
-    with _progress("sensitivity") as progress:
+    with progress_bar("sensitivity") as progress:
         found = measure_sensitivity(clip, images, scheme, progress=progress)
     text = json.dumps(found.to_dict(), indent=2)
     if output:
@@ -350,7 +348,7 @@ def sensitivity(
     if as_json:
         print(text)
         return
-    _print_sensitivity(found)
+    print_sensitivity(found)
     if output:
         print(f"written to {output}")
 
@@ -367,110 +365,3 @@ def _overrides(given: list[str]) -> dict[str, str]:
         if not pattern or not scheme:
             raise typer.BadParameter(f"{item!r} is not of the form PATTERN=SCHEME", param_hint="--override")
     return {pattern: scheme for pattern, _, scheme in pairs}
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Report]:
-    if not errors.is_terminal:
-        errors.print(f"{title} ...", markup=False, highlight=False)
-        yield lambda _done, _total: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _metrics_table(title: str) -> Table:
-    table = Table(title=title)
-    for column in ("model", "top-1 %", "top-5 %", "agreement %", "cosine"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    return table
-
-
-def _metrics_cells(name: str, metrics: Metrics) -> list[str]:
-    fidelity = metrics.fidelity
-    return [
-        name,
-        _interval(metrics.top1),
-        _interval(metrics.top5),
-        "" if fidelity is None else _interval(fidelity.agreement),
-        "" if fidelity is None else f"{fidelity.cosine:.4f}",
-    ]
-
-
-def _interval(interval: Any) -> str:
-    return f"{interval.value:.1f} ({interval.low:.0f}-{interval.high:.0f})"
-
-
-def _print_run(result: RunResult, scheme: str) -> None:
-    first = result.rows[0].metrics
-    table = _metrics_table(f"{first.dataset}, {first.count} images, 95 % intervals")
-    table.add_column("MB", justify="right")
-    for row in result.rows:
-        name = row.name if row.name == "float" else f"{scheme}, {row.name}"
-        table.add_row(*_metrics_cells(name, row.metrics), f"{row.size / 1e6:.1f}")
-    Console().print(table)
-    spent = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
-    print(f"seconds: {spent}")
-    print(f"artifact: {result.folder / 'artifact'}")
-    sheet = result.folder / "synthesis" / "contact_sheet.png"
-    print(f"contact sheet: {sheet}")
-
-
-def _print_inspection(found: Inspection) -> None:
-    rows = found.summary()
-    chance = rows[found.reference]["expected_prompts"]
-    lines: dict[str, tuple[str, float, str]] = {
-        f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
-        "recognised targets, %": ("recognised", 100, ".0f"),
-        "KL from uniform, nats": ("kl", 1, ".2f"),
-        "foreground-background contrast": ("fg_bg_contrast", 1, ".3f"),
-        "foreground-background variance": ("fg_bg_variance", 1, ".4f"),
-        "patch similarity entropy, nats": ("entropy", 1, ".2f"),
-        "spectral slope (photographs -2)": ("slope", 1, ".1f"),
-        f"1-NN tells it from {found.reference}, %": ("nearest_neighbour", 100, ".0f"),
-        "range width, median layer": ("width", 1, ".2f"),
-        "range overlap, median layer": ("overlap", 1, ".2f"),
-        "range overlap, worst layer": ("worst_overlap", 1, ".2f"),
-    }
-    table = Table(title=f"{found.images} images of each set, {found.model}; ranges relative to {found.reference}")
-    table.add_column("")
-    for name in rows:
-        table.add_column(name, justify="right")
-    for title, (key, factor, form) in lines.items():
-        table.add_row(title, *("" if row[key] is None else f"{factor * row[key]:{form}}" for row in rows.values()))
-    Console().print(table)
-    patches = found.sets[found.reference].structure.patches
-    print(f"contrast, variance and entropy are of {patches} patches an image")
-    for name, report in found.sets.items():
-        print(f"{name}: {report.source}")
-
-
-def _print_sensitivity(found: Sensitivity) -> None:
-    from d4c.quantization.sensitivity import GROUPS
-
-    ranked = found.ranked()
-    widths = sorted({bits for layer in ranked for bits in layer.by_width})
-    print(f"{found.model}, {found.scheme}: divergence in 1/1000 nats of layers quantized alone")
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("layer", no_wrap=True)
-    for title in ("weights", "alone", *(f"W{bits}" for bits in widths), "recovery"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for layer in ranked[:SHOWN]:
-        cells = [f"{1000 * layer.by_width[bits]:.2f}" if layer.by_width else "" for bits in widths]
-        numbers = (f"{1000 * layer.alone:.2f}", *cells, f"{1000 * layer.recovery:.2f}")
-        table.add_row(layer.name, f"{layer.weights:,}", *numbers)
-    Console().print(table)
-    print(f"{max(0, len(ranked) - SHOWN)} more layers cost less; --json and -o give all")
-    for title, key in GROUPS.items():
-        sums = Table(title=f"sums by {title}", title_justify="left", box=None, pad_edge=False)
-        for column in (title, "weights", "alone", "recovery"):
-            sums.add_column(column, justify="left" if column == title else "right")
-        for name, (weights, alone, recovery) in found.sums(key).items():
-            sums.add_row(name, f"{weights:,}", f"{1000 * alone:.2f}", f"{1000 * recovery:.2f}")
-        Console().print(sums)
-    towers = ", ".join(f"{tower} tower alone {1000 * value:.2f}" for tower, value in found.towers.items())
-    print(
-        f"all layers quantized: {1000 * found.divergence:.2f}; {towers}; {found.images} images, {found.prompts} prompts"
-    )
