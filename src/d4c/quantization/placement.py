@@ -56,9 +56,9 @@ Slot = tuple[str, int]
 def default_overrides(track: Track) -> dict[str, Scheme]:
     """Exceptions to the scheme, as patterns over layer names; every one is listed in the artifact.
 
-    Deployable: the layers that see pixels or give the embedding hold 8 bits, and so do the states between the
-    bottlenecks of a ResNet, whose rounding errors every later block adds to, and the inputs of its average pools.
-    Paper: the text MLPs hold 8 bits.
+    Deployable: the layers that see pixels or give the embedding hold 8 bits. So do the states between the bottlenecks
+    of a ResNet, whose rounding errors every later block inherits, and the inputs of its average pools; a convolution
+    that reads such a state reads its 8-bit codes. Paper: the text MLPs hold 8 bits.
     """
     if track == "paper":
         return {r"text\.blocks\.\d+\.mlp\.fc[12]": W8A8}
