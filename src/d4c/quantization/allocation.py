@@ -12,7 +12,10 @@ from d4c.errors import SettingError
 from d4c.quantization.layers import QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.packing import packed_size
 from d4c.quantization.scheme import Scheme
-from d4c.quantization.sensitivity import WIDTHS, Probe, Progress, quantized_layers
+from d4c.quantization.sensitivity import Probe, Progress, quantized_layers
+
+CHOICES = (3, 4, 5, 6, 8)
+"""Bits a weight that a layer may get; the time to measure grows with their number."""
 
 
 def allocate(
@@ -59,13 +62,13 @@ def mixed_overrides(
 ) -> dict[str, Scheme]:
     """Overrides that give each layer its width, so that all weights fit a target: mean bits, or bytes when packed.
 
-    The width of a layer is the scheme's or one of `WIDTHS`; the token table and layers that a pattern of `fixed`
+    The width of a layer is the scheme's or one of `CHOICES`; the token table and layers that a pattern of `fixed`
     matches keep theirs and count. Scales, biases and norms come on top of the bytes. The loss of a layer at a width is
     its divergence alone; losses are summed as if layers did not interact. Raises SettingError for a target that no
     choice reaches or that every choice stays below.
     """
     layers = quantized_layers(probe.quantized)
-    widths = sorted({*WIDTHS, scheme.weight_bits})
+    widths = sorted({*CHOICES, scheme.weight_bits})
     sizes = {
         name: {
             bits: packed_size(layer.stored_weights(), bits)
