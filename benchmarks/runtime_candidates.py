@@ -1,0 +1,270 @@
+"""Ways to execute one CLIP tower on a CPU: float, d4c, and the int8 tools that people use instead.
+
+Every builder takes a `Tower` and gives a `Built`. All candidates start from the same weights and calibrate on the same
+inputs. The ONNX tools and NNCF get the float graph that d4c's own emitter writes, with biases as additions: the form in
+which exporters write them and these tools know them.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime import quantization as ort_tools
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from runtime_table import FLOAT
+from torch import Tensor, nn
+
+import d4c
+from d4c.deployment.towers import image_graph, text_graph
+from d4c.models.clip import CLIP
+from d4c.models.vit import VisionTransformer
+from d4c.quantization.calibration import by_length
+from d4c.synthesis.calibration import CalibrationSet
+
+ORT, OPENVINO, TORCH = "ONNX Runtime", "OpenVINO", "PyTorch"
+SCHEMES = ("W8A8", "W4A8", "W6A6")
+CALIBRATION_BATCH = 8
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One tower of a float CLIP, what calibrates it, a folder for its graphs and the threads to run it with."""
+
+    clip: CLIP
+    kind: str
+    calibration: CalibrationSet
+    prompts: tuple[str, ...]
+    folder: Path
+    threads: int
+
+    def batches(self) -> list[Tensor]:
+        """Calibration inputs; prompts of one length together, without the positions behind their end."""
+        if self.kind == "image":
+            return list(self.calibration.pixels.split(CALIBRATION_BATCH))
+        tokens = self.clip.tokenize(self.prompts)
+        return [self.clip.text.crop(part) for part in by_length(self.clip, tokens, CALIBRATION_BATCH)]
+
+    def module(self) -> nn.Module:
+        """A copy for PyTorch that computes every position it is given."""
+        found: Any = copy.deepcopy(self.clip.image if self.kind == "image" else self.clip.text)
+        found.trim = False
+        return found.eval().requires_grad_(False)
+
+    @property
+    def is_transformer(self) -> bool:
+        return self.kind == "text" or isinstance(self.clip.image, VisionTransformer)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A tower as a function from pixels or tokens to embeddings, and the bytes that it takes on disk."""
+
+    run: Callable[[Array], Array]
+    bytes: int
+
+
+Builder = Callable[[Tower], Built]
+
+
+def in_onnxruntime(write: Callable[[Tower], Path], tower: Tower) -> Built:
+    path = write(tower)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = tower.threads
+    # Threads that wait for work after a run would take the processor from the next candidate.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return Built(lambda values: session.run(None, {name: values})[0], path.stat().st_size)
+
+
+def in_openvino(write: Callable[[Tower], Path], tower: Tower) -> Built:
+    path = write(tower)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": tower.threads,
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
+    return Built(lambda values: np.array(compiled(values)[0]), sum(file.stat().st_size for file in files))
+
+
+def float_graph(tower: Tower) -> Path:
+    """The float tower as ONNX."""
+    path = tower.folder / "float32.onnx"
+    if not path.exists():
+        emit = image_graph if tower.kind == "image" else text_graph
+        model = emit(tower.clip).model(d4c.__version__)
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "Sub" and node.input[1].endswith("/negative_bias"):
+                node.op_type, bias = "Add", constants[node.input[1]]
+                bias.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(bias), bias.name))
+        onnx.save(model, path)
+    return path
+
+
+def d4c_graph(scheme: str, reconstruction: Any, tower: Tower) -> Path:
+    """The tower as d4c exports it."""
+    path = tower.folder / f"{scheme}-{reconstruction}.onnx"
+    if not path.exists():
+        settings = {"reconstruction": reconstruction, "towers": (tower.kind,), "prompts": tower.prompts}
+        quantized = d4c.quantize(tower.clip, scheme, tower.calibration, **settings)
+        emit = image_graph if tower.kind == "image" else text_graph
+        path.write_bytes(emit(quantized).model(d4c.__version__).SerializeToString())
+    return path
+
+
+def dynamic_graph(tower: Tower) -> Path:
+    """ONNX Runtime's dynamic quantization: weights of every channel, activations measured in every run."""
+    path = tower.folder / "dynamic.onnx"
+    ort_tools.quantize_dynamic(_preprocessed(tower), path, per_channel=True)
+    return path
+
+
+def static_graph(tower: Tower) -> Path:
+    """ONNX Runtime's static quantization in its QDQ form: weights of every channel, unsigned activations, MinMax."""
+    path = tower.folder / "static.onnx"
+    ort_tools.quantize_static(
+        _preprocessed(tower),
+        path,
+        _Reader(tower),
+        quant_format=ort_tools.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=ort_tools.QuantType.QUInt8,
+        weight_type=ort_tools.QuantType.QInt8,
+        calibrate_method=ort_tools.CalibrationMethod.MinMax,
+    )
+    return path
+
+
+def _preprocessed(tower: Tower) -> Path:
+    """The float graph as ONNX Runtime's tools want it: shapes inferred, BatchNorm folded."""
+    path = tower.folder / "preprocessed.onnx"
+    if not path.exists():
+        quant_pre_process(float_graph(tower), path)
+    return path
+
+
+class _Reader(ort_tools.CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, tower: Tower) -> None:
+        name = "pixels" if tower.kind == "image" else "tokens"
+        self.feeds = iter([{name: batch.numpy()} for batch in tower.batches()])
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self.feeds, None)
+
+
+def nncf_graph(tower: Tower) -> Path:
+    """NNCF's post-training quantization of the float graph in OpenVINO."""
+    import nncf
+
+    path = tower.folder / "nncf.xml"
+    inputs = [row[None].numpy() for batch in tower.batches() for row in batch]
+    quantized = nncf.quantize(
+        openvino.Core().read_model(float_graph(tower)),
+        nncf.Dataset(inputs),
+        preset=nncf.QuantizationPreset.MIXED,
+        model_type=nncf.ModelType.TRANSFORMER if tower.is_transformer else None,
+        subset_size=len(inputs),
+    )
+    openvino.save_model(quantized, path)
+    return path
+
+
+def in_torch(module: nn.Module, run: Callable[[Tensor], Tensor]) -> Built:
+    stored = io.BytesIO()
+    torch.save(module.state_dict(), stored)
+
+    @torch.no_grad()
+    def call(values: Array) -> Array:
+        return run(torch.from_numpy(values)).float().numpy()
+
+    return Built(call, stored.tell())
+
+
+def eager(tower: Tower) -> Built:
+    module = tower.module()
+    return in_torch(module, module)
+
+
+def compiled_float32(tower: Tower) -> Built:
+    module = tower.module()
+    return in_torch(module, _compile(module))
+
+
+def compiled_bf16(tower: Tower) -> Built:
+    module = tower.module().to(torch.bfloat16)
+    run = _compile(module)
+    return in_torch(module, lambda x: run(x.to(torch.bfloat16) if x.is_floating_point() else x))
+
+
+def torchao_dynamic(tower: Tower) -> Built:
+    """torchao's int8 weights and activations of linear layers, the latter measured in every run, compiled."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    module = tower.module()
+    quantize_(module, Int8DynamicActivationInt8WeightConfig())
+    return in_torch(module, _compile(module, freeze=False))  # freezing does not know its tensors
+
+
+def torchao_static(tower: Tower) -> Built:
+    """torchao's quantization of an exported program with its quantizer for x86, compiled."""
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    batches = tower.batches()
+    free = {0: torch.export.Dim("batch", min=1, max=64)}
+    if tower.kind == "text":
+        free[1] = torch.export.Dim("length", min=3, max=77)
+    with torch.no_grad():
+        program = torch.export.export(tower.module(), (batches[0],), dynamic_shapes=(free,))
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        prepared = prepare_pt2e(program.module(), quantizer)
+        for batch in batches:
+            prepared(batch)
+        module = convert_pt2e(prepared)
+    return in_torch(module, _compile(module))
+
+
+def _compile(module: nn.Module, freeze: bool = True) -> Callable[[Tensor], Tensor]:
+    """`torch.compile` for fixed shapes; freezing lets the compiler rearrange weights, as PyTorch advises on CPUs."""
+    return torch.compile(module, dynamic=False, options={"freezing": freeze})
+
+
+def onnxruntime_d4c(scheme: str, reconstruction: str = "none") -> Builder:
+    return partial(in_onnxruntime, partial(d4c_graph, scheme, reconstruction))
+
+
+CANDIDATES: dict[tuple[str, str], Builder] = {
+    (ORT, FLOAT): partial(in_onnxruntime, float_graph),
+    **{(ORT, f"d4c {scheme}"): onnxruntime_d4c(scheme) for scheme in SCHEMES},
+    (ORT, "dynamic int8"): partial(in_onnxruntime, dynamic_graph),
+    (ORT, "static int8 (QDQ)"): partial(in_onnxruntime, static_graph),
+    (OPENVINO, FLOAT): partial(in_openvino, float_graph),
+    **{(OPENVINO, f"d4c {scheme}"): partial(in_openvino, partial(d4c_graph, scheme, "none")) for scheme in SCHEMES},
+    (OPENVINO, "NNCF int8"): partial(in_openvino, nncf_graph),
+    (TORCH, FLOAT): eager,
+    (TORCH, "torch.compile float32"): compiled_float32,
+    (TORCH, "torch.compile bf16"): compiled_bf16,
+    (TORCH, "torchao dynamic int8"): torchao_dynamic,
+    (TORCH, "torchao static int8 (PT2E)"): torchao_static,
+}
+"""How to build each candidate, by runtime and name; the float32 of a runtime is what its others are compared with."""
