@@ -112,6 +112,14 @@ def test_the_same_seed_gives_the_same_model(tiny_vit: CLIP) -> None:
     assert model_hash(first) != model_hash(other)
 
 
+def test_learning_does_not_need_gradients_of_the_caller(tiny_vit: CLIP) -> None:
+    settings: dict[str, Any] = {"reconstruction": "layer", "iterations": 2, "batch_size": 2}
+    usual = made(tiny_vit, **settings)
+    with torch.no_grad():
+        within = made(tiny_vit, **settings)
+    assert model_hash(within) == model_hash(usual)
+
+
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_a_tower_that_is_not_named_stays_float(demo_rn: CLIP, tower: str) -> None:
     other = "text" if tower == "image" else "image"

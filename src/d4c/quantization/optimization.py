@@ -82,6 +82,7 @@ class Unit:
     live: Tensor | None = None
 
 
+@torch.enable_grad()
 def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
     """Learn rounding and activation scales of one unit, then fix its integer weights."""
     device = unit.inputs.device
