@@ -63,7 +63,7 @@ def test_d4c_lowers_its_loss(demo: CLIP) -> None:
 def test_cutting_the_set_into_batches_changes_no_image(tiny: CLIP, method: str, optimizer: str) -> None:
     def make(batch: int | None) -> torch.Tensor:
         few = {"images": 7, "iterations": 3, "group_size": 2, "prompts": NAMES, "optimizer": optimizer}
-        few["statistics"] = "batch"
+        few |= {"statistics": "batch", "precision": "float32"}
         return synthesize(tiny, method, batch=batch, **few).pixels  # type: ignore[arg-type]
 
     whole = make(None)

@@ -82,7 +82,8 @@ def attentions(clip: CLIP) -> list[Attention]:
 
 def mixed_inputs(attn: Attention, x: Tensor) -> Tensor:
     """Attention weights, averaged over heads, times the layer's own input [N, L, C]."""
-    q, k = split_heads(attn.q(x), attn.heads), split_heads(attn.k(x), attn.heads)
+    given = x.to(attn.q.weight.dtype)
+    q, k = (split_heads(layer(given).to(x.dtype), attn.heads) for layer in (attn.q, attn.k))
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
     return weights.mean(1) @ x
 
