@@ -26,6 +26,7 @@ from onnxruntime import quantization as ort_tools
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from runtime_table import FLOAT
 from torch import Tensor, nn
+from torch._inductor import config as inductor_config
 
 import d4c
 from d4c.deployment.towers import image_graph, text_graph
@@ -189,8 +190,13 @@ def nncf_graph(tower: Tower) -> Path:
 
 
 def in_torch(module: nn.Module, run: Callable[[Tensor], Tensor]) -> Built:
+    state = module.state_dict()
+    if isinstance(module, torch.fx.GraphModule):
+        # A converted program keeps the float weights beside the integers that it reads.
+        read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
+        state = {name: tensor for name, tensor in state.items() if name in read}
     stored = io.BytesIO()
-    torch.save(module.state_dict(), stored)
+    torch.save(state, stored)
 
     @torch.no_grad()
     def call(values: Array) -> Array:
@@ -221,7 +227,7 @@ def torchao_dynamic(tower: Tower) -> Built:
 
     module = tower.module()
     quantize_(module, Int8DynamicActivationInt8WeightConfig())
-    return in_torch(module, _compile(module, freeze=False))  # freezing does not know its tensors
+    return in_torch(module, _compile(module))
 
 
 def torchao_static(tower: Tower) -> Built:
@@ -244,9 +250,10 @@ def torchao_static(tower: Tower) -> Built:
     return in_torch(module, _compile(module))
 
 
-def _compile(module: nn.Module, freeze: bool = True) -> Callable[[Tensor], Tensor]:
+def _compile(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """`torch.compile` for fixed shapes; freezing lets the compiler rearrange weights, as PyTorch advises on CPUs."""
-    return torch.compile(module, dynamic=False, options={"freezing": freeze})
+    inductor_config.freezing = True
+    return torch.compile(module, dynamic=False)
 
 
 def onnxruntime_d4c(scheme: str, reconstruction: str = "none") -> Builder:

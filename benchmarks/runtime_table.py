@@ -44,7 +44,8 @@ def _table(cells: dict[str, Any]) -> list[str]:
     for cell in cells.values():
         reasons |= {(row["runtime"], row["candidate"]): row["reason"] for row in cell["failed"]}
     keys = list(dict.fromkeys(key for rows in found.values() for key in rows))
-    keys.sort(key=lambda key: list(dict.fromkeys(runtime for runtime, _ in keys)).index(key[0]))
+    runtimes = list(dict.fromkeys(runtime for runtime, _ in keys))
+    keys.sort(key=lambda key: runtimes.index(key[0]))
     heads = ["runtime", "candidate", "MB"]
     heads += [f"{name}: time / own float32" for name in timed] + [f"{name}: / ONNX Runtime float32" for name in timed]
     heads += ["model MB", "cosine", "same class %", "top-1 %"] if "fidelity" in cells else []
