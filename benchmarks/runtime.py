@@ -1,7 +1,7 @@
 """Speed, size and fidelity of d4c's towers beside float32 and the int8 tools that people use instead, on a CPU.
 
     python benchmarks/runtime.py --part fidelity --models DIR --data FILE.parquet
-    python benchmarks/runtime.py --part speed --batch 1,32 --rounds 9
+    python benchmarks/runtime.py --part speed --batch 1,32 --rounds 9,3
 
 Speed: the towers of ViT-B/32 and RN50 in full size with random weights (time depends on shapes alone), all candidates
 in one process on two threads. In every round each candidate runs once, in alternating order; a candidate's figure is
@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from runtime_candidates import CANDIDATES, ORT, SCHEMES, Array, Builder, Built, Tower, onnxruntime_d4c
+from runtime_candidates import CANDIDATES, ORT, Array, Builder, Built, Tower, onnxruntime_d4c
 from runtime_table import FLOAT, tables
 from synthesis import make_clip
 
@@ -141,7 +141,8 @@ def measure_speed(name: str, args: argparse.Namespace, folder: Path) -> dict[str
     if kind == "text":
         builders[ORT, CROPPED] = CANDIDATES[ORT, FLOAT]
     built = build(tower, builders)
-    return {f"{name}, batch {batch}": measure_batch(tower, built, batch, args.rounds) for batch in args.batch}
+    cells = zip(args.batch, args.rounds, strict=True)
+    return {f"{name}, batch {batch}": measure_batch(tower, built, batch, rounds) for batch, rounds in cells}
 
 
 def measure_batch(
@@ -156,11 +157,11 @@ def measure_batch(
             continue
         values = whole if key[1] == FLOAT else short
         run = partial(found.run, values)
-        failure = attempt(partial(warm_up, run), key)
-        if failure is None:
-            runs[key] = run
+        output = attempt(run, key)  # compilers work in the first run
+        if isinstance(output, str):
+            reasons[key] = output
         else:
-            reasons[key] = failure
+            runs[key] = run
     load = OtherLoad()
     seconds = interleaved(runs, rounds)
     share = load.share()
@@ -172,12 +173,6 @@ def measure_batch(
         print(f"  {runtime}, {candidate}: {own['median']:.3f}", file=sys.stderr, flush=True)
     failed = [{"runtime": key[0], "candidate": key[1], "reason": reason} for key, reason in reasons.items()]
     return {"setup": setup(THREADS) | {"rounds": rounds, "other_load": share}, "rows": rows, "failed": failed}
-
-
-def warm_up(run: Callable[[], Any]) -> None:
-    """Two runs, in which compilers work and runtimes allocate."""
-    for _ in range(2):
-        run()
 
 
 def ratio(times: list[float], reference: list[float]) -> dict[str, float]:
@@ -193,7 +188,7 @@ def measure_fidelity(name: str, args: argparse.Namespace, folder: Path) -> dict[
     tower = Tower(clip, kind, images, generic_prompts(CALIBRATION_PROMPTS), folder, 1)
     data = replace(load_dataset(f"parquet:{args.data}").subset(EVALUATION_IMAGES), name=args.data.stem)
     reference = embed(clip, data, batch_size=BATCH)
-    learned = {(ORT, f"d4c {scheme}, GPTQ"): onnxruntime_d4c(scheme, "gptq") for scheme in SCHEMES}
+    learned = {(ORT, "d4c W4A8, GPTQ"): onnxruntime_d4c("W4A8", "gptq")}
     evaluate = images_evaluator(clip, data) if kind == "image" else texts_evaluator(clip, data)
     rows, failed = [], []
     for key, built in build(tower, CANDIDATES | learned).items():
@@ -261,6 +256,10 @@ def setup(threads: int) -> dict[str, Any]:
     }
 
 
+def integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def command() -> str:
     """The command line, without the places of this machine."""
     words = ["python benchmarks/runtime.py", *sys.argv[1:]]
@@ -272,14 +271,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("speed", "fidelity"), required=True)
     parser.add_argument("--towers", type=lambda text: text.split(","), default=list(TOWERS), help=", ".join(TOWERS))
-    parser.add_argument("--batch", type=lambda text: [int(part) for part in text.split(",")], default=[1, 32])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--batch", type=integers, default=[1, 32], help="sizes, such as 1,32")
+    parser.add_argument("--rounds", type=integers, default=[9, 3], help="one number for each batch size")
     parser.add_argument("--models", type=Path, help="folder of bench-vit.safetensors and bench-rn.safetensors")
     parser.add_argument("--data", type=Path, help="Tiny ImageNet's validation images as Parquet")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json")
     args = parser.parse_args()
     if unknown := sorted(set(args.towers) - set(TOWERS)):
         parser.error(f"no tower is called {unknown[0]!r}; choose from {', '.join(TOWERS)}")
+    if len(args.rounds) != len(args.batch):
+        parser.error(f"{len(args.batch)} batch sizes have {len(args.rounds)} numbers of rounds; give one for each")
     if args.part == "fidelity" and not (args.models and args.data):
         parser.error("fidelity needs --models and --data")
     warnings.filterwarnings("ignore")

@@ -142,8 +142,10 @@ def dynamic_graph(tower: Tower) -> Path:
 def static_graph(tower: Tower) -> Path:
     """ONNX Runtime's static quantization in its QDQ form: weights of every channel, unsigned activations, MinMax."""
     path = tower.folder / "static.onnx"
+    source = _preprocessed(tower)
+    nodes = onnx.load(source, load_external_data=False).graph.node
     ort_tools.quantize_static(
-        _preprocessed(tower),
+        source,
         path,
         _Reader(tower),
         quant_format=ort_tools.QuantFormat.QDQ,
@@ -151,6 +153,8 @@ def static_graph(tower: Tower) -> Path:
         activation_type=ort_tools.QuantType.QUInt8,
         weight_type=ort_tools.QuantType.QInt8,
         calibrate_method=ort_tools.CalibrationMethod.MinMax,
+        # The causal mask holds minus infinity, which leaves no finite range.
+        nodes_to_exclude=[node.name for node in nodes if any("mask" in name for name in node.input)],
     )
     return path
 
@@ -159,7 +163,8 @@ def _preprocessed(tower: Tower) -> Path:
     """The float graph as ONNX Runtime's tools want it: shapes inferred, BatchNorm folded."""
     path = tower.folder / "preprocessed.onnx"
     if not path.exists():
-        quant_pre_process(float_graph(tower), path)
+        # Symbolic shape inference gives up on prompts of free length.
+        quant_pre_process(float_graph(tower), path, skip_symbolic_shape=tower.kind == "text")
     return path
 
 
@@ -240,7 +245,8 @@ def torchao_static(tower: Tower) -> Built:
     if tower.kind == "text":
         free[1] = torch.export.Dim("length", min=3, max=77)
     with torch.no_grad():
-        program = torch.export.export(tower.module(), (batches[0],), dynamic_shapes=(free,))
+        # From a batch of one the exporter concludes that there is never more.
+        program = torch.export.export(tower.module(), (max(batches, key=len),), dynamic_shapes=(free,))
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
         prepared = prepare_pt2e(program.module(), quantizer)
