@@ -31,6 +31,8 @@ from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.config import PRESETS
 
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
+BATCH = 200
+"""Images evaluated at once; activations of this many stay in a GPU's cache."""
 
 
 class Problem:
@@ -45,7 +47,7 @@ class Problem:
     def embed(self, clip: CLIP, text: bool) -> Embeddings:
         """Embeddings of a model; the class embeddings are the float model's unless `text` is set."""
         started = time.perf_counter()
-        image = torch.cat([F.normalize(clip.encode_image(part), dim=-1).cpu() for part in self.pixels.split(500)])
+        image = torch.cat([F.normalize(clip.encode_image(part), dim=-1).cpu() for part in self.pixels.split(BATCH)])
         words = class_embeddings(clip, self.dataset, 512) if text else self.reference.text
         return Embeddings(self.dataset.name, image, words, clip.logit_scale, time.perf_counter() - started)
 
@@ -71,7 +73,7 @@ class Bench:
         return self.problems[model, data]
 
     def calibration(self, model: str, method: str, seed: int) -> CalibrationSet:
-        folder = self.args.out.parent / "calibration" / f"{model}-{method}-{seed}"
+        folder = self.args.out.parent / "calibration" / f"{model}-{method}-{self.args.preset}-{seed}"
         if not (folder / "calibration.safetensors").exists():
             clip = self.clip(model)
             if method == "real":
@@ -133,6 +135,7 @@ def measure(bench: Bench, cell: dict[str, object]) -> dict[str, object]:
     return {
         **cell,
         "quantize_seconds": round(seconds, 2),
+        "processes": bench.args.share[1],
         "synthesis_precision": calibration.provenance.get("precision"),
         "synthesis_seconds": calibration.provenance.get("seconds"),
         "device": torch.cuda.get_device_name() if clip.device.type == "cuda" else "cpu",

@@ -27,4 +27,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
     """Quantize and dequantize, differentiable in x and scale (straight-through rounding, LSQ: arXiv 1902.08153)."""
+    if not torch.is_grad_enabled():
+        # The same steps in one tensor: most of their time is memory traffic.
+        return (x / scale).round_().add_(zero_point).clamp_(qmin, qmax).sub_(zero_point).mul_(scale)
     return ((round_ste(x / scale) + zero_point).clamp(qmin, qmax) - zero_point) * scale
