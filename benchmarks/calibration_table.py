@@ -53,15 +53,20 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     return [*lines, ""]
 
 
+def key(row: dict[str, Any]) -> tuple[str, str, str, int, str]:
+    """What the rows of one table have in common."""
+    return row["part"], row["model"], row["reconstruction"], row["steps"], row["preset"]
+
+
 def main() -> None:
     rows = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
     devices = sorted({f"{r['device']}, torch {r['versions']['torch']}, d4c {r['versions']['d4c']}" for r in rows})
     print("# Calibration images and accuracy\n")
     print(f"Measured on {'; '.join(devices)}, by `benchmarks/calibration.py`.\n")
-    groups = sorted({(r["part"], r["model"], r["reconstruction"], r["steps"], r["preset"]) for r in rows})
+    groups = sorted({key(r) for r in rows})
     for part in TITLES:
         for _, model, kind, steps, preset in (g for g in groups if g[0] == part):
-            chosen = [r for r in rows if (r["part"], r["model"], r["reconstruction"]) == (part, model, kind)]
+            chosen = [r for r in rows if key(r) == (part, model, kind, steps, preset)]
             extra = {"none": ", ranges only", "gptq": ", GPTQ"}[kind] if part == "demo" else ""
             print(f"## {model}: {TITLES[part].format(steps=steps)}{extra}\n")
             precisions = sorted({r["synthesis_precision"] for r in chosen if r.get("synthesis_precision")})
