@@ -166,6 +166,9 @@ def quantize(
         float | None, typer.Option(help="Mean bits a weight: layers get widths by measured sensitivity.")
     ] = None,
     target_bytes: Annotated[int | None, typer.Option(help="The same, as bytes of all packed weights.")] = None,
+    safe_int8: Annotated[
+        bool, typer.Option("--safe-int8", help="8-bit weights in 7 bits: exact on CPUs without VNNI as well.")
+    ] = False,
     pretrained: Pretrained = None,
     seed: Seed = 0,
     device: Device = None,
@@ -189,6 +192,7 @@ def quantize(
             overrides=_overrides(override or []),
             target_bits=target_bits,
             target_bytes=target_bytes,
+            safe_int8=safe_int8,
             seed=seed,
             progress=progress,
         )

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 import d4c
 from d4c.deployment.export import Export
 from d4c.models.clip import CLIP
-from d4c.quantization.layers import QuantizedEmbedding
 from d4c.quantization.quantized import QuantizedCLIP
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
@@ -32,11 +31,7 @@ Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
 def quantized(clip: CLIP, scheme: str, **settings: Any) -> QuantizedCLIP:
     """A deployable model with calibrated ranges only, whose 8-bit weights need no VNNI instructions to be exact."""
     calibration = d4c.synthesize(clip, "noise", images=4)
-    made = d4c.quantize(clip, scheme, calibration, reconstruction="none", prompts=PROMPTS, **settings)
-    for layer in made.layers().values():
-        if not isinstance(layer, QuantizedEmbedding):
-            layer.set_codes(layer.codes.clamp(-63, 63))
-    return made
+    return d4c.quantize(clip, scheme, calibration, reconstruction="none", safe_int8=True, prompts=PROMPTS, **settings)
 
 
 @pytest.fixture(scope="session")

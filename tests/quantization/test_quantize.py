@@ -14,6 +14,7 @@ from d4c.errors import DataError, SettingError
 from d4c.evaluation.datasets import load_dataset, pixel_batches
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
+from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.stages import stages
 from d4c.synthesis.calibration import CalibrationSet
@@ -210,3 +211,27 @@ def test_images_of_one_s_own_will_do(tiny_vit: CLIP) -> None:
     own = replace(given, provenance={"mean": [0, 0, 0], "std": [1, 1, 1]})
     assert isinstance(own, CalibrationSet)
     assert d4c.quantize(tiny_vit, "W4A8", own, reconstruction="none", prompts=PROMPTS).layers()
+
+
+def test_safe_int8_changes_8_bit_weights_alone(demo_vit: CLIP) -> None:
+    free, safe = made(demo_vit), made(demo_vit, safe_int8=True)
+    for name, layer in safe.layers().items():
+        eight = layer.weight_args.num_bits == 8 and isinstance(layer, QuantizedLinear | QuantizedConv2d)
+        assert layer.weight_args.reduce_range == eight
+        if eight:
+            assert layer.codes.abs().max() == 63
+            assert free.layers()[name].codes.abs().max() > 64
+        else:
+            assert torch.equal(layer.codes, free.layers()[name].codes)
+
+
+@pytest.mark.parametrize("reconstruction", ["gptq", "layer"])
+def test_learned_rounding_stays_in_the_reduced_range(tiny_vit: CLIP, reconstruction: str) -> None:
+    safe = made(tiny_vit, "W8A8", safe_int8=True, reconstruction=reconstruction, iterations=2)
+    products = [x for x in safe.layers().values() if isinstance(x, QuantizedLinear | QuantizedConv2d)]
+    assert all(layer.codes.abs().max() <= 63 for layer in products)
+
+
+def test_safe_int8_is_for_the_deployable_track(tiny_vit: CLIP) -> None:
+    with pytest.raises(SettingError, match="safe_int8 is for integer kernels"):
+        made(tiny_vit, safe_int8=True, track="paper")

@@ -13,6 +13,7 @@ from torch import Tensor
 from d4c.models.clip import CLIP
 from d4c.quantization import ranges
 from d4c.quantization.ranges import NORM, ROUNDING, Points, search, search_symmetric, summarize
+from d4c.quantization.scheme import QuantArgs
 from d4c.quantization.thinning import merge, thin
 
 Make = Callable[[int], Tensor]
@@ -38,6 +39,12 @@ ONE_SIDED: dict[str, Make] = {
     "constant": lambda n: torch.full((n,), 0.7),
     "constant negative": lambda n: torch.full((n,), -3.0),
 }
+
+
+def signed(bits: int) -> tuple[int, int]:
+    """The codes of symmetric weights."""
+    args = QuantArgs(bits, True, "channel")
+    return args.qmin, args.qmax
 
 
 def loss_of(x: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:
@@ -89,7 +96,7 @@ def test_all_zeros_get_a_range_that_keeps_them_zero(bits: int) -> None:
     scale, zero = search(summarize(torch.zeros(3, 10)), bits)
     assert bool((scale > 0).all())
     assert float(loss_of(torch.zeros(3, 10), scale, zero, 2**bits - 1).sum()) == 0
-    assert bool((search_symmetric(summarize(torch.zeros(3, 10)), bits) > 0).all())
+    assert bool((search_symmetric(summarize(torch.zeros(3, 10)), *signed(bits)) > 0).all())
 
 
 @given(st.integers(2, 8), st.integers(0, 1000))
@@ -114,18 +121,17 @@ def test_a_point_of_weight_two_is_a_point_twice(weight: float, seed: int) -> Non
     assert float(first) == pytest.approx(float(second), rel=1e-5)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize(("qmin", "qmax"), [*map(signed, range(2, 9)), (-63, 63)])
 @pytest.mark.parametrize("make", [*MIXED.values(), *ONE_SIDED.values()], ids=[*MIXED, *ONE_SIDED])
-def test_symmetric_search_is_as_good_as_a_loop_over_scales(make: Make, bits: int) -> None:
+def test_symmetric_search_is_as_good_as_a_loop_over_scales(make: Make, qmin: int, qmax: int) -> None:
     x = make(200)
-    qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     full = max(float(x.min()) / qmin, float(x.max()) / qmax)
 
     def loss(scale: float) -> float:
         return float((((x / scale).round().clamp(qmin, qmax) * scale - x).abs().double() ** NORM).sum())
 
     best = min(loss(full * (0.2 + 0.8 * i / 49)) for i in range(50))
-    assert loss(float(search_symmetric(summarize(x[None]), bits))) == pytest.approx(best, rel=1e-4, abs=1e-9)
+    assert loss(float(search_symmetric(summarize(x[None]), qmin, qmax))) == pytest.approx(best, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -175,9 +181,9 @@ def test_weights_multiply_the_loss_of_a_value(bits: int, seed: int) -> None:
 @pytest.mark.parametrize("make", [*MIXED.values(), *ONE_SIDED.values()], ids=[*MIXED, *ONE_SIDED])
 def test_a_device_that_is_never_asked_gives_the_same(make: Make, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     points = summarize(torch.stack([make(150), make(150)]))
-    asked = [*search(points, bits), search_symmetric(points, bits)]
+    asked = [*search(points, bits), search_symmetric(points, *signed(bits))]
     monkeypatch.setattr(ranges, "_may_ask", lambda _: False)
-    blind = [*search(points, bits), search_symmetric(points, bits)]
+    blind = [*search(points, bits), search_symmetric(points, *signed(bits))]
     assert all(torch.equal(a, b) for a, b in zip(asked, blind, strict=True))
 
 

@@ -42,7 +42,17 @@ def test_signed_and_unsigned_codes_are_as_many(bits: int) -> None:
     assert (signed.qmin + signed.qmax, unsigned.qmin) == (-1, 0)
 
 
-@pytest.mark.parametrize("args", [QuantArgs(4, True, "channel"), QuantArgs(8, False, "tensor")], ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_a_reduced_range_leaves_two_products_in_16_bits(bits: int) -> None:
+    full, reduced = QuantArgs(bits, True, "channel"), QuantArgs(bits, True, "channel", True)
+    assert 2 * 255 * max(-reduced.qmin, reduced.qmax) < 2**15
+    assert (reduced.qmin, reduced.qmax) == ((full.qmin, full.qmax) if bits < 7 else (-63, 63))
+
+
+EXAMPLES = [QuantArgs(4, True, "channel"), QuantArgs(8, False, "tensor"), QuantArgs(8, True, "channel", True)]
+
+
+@pytest.mark.parametrize("args", EXAMPLES, ids=str)
 def test_number_formats_read_back(args: QuantArgs) -> None:
     assert QuantArgs.from_dict(args.to_dict()) == args
 
@@ -52,6 +62,8 @@ def test_number_formats_read_back(args: QuantArgs) -> None:
     [
         *({"num_bits": bits} for bits in (9, 1, "4", True, 4.0)),
         {"symmetric": 1},
+        {"reduce_range": 1},
+        {"reduce_range": True, "symmetric": False},
         {"strategy": "block"},
         {"strategy": ["tensor"]},
         {"type": "float"},

@@ -16,6 +16,7 @@ def model_card(clip: QuantizedCLIP) -> str:
     images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
     rebuilt = recipe["reconstruction"]
     steps = f", {rebuilt['iterations']} steps a unit" if "iterations" in rebuilt else ""
+    reduced = ", 8-bit weights within -63 to 63" if recipe.get("safe_int8") else ""
     return f"""---
 library_name: d4c
 tags: [clip, quantized, data-free]
@@ -27,7 +28,7 @@ A CLIP quantized without data by d4c {recipe["d4c"]}.
 | | |
 | --- | --- |
 | float model | {recipe["model"]["name"]} (SHA-256 of its weights {recipe["model"]["sha256"][:16]}...) |
-| scheme | {recipe["scheme"]}, track {recipe["track"]}, {clip.effective_bits():.2f} bits a weight on average |
+| scheme | {recipe["scheme"]}, track {recipe["track"]}, {clip.effective_bits():.2f} bits a weight on average{reduced} |
 | quantized towers | {", ".join(recipe["towers"])} |
 | calibration | {images}, {recipe["prompts"]} prompts |
 | reconstruction | {rebuilt["kind"]}{steps} |

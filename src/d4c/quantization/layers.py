@@ -93,11 +93,11 @@ class QuantizedLayer(nn.Module):
 
     def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point of each row, by search."""
-        points, bits = summarize(rows), self.weight_args.num_bits
-        if self.weight_args.symmetric:
-            scale = search_symmetric(points, bits)
+        points, args = summarize(rows), self.weight_args
+        if args.symmetric:
+            scale = search_symmetric(points, args.qmin, args.qmax)
             return scale, torch.zeros_like(scale)
-        return search(points, bits)
+        return search(points, args.num_bits)
 
     def set_codes(self, codes: Tensor) -> None:
         """Fix the integer weights; `weight` becomes what they stand for."""

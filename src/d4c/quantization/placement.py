@@ -70,13 +70,19 @@ def default_overrides(track: Track) -> dict[str, Scheme]:
 
 
 def make_plan(
-    clip: CLIP, scheme: Scheme, track: Track, overrides: Mapping[str, Scheme], towers: tuple[str, ...] = TOWERS
+    clip: CLIP,
+    scheme: Scheme,
+    track: Track,
+    overrides: Mapping[str, Scheme],
+    towers: tuple[str, ...] = TOWERS,
+    safe_int8: bool = False,
 ) -> Plan:
     """Formats of every module of `towers` that the track quantizes.
 
     The last override whose pattern matches a whole layer name wins. Inputs that are one tensor (`shared_inputs`) take
-    the widest of their formats. Raises SettingError for an override that matches no layer, unless it is one of the
-    track's own, or is no regular expression.
+    the widest of their formats. With `safe_int8` the 8-bit weights of products take a reduced range. Raises
+    SettingError for an override that matches no layer, unless it is one of the track's own, or is no regular
+    expression.
     """
     kinds = PRODUCTS if track == "paper" else (*PRODUCTS, Add, nn.AvgPool2d)
     names = {name: module for name, module in clip.named_modules() if isinstance(module, kinds)}
@@ -112,7 +118,8 @@ def make_plan(
         else:
             per_channel = track == "paper" and _published_per_channel(name)
             inputs = QuantArgs(own.activation_bits, False, "channel" if per_channel else "tensor")
-            plan[name] = LayerPlan(QuantArgs(own.weight_bits, track != "paper", "channel"), (inputs,))
+            reduced = safe_int8 and own.weight_bits == 8
+            plan[name] = LayerPlan(QuantArgs(own.weight_bits, track != "paper", "channel", reduced), (inputs,))
     if track == "deployable":
         for readers in shared_inputs(clip):
             _widen(plan, [(name, index) for name, index in readers if name in plan])

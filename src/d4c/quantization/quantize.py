@@ -46,6 +46,7 @@ def quantize(
     overrides: Mapping[str, str | Scheme] | None = None,
     target_bits: float | None = None,
     target_bytes: int | None = None,
+    safe_int8: bool = False,
     towers: Sequence[str] = TOWERS,
     prompts: Sequence[str] | None = None,
     seed: int = 0,
@@ -61,9 +62,11 @@ def quantize(
 
     With `target_bits` (mean bits a weight) or `target_bytes` (of packed weights; scales, biases and norms come on top)
     the layers without exception get widths of their own, see `mixed_overrides`: the divergence of each at each width is
-    measured on the images and the first 180 prompts.
+    measured on the images and the first 180 prompts. `safe_int8` keeps 8-bit weights within -63 .. 63, so that
+    processors without VNNI, which add two products in 16 bits, are exact as well; other widths are so anyway.
 
-    Raises SettingError for an invalid scheme, track, tower, override or target, DataError for unusable data.
+    Raises SettingError for an invalid scheme, track, tower, override or target, or `safe_int8` on track "paper", whose
+    weights no integer kernel reads; DataError for unusable data.
     """
     started = time.perf_counter()
     scheme = Scheme.parse(scheme)
@@ -74,6 +77,8 @@ def quantize(
         raise SettingError(
             f"The reconstruction {kind!r} is unknown; choose one of {', '.join(get_args(Reconstruction))}."
         )
+    if safe_int8 and track == "paper":
+        raise SettingError("safe_int8 is for integer kernels, which compute nothing of track 'paper'; leave one out.")
     if not towers or any(tower not in TOWERS for tower in towers):
         raise SettingError(f"The towers {list(towers)!r} are not among {list(TOWERS)}; choose one or both of these.")
     exceptions = default_overrides(track) | {p: Scheme.parse(own) for p, own in (overrides or {}).items()}
@@ -92,14 +97,14 @@ def quantize(
     float_clip = working_copy(clip, track)
     texts = generic_prompts(PROMPTS, seed=0) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts)
-    plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers))
+    plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers)
     quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
     if target_bits is not None or target_bytes is not None:
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
         exceptions |= mixed_overrides(probe, scheme, exceptions, target_bits, target_bytes, progress)
-        plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers))
+        plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
         quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
     if kind != "none":
         _reconstruct(quantized, float_clip, pixels, tokens, towers, kind, settings, seed, progress)
@@ -112,6 +117,7 @@ def quantize(
         "torch": torch.__version__,
         "scheme": str(scheme),
         "track": track,
+        "safe_int8": safe_int8,
         "towers": list(towers),
         "overrides": {p: str(own) for p, own in exceptions.items() if any(re.fullmatch(p, name) for name in plan)},
         "target": {"bits": target_bits, "bytes": target_bytes},

@@ -75,12 +75,11 @@ def search(points: Points, bits: int) -> tuple[Tensor, Tensor]:
     return safe_scale(torch.cat([f.scale for f in found])), torch.cat([f.zero_point for f in found])
 
 
-def search_symmetric(points: Points, bits: int) -> Tensor:
-    """Best scale [R] of signed codes -2^(bits-1) .. 2^(bits-1) - 1 with zero point 0, over 50 widths.
+def search_symmetric(points: Points, qmin: int, qmax: int) -> Tensor:
+    """Best scale [R] of signed codes qmin .. qmax with zero point 0, over 50 widths.
 
     The full width reaches whichever side needs the larger scale; the narrowest is a fifth of it.
     """
-    qmin, qmax = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     widths = torch.linspace(0.2, 1, 50, device=points.values.device, dtype=points.values.dtype)
     found = []
     for piece in _pieces(points, len(widths) * points.values.shape[1]):

@@ -14,6 +14,8 @@ from d4c.errors import SettingError
 Strategy = Literal["tensor", "channel"]
 Track = Literal["deployable", "paper"]
 MIN_BITS, MAX_BITS = 2, 8
+# Two products of a weight up to here and an unsigned 8-bit activation fit 16 bits, where CPUs without VNNI add them.
+REDUCED = 63
 
 
 @dataclass(frozen=True)
@@ -21,30 +23,36 @@ class QuantArgs:
     """How one tensor is held: x is represented by scale * (code - zero_point).
 
     `symmetric` codes are signed, -2^(b-1) .. 2^(b-1) - 1, with zero point 0; otherwise they are unsigned,
-    0 .. 2^b - 1. `strategy` says whether scale and zero point are one number or one a channel.
+    0 .. 2^b - 1. `strategy` says whether scale and zero point are one number or one a channel. `reduce_range` keeps
+    signed codes within -63 .. 63, which needs no VNNI instructions to be exact.
     """
 
     num_bits: int
     symmetric: bool
     strategy: Strategy
+    reduce_range: bool = False
 
     @property
     def qmin(self) -> int:
-        return -(1 << (self.num_bits - 1)) if self.symmetric else 0
+        lowest = -(1 << (self.num_bits - 1)) if self.symmetric else 0
+        return max(lowest, -REDUCED) if self.reduce_range else lowest
 
     @property
     def qmax(self) -> int:
-        return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
+        highest = (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
+        return min(highest, REDUCED) if self.reduce_range else highest
 
     def to_dict(self) -> dict[str, Any]:
-        return {"type": "int", **asdict(self)}
+        """JSON-ready; `reduce_range` is left out where it does not hold, as in artifacts from before it existed."""
+        data = {"type": "int", **asdict(self)}
+        return data if self.reduce_range else {key: data[key] for key in data if key != "reduce_range"}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> QuantArgs:
         """Inverse of `to_dict`; raises KeyError, TypeError or SettingError on anything else."""
-        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"])
+        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], data.get("reduce_range", False))
         known = data["type"] == "int" and args.strategy in ("tensor", "channel") and isinstance(args.symmetric, bool)
-        if not known:
+        if not known or not isinstance(args.reduce_range, bool) or (args.reduce_range and not args.symmetric):
             raise TypeError(f"not a number format: {data}")
         check_bits(args.num_bits, "num_bits")
         return args
