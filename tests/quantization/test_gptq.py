@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization.affine import dequantize, quantize
-from d4c.quantization.gptq import gptq, solve
+from d4c.quantization.gptq import BLOCK, GPTQ, factorize
+from d4c.quantization.gptq import _moments as moments
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from d4c.quantization.scheme import QuantArgs
 
@@ -29,6 +30,33 @@ def problem(seed: int, columns: int = 24) -> tuple[Tensor, Tensor, Tensor]:
     return weight, x.T @ x / 200 + 0.1 * torch.eye(columns), weight.abs().amax(1) / 7
 
 
+def rounded(weight: Tensor, hessian: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric codes of 4 bits, and the adjusted weight."""
+    return GPTQ().round(weight, *factorize(hessian), scale, torch.zeros(8), -8, 7)
+
+
+def literal(
+    weight: Tensor, hessian: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor]:
+    """The same as the paper writes it down: one column after the other, with the operations of `affine`."""
+    order = hessian.diagonal().argsort(descending=True)
+    weight = weight[:, order]
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    codes = torch.empty_like(weight)
+    for start in range(0, weight.shape[1], BLOCK):
+        end = min(start + BLOCK, weight.shape[1])
+        errors = torch.empty_like(weight[:, start:end])
+        for k in range(start, end):
+            codes[:, k] = quantize(weight[:, k], scale, zero_point, qmin, qmax)
+            error = (weight[:, k] - dequantize(codes[:, k], scale, zero_point)) / factor[k, k]
+            weight[:, k + 1 : end] -= torch.outer(error, factor[k, k + 1 : end])
+            errors[:, k - start] = error
+        weight[:, end:] -= errors @ factor[start:end, end:]
+    back = order.argsort()
+    return codes[:, back], weight[:, back]
+
+
 def cost(codes: Tensor, weight: Tensor, hessian: Tensor, scale: Tensor) -> Tensor:
     error = dequantize(codes, scale[:, None], torch.zeros(8, 1)) - weight
     return ((error @ hessian) * error).sum()
@@ -38,14 +66,26 @@ def cost(codes: Tensor, weight: Tensor, hessian: Tensor, scale: Tensor) -> Tenso
 @settings(max_examples=30, deadline=None)
 def test_error_is_below_that_of_rounding_to_nearest(seed: int) -> None:
     weight, hessian, scale = problem(seed)
-    codes, _ = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    codes, _ = rounded(weight, hessian, scale)
     nearest = quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7)
     assert cost(codes, weight, hessian, scale) < cost(nearest, weight, hessian, scale)
 
 
+@pytest.mark.parametrize("columns", [24, 128, 300])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "zero points"])
+def test_it_is_the_literal_loop_bit_for_bit(columns: int, symmetric: bool) -> None:
+    gptq = GPTQ()  # one for both problems: nothing of the first may be left in what they share
+    for seed in (0, 1):
+        weight, hessian, scale = problem(seed, columns)
+        form = (torch.zeros(8), -8, 7) if symmetric else (torch.arange(8.0) * 2, 0, 15)
+        found = gptq.round(weight, *factorize(hessian), scale, *form)
+        for ours, theirs in zip(found, literal(weight, hessian, scale, *form), strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_codes_are_integers_in_range_for_more_columns_than_a_block() -> None:
     weight, hessian, scale = problem(0, columns=300)
-    codes, _ = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    codes, _ = rounded(weight, hessian, scale)
     assert torch.equal(codes, codes.round())
     assert codes.min() >= -8
     assert codes.max() <= 7
@@ -53,13 +93,13 @@ def test_codes_are_integers_in_range_for_more_columns_than_a_block() -> None:
 
 def test_codes_are_the_nearest_of_the_adjusted_weight() -> None:
     weight, hessian, scale = problem(2)
-    codes, adjusted = gptq(weight, hessian, scale, torch.zeros(8), -8, 7)
+    codes, adjusted = rounded(weight, hessian, scale)
     assert torch.equal(codes, quantize(adjusted, scale[:, None], torch.zeros(8, 1), -8, 7))
 
 
 def test_without_correlation_it_is_rounding_to_nearest() -> None:
     weight, _, scale = problem(1)
-    codes, _ = gptq(weight, torch.eye(24), scale, torch.zeros(8), -8, 7)
+    codes, _ = rounded(weight, torch.eye(24), scale)
     assert torch.equal(codes, quantize(weight, scale[:, None], torch.zeros(8, 1), -8, 7))
 
 
@@ -84,7 +124,7 @@ def test_solve_lowers_the_output_error_and_its_mean_vanishes(kind: str) -> None:
     with torch.no_grad():
         wanted = source(layer.input_quantizer(x))
         before = (layer(x) - wanted).square().mean()
-        solve([layer], x)
+        GPTQ().solve([layer], x)
         error = layer(x) - wanted
     assert error.square().mean() < before
     channel_mean = error.flatten(0, -2).mean(0) if kind == "linear" else error.mean((0, 2, 3))
@@ -103,15 +143,26 @@ def test_inputs_that_hardly_vary_about_a_large_mean_are_no_obstacle(spread: floa
     layer.calibrate_weight()
     wanted = source(quantizer(x))
     before = (layer(x) - wanted).square().mean()
-    solve([layer], x)
+    GPTQ().solve([layer], x)
     assert (layer(x) - wanted).square().mean() < (0.1 if bias else 0.5) * before
+
+
+def test_inputs_in_parts_are_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Covariance and mean of many samples are added up part by part."""
+    layer = QuantizedLinear(nn.Linear(16, 8), WEIGHTS, calibrated(ActivationQuantizer(INPUTS)))
+    layer.calibrate_weight()
+    x = torch.randn(40, 10, 16) @ torch.randn(16, 16) / 4 + 1
+    whole = moments(layer, x)
+    monkeypatch.setattr("d4c.quantization.gptq._ELEMENTS", 7 * x[0].numel())
+    for parts, once in zip(moments(layer, x), whole, strict=True):
+        assert torch.allclose(parts, once, atol=1e-5)
 
 
 def test_a_silent_input_keeps_the_weight() -> None:
     source = nn.Linear(6, 4, bias=False)
     layer = QuantizedLinear(source, QuantArgs(8, True, "channel"), calibrated(ActivationQuantizer(INPUTS)))
     layer.calibrate_weight()
-    solve([layer], torch.zeros(20, 6))
+    GPTQ().solve([layer], torch.zeros(20, 6))
     assert (layer.weight - source.weight).abs().max() <= layer.weight_scale.max() / 2
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d4c.quantization.affine import dequantize, quantize
+from d4c.graphs import Repeated
 from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
 
 Layer = QuantizedLinear | QuantizedConv2d
@@ -25,75 +25,129 @@ Layer = QuantizedLinear | QuantizedConv2d
 DAMPING = 0.03  # lambda as a share of the mean of the diagonal of X X^T
 BLOCK = 128  # columns whose errors are spread together
 _SAMPLES = 1 << 22  # elements of the unfolded input of a convolution held at once
+_ELEMENTS = 1 << 26  # the same of the input of a linear layer
 
 
-@torch.no_grad()
-def solve(layers: Sequence[Layer], given: Tensor) -> None:
-    """Set integer weights, biases, and the float weights that learned rounding starts from, for one shared input.
+class GPTQ:
+    """Rounds layer after layer; what a GPU captured for one shape serves all blocks of that shape."""
 
-    `given` are inputs of the quantized model before the layers' quantizer: [..., K] for linear layers, [N, C, H, W]
-    for convolutions. A bias takes up the mean error exactly.
-    """
-    first = layers[0]
-    gram, mean = _moments(first, first.input_quantizer(given))
-    if first.bias is None:
-        gram = gram + torch.outer(mean, mean)
-    damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # inputs may be all zero
-    hessian = gram + damping * torch.eye(len(gram), device=gram.device)
-    for layer in layers:
-        source = layer.source_weight().flatten(1)
-        args = layer.weight_args
-        scale, zero_point = layer.weight_scale.flatten(), layer.weight_zero_point.flatten()
-        codes, adjusted = gptq(source, hessian, scale, zero_point, args.qmin, args.qmax)
-        layer.set_codes(codes.view(layer.weight_shape))
-        layer.float_weight = adjusted.view(layer.weight_shape)
-        if layer.bias is not None:
-            layer.bias += (source - layer.weight.flatten(1)) @ mean
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[int, int, torch.device], _Block] = {}
+
+    @torch.no_grad()
+    def solve(self, layers: Sequence[Layer], given: Tensor) -> None:
+        """Set integer weights, biases, and the float weights that learned rounding starts from, for one shared input.
+
+        `given` are inputs of the quantized model before the layers' quantizer, on any device: [..., K] for linear
+        layers, [N, C, H, W] for convolutions. A bias takes up the mean error exactly.
+        """
+        first = layers[0]
+        gram, mean = _moments(first, given)
+        if first.bias is None:
+            gram = gram + torch.outer(mean, mean)
+        damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # inputs may be all zero
+        order, factor = factorize(gram + damping * torch.eye(len(gram), device=gram.device))
+        for layer in layers:
+            source = layer.source_weight().flatten(1)
+            args = layer.weight_args
+            scale, zero_point = layer.weight_scale.flatten(), layer.weight_zero_point.flatten()
+            codes, adjusted = self.round(source, order, factor, scale, zero_point, args.qmin, args.qmax)
+            layer.set_codes(codes.view(layer.weight_shape))
+            layer.float_weight = adjusted.view(layer.weight_shape)
+            if layer.bias is not None:
+                layer.bias += (source - layer.weight.flatten(1)) @ mean
+
+    def round(
+        self, weight: Tensor, order: Tensor, factor: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
+    ) -> tuple[Tensor, Tensor]:
+        """Codes [O, K] for a weight [O, K]: column after column in `order`, each error spread over those to come.
+
+        `order` and `factor` are those of `factorize`; `scale` and `zero_point` are [O]. Also returns the weight [O, K]
+        with the errors that were spread onto it, of which the codes are the nearest: where learned rounding can start.
+        """
+        weight = weight[:, order]
+        codes = torch.empty_like(weight)
+        low, high = qmin - zero_point, qmax - zero_point
+        for start in range(0, weight.shape[1], BLOCK):
+            end = min(start + BLOCK, weight.shape[1])
+            block = self._block(end - start, weight)
+            block(weight[:, start:end].T, factor[start:end, start:end], scale, low, high)
+            codes[:, start:end] = block.codes.T + zero_point[:, None]
+            weight[:, start:end] = block.weight.T
+            weight[:, end:].sub_(block.errors.T @ factor[start:end, end:])
+        back = order.argsort()
+        return codes[:, back], weight[:, back]
+
+    def _block(self, columns: int, weight: Tensor) -> _Block:
+        key = columns, len(weight), weight.device
+        if key not in self._blocks:
+            self._blocks[key] = _Block(*key)
+        return self._blocks[key]
 
 
-def gptq(
-    weight: Tensor, hessian: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
-) -> tuple[Tensor, Tensor]:
-    """Codes [O, K] for a weight [O, K]: columns in order of falling curvature, each error spread over those to come.
+def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns in order of falling curvature [K], and the upper Cholesky factor of the inverse in that order [K, K].
 
-    `hessian` is [K, K], positive definite; `scale` and `zero_point` are [O]. Also returns the weight [O, K] with the
-    errors that were spread onto it, of which the codes are the nearest: where learned rounding can start.
+    Row k of the factor, divided by its diagonal, says how the columns to come make up for an error of column k.
+    `hessian` is [K, K], positive definite.
     """
     order = hessian.diagonal().argsort(descending=True)
-    weight = weight[:, order].clone()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
-    factor = torch.linalg.cholesky(inverse, upper=True)
-    codes = torch.empty_like(weight)
-    for start in range(0, weight.shape[1], BLOCK):
-        end = min(start + BLOCK, weight.shape[1])
-        errors = torch.empty_like(weight[:, start:end])
-        for k in range(start, end):
-            codes[:, k] = quantize(weight[:, k], scale, zero_point, qmin, qmax)
-            error = (weight[:, k] - dequantize(codes[:, k], scale, zero_point)) / factor[k, k]
-            weight[:, k + 1 : end] -= torch.outer(error, factor[k, k + 1 : end])
-            errors[:, k - start] = error
-        weight[:, end:] -= errors @ factor[start:end, end:]
-    back = order.argsort()
-    return codes[:, back], weight[:, back]
+    return order, torch.linalg.cholesky(inverse, upper=True)
+
+
+class _Block:
+    """Rounds some columns one after the other, in tensors of its own, so that a GPU can replay it.
+
+    Columns of the weight are rows here, which lie together in memory. `codes` are without zero point.
+    """
+
+    def __init__(self, columns: int, rows: int, device: torch.device) -> None:
+        self.weight = torch.empty(columns, rows, device=device)
+        self.codes, self.errors = torch.empty_like(self.weight), torch.empty_like(self.weight)
+        self.factor = torch.empty(columns, columns, device=device)
+        self.per_row = torch.empty(3, rows, device=device)
+        self._repeat = Repeated(self._round, device)
+
+    def __call__(self, weight: Tensor, factor: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
+        self.weight.copy_(weight)
+        self.factor.copy_(factor)
+        torch.stack([scale, low, high], out=self.per_row)
+        self._repeat()
+
+    def _round(self) -> None:
+        scale, low, high = self.per_row
+        for k, (column, code, error) in enumerate(zip(self.weight, self.codes, self.errors, strict=True)):
+            torch.div(column, scale, out=code).round_().clamp_(low, high)
+            torch.mul(code, scale, out=error)
+            torch.sub(column, error, out=error).div_(self.factor[k, k])
+            self.weight[k + 1 :].sub_(torch.outer(self.factor[k, k + 1 :], error))
 
 
 def _moments(layer: Layer, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariance and mean of x over all positions: [K, K] and [K].
+    """Covariance and mean of the quantized input x over all positions: [K, K] and [K].
 
     Sums are those of x minus the mean of its first part: inputs that vary little about a large mean, as codes of few
     bits do, would leave nothing but rounding errors of a difference of squares.
     """
+    device = layer.weight.device
     size = layer.weight[0].numel()
-    gram = torch.zeros(size, size, device=given.device)
+    gram = torch.zeros(size, size, device=device)
     total = torch.zeros_like(gram[0])
     count = 0
-    step = max(1, _SAMPLES // max(1, size * given[0].numel() // given.shape[1])) if given.ndim == 4 else len(given)
-    shift = _columns(layer, given[:step]).mean(0)
-    for part in given.split(step):
-        x = _columns(layer, part) - shift
+    if given.ndim == 4:
+        step = _SAMPLES // max(1, size * given[0].numel() // given.shape[1])
+    else:
+        step = _ELEMENTS // given[0].numel()
+    shift = None
+    for part in given.split(max(1, step)):
+        x = _columns(layer, layer.input_quantizer(part.to(device)))
+        shift = x.mean(0) if shift is None else shift
+        x = x - shift
         gram += x.T @ x
         total += x.sum(0)
         count += len(x)
+    assert shift is not None
     offset = total / count
     return gram / count - torch.outer(offset, offset), shift + offset
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from d4c.models.clip import CLIP
-from d4c.quantization.gptq import Layer, solve
+from d4c.quantization.gptq import GPTQ, Layer
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
 from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
@@ -41,6 +41,7 @@ def reconstruct(
         inputs = reference.text.crop(inputs)
     chain = stages(quantized, tower)
     float_state = state = inputs
+    gptq = GPTQ()
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
     for index, stage in enumerate(chain):
         target = run_stage(stage, reference, float_state, inputs)
@@ -50,7 +51,7 @@ def reconstruct(
         whole = kind == "block" and stage.name != "text.head"
         for group in _shared_inputs(quantized, names):
             if kind == "gptq" or config.closed_form_start:
-                _solve(quantized, stage, group, state, inputs)
+                _solve(gptq, quantized, stage, group, state, inputs)
             if kind != "gptq" and not whole:
                 unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
                 optimize(unit, config, scale_lr, seed)
@@ -102,11 +103,11 @@ def _layer_unit(
     )
 
 
-def _solve(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, inputs: Tensor) -> None:
+def _solve(gptq: GPTQ, quantized: CLIP, stage: Stage, names: list[str], state: Tensor, inputs: Tensor) -> None:
     layers = [_layer(quantized, name) for name in names]
     given = record_input(stage, quantized, layers[0], state, inputs)
     live = _live(quantized, stage, inputs)
-    solve(layers, given if live is None or given.ndim != 3 else given[live])
+    gptq.solve(layers, given if live is None or given.ndim != 3 else given[live])
 
 
 def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, target: Tensor, inputs: Tensor) -> Unit:
