@@ -140,7 +140,7 @@ def _mismatch(clip: CLIP, name: str, error: float, tolerance: float) -> Artifact
         for layer, module in clip.named_modules()
         if f"{layer}.".startswith(f"{name}.")
     )
-    hint = "; a CPU without VNNI instructions does so with 8-bit weights" if wide else ""
+    hint = "; a CPU without VNNI instructions does so with 8-bit weights made without --safe-int8" if wide else ""
     return ArtifactError(
         f"ONNX Runtime computes {name} differently from the artifact, with a relative error of {error:.1e} where "
         f"{tolerance:.0e} is allowed{hint}; nothing was exported, use --no-check to export all the same."
