@@ -1,0 +1,186 @@
+"""Models and zero-shot problems that benchmarks share, with what is slow to make kept in a folder beside their results.
+
+Pictures are decoded once for each dataset and image size and kept as 8-bit integers; a float model embeds them once.
+Any number of processes may use one folder: who comes first makes a file, the others wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import d4c
+from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
+from d4c.evaluation.evaluate import score
+from d4c.evaluation.metrics import Metrics
+from d4c.evaluation.zeroshot import Embeddings, Encoder, class_embeddings
+from d4c.files import atomic_file
+from d4c.models.clip import CLIP
+from d4c.models.identity import model_hash
+from d4c.models.preprocess import resize_and_crop
+
+PHOTOS = ("tiny-imagenet-val", "cifar10-test")
+"""What the bench models are judged on; the demo models, on the embedded emoji pack."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where models, data and cached files are, how many rows of each dataset count (None: all), and the device."""
+
+    models: Path
+    data: Path
+    cache: Path
+    rows: int | None
+    device: str
+    batch: int
+
+    def clip(self, name: str) -> CLIP:
+        """A demo model by its name, or a checkpoint of the folder."""
+        path = name if name.startswith("demo") else self.models / f"{name}.safetensors"
+        return d4c.load(path, device=self.device)
+
+    def problem(self, clip: CLIP, data: str) -> Problem:
+        return Problem(self, clip, data)
+
+
+def datasets(model: str) -> tuple[str, ...]:
+    return ("demo",) if model.startswith("demo") else PHOTOS
+
+
+@contextmanager
+def made_once(path: Path) -> Iterator[Path | None]:
+    """A temporary file to write where `path` is missing, else None; other processes wait meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            yield None
+        else:
+            with atomic_file(path) as file:
+                yield file
+
+
+class Problem:
+    """A dataset decoded for one model, with the float model's embeddings of it."""
+
+    def __init__(self, places: Places, clip: CLIP, data: str) -> None:
+        dataset = load_dataset(data if data == "demo" else f"parquet:{places.data / data}.parquet")
+        dataset = replace(dataset, name=data)
+        self.places = places
+        self.dataset: Dataset = dataset if places.rows is None else dataset.subset(places.rows)
+        count = len(self.dataset)
+        stored = places.cache / f"pixels-{data}-{clip.image_size}-{count}.safetensors"
+        with made_once(stored) as file:
+            if file:
+                save_file({"pixels": decode(self.dataset, clip.image_size)}, file)
+        self.pixels = load_file(stored, device=places.device)["pixels"]
+        self.mean, self.std = (
+            torch.tensor(triple, device=places.device)[:, None, None] for triple in (clip.config.mean, clip.config.std)
+        )
+        stored = places.cache / f"float-{data}-{count}-{model_hash(clip)[:16]}.safetensors"
+        with made_once(stored) as file:
+            if file:
+                text = class_embeddings(clip, self.dataset, places.batch)
+                save_file({"image": self.images(clip), "text": text}, file)
+        found = load_file(stored)
+        self.reference = Embeddings(data, found["image"], found["text"], clip.logit_scale, 0.0)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Normalised pixels, exactly as the model's own preprocessing gives them."""
+        for part in self.pixels.split(self.places.batch):
+            yield (part.float() / 255 - self.mean) / self.std
+
+    @torch.no_grad()
+    def images(self, model: Encoder) -> Tensor:
+        """Unit embeddings [N, D] of all pictures, on the CPU."""
+        found = [torch.as_tensor(model.encode_image(batch)).float().cpu() for batch in self.batches()]
+        return F.normalize(torch.cat(found), dim=-1)
+
+    @torch.no_grad()
+    def score(self, model: Encoder, towers: tuple[str, ...] = ("image", "text")) -> dict[str, Any]:
+        """Metrics of a model beside those of float; a tower that is not named is the float model's."""
+        started = time.perf_counter()
+        own, reference = self.reference, self.reference
+        if "image" in towers:
+            own = replace(own, image=self.images(model))
+        if "text" in towers:
+            own = replace(own, text=class_embeddings(model, self.dataset, self.places.batch))
+        own = replace(own, seconds=time.perf_counter() - started)
+        metrics: Metrics = score(own, self.dataset, reference=reference)
+        return {**metrics.to_dict(), "float_top1": score(reference, self.dataset).top1.value}
+
+
+def decode(dataset: Dataset, size: int) -> Tensor:
+    """All pictures as a model of this size sees them before normalisation: uint8 [N, 3, size, size]."""
+
+    def one(picture: Any) -> Any:
+        return np.array(resize_and_crop(picture, size)).transpose(2, 0, 1)
+
+    return torch.cat(list(pixel_batches(dataset, one, 500)))
+
+
+def command(script: str, places: tuple[str, ...] = ("--models", "--data", "--out", "--cache", "--real")) -> str:
+    """The command line, without the places of this machine."""
+    words = [f"python benchmarks/{script}", *sys.argv[1:]]
+    return " ".join("PATH" if before in places else word for before, word in zip(["", *words], words, strict=False))
+
+
+def setup(device: str, packages: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What figures depend on: device, threads, versions."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "CPU")
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{processor}, {os.cpu_count()} cores"
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "versions": versions("torch", *packages),
+    }
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of d4c, Python and the packages that are there."""
+    found = {"d4c": d4c.__version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def measured(device: str) -> Iterator[dict[str, Any]]:
+    """Seconds of what runs inside, by the clock and of all processors together, and the most memory of a GPU."""
+    found: dict[str, Any] = {}
+    gpu = device.startswith("cuda")
+    if gpu:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    started, spent = time.perf_counter(), time.process_time()
+    yield found
+    if gpu:
+        torch.cuda.synchronize(device)
+    found["seconds"] = time.perf_counter() - started
+    found["cpu_seconds"] = time.process_time() - spent
+    found["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30 if gpu else None
+
+
+def top1(results: Mapping[str, Any]) -> str:
+    """Accuracies in a line, to watch a run by."""
+    return ", ".join(f"{data} {found['top1']['value']:.2f}" for data, found in results.items())
