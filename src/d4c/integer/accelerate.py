@@ -1,0 +1,53 @@
+"""From a quantized CLIP to one that computes in integers on a GPU."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from d4c.errors import SettingError
+from d4c.graphs import can_compile, compile_part
+from d4c.integer.transformer import IntegerBlock, to_integer
+from d4c.models.clip import CLIP
+from d4c.models.resnet import ModifiedResNet
+from d4c.quantization.layers import QuantizedLayer
+from d4c.quantization.quantized import QuantizedCLIP
+
+
+def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CLIP:
+    """A CLIP with the same interface whose transformers multiply int8 by int8 on the device's integer units.
+
+    Between the products `dtype` is kept, by default bf16 on GPUs and float32 elsewhere; on a GPU everything between
+    two products is compiled into one kernel. Embeddings agree with the artifact's up to that rounding and an
+    unquantized softmax. A tower that was left float stays as it is. Raises SettingError for a quantized ResNet tower
+    and for track "paper".
+    """
+    if isinstance(quantized.image, ModifiedResNet) and _is_quantized(quantized.image):
+        raise SettingError(
+            f"{quantized.name!r} has a ResNet image tower, and only transformers have integer products on GPUs here; "
+            "export it and use runtime='onnxruntime' or 'openvino', or runtime='torch'."
+        )
+    on_gpu = quantized.device.type == "cuda"
+    kept = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    model = CLIP.__new__(CLIP)
+    nn.Module.__init__(model)
+    model.config, model.name = quantized.config, quantized.name
+    model.image, model.text = copy.deepcopy(quantized.image), copy.deepcopy(quantized.text)
+    model.log_logit_scale = quantized.log_logit_scale
+    for tower in (model.image, model.text):
+        if not _is_quantized(tower):
+            continue
+        assert not isinstance(tower, ModifiedResNet)
+        to_integer(tower, kept)
+        if on_gpu and can_compile():
+            for block in tower.blocks:
+                assert isinstance(block, IntegerBlock)
+                compile_part(block.before)
+                compile_part(block.behind)
+    return model.eval().requires_grad_(False)
+
+
+def _is_quantized(tower: nn.Module) -> bool:
+    return any(isinstance(module, QuantizedLayer) for module in tower.modules())
