@@ -81,10 +81,14 @@ def can_compile() -> bool:
     return find_spec("triton") is not None
 
 
-def compile_part(module: torch.nn.Module) -> None:
-    """Compile a module in place; equal shapes share their kernels."""
+def compile_part(module: torch.nn.Module, tune: bool = False) -> None:
+    """Compile a module in place; equal shapes share their kernels.
+
+    With `tune`, matrix products are tried as kernels that do what comes behind them before they write, too; it takes
+    a minute for every new shape, once on a machine.
+    """
     import torch._dynamo as dynamo  # takes seconds to import
 
     # Every shape is compiled once, and one process may see many models; the default gives up after eight.
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 256)
-    module.compile(dynamic=False)
+    module.compile(dynamic=False, mode="max-autotune-no-cudagraphs" if tune else None)

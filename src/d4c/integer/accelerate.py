@@ -16,13 +16,13 @@ from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.quantized import QuantizedCLIP
 
 
-def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CLIP:
+def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None, tune: bool = False) -> CLIP:
     """A CLIP with the same interface whose transformers multiply int8 by int8 on the device's integer units.
 
     Between the products `dtype` is kept, by default bf16 on GPUs and float32 elsewhere; on a GPU everything between
-    two products is compiled into one kernel. Embeddings agree with the artifact's up to that rounding and an
-    unquantized softmax. A tower that was left float stays as it is. Raises SettingError for a quantized ResNet tower
-    and for track "paper".
+    two products is compiled into one kernel, and with `tune` a part of it into the products. Embeddings agree with the
+    artifact's up to that rounding and an unquantized softmax. A tower that was left float stays as it is. Raises
+    SettingError for a quantized ResNet tower and for track "paper".
     """
     if isinstance(quantized.image, ModifiedResNet) and _is_quantized(quantized.image):
         raise SettingError(
@@ -44,8 +44,8 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
         if on_gpu and can_compile():
             for block in tower.blocks:
                 assert isinstance(block, IntegerBlock)
-                compile_part(block.before)
-                compile_part(block.behind)
+                compile_part(block.before, tune)
+                compile_part(block.behind, tune)
     return model.eval().requires_grad_(False)
 
 
