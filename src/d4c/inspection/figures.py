@@ -39,13 +39,25 @@ STYLE = {
     "savefig.dpi": 150,
 }
 
-# Okabe and Ito's palette, which people with any colour vision can tell apart; markers repeat the distinction.
-KNOWN = {"real": ("black", "o"), "noise": ("#999999", "x"), "leaves": ("#009E73", "^")}
-OTHERS = [("#D55E00", "s"), ("#0072B2", "D"), ("#E69F00", "v"), ("#CC79A7", "P"), ("#56B4E9", "*")]
+# Okabe and Ito's palette with three of Paul Tol's colours, which people with any colour vision can tell apart; markers
+# repeat the distinction. A method looks the same in every figure.
+KNOWN = {
+    "real": ("black", "o"),
+    "noise": ("#999999", "x"),
+    "pink": ("#CC79A7", "P"),
+    "leaves": ("#009E73", "^"),
+    "bns": ("#332288", "p"),
+    "pse": ("#0072B2", "D"),
+    "pgsi": ("#E69F00", "v"),
+    "pgsi+scg": ("#56B4E9", "*"),
+    "pgsi+pae": ("#882255", "h"),
+    "d4c": ("#D55E00", "s"),
+}
+OTHERS = [("#999933", "<"), ("#0072B2", ">"), ("#D55E00", "d"), ("#CC79A7", "X"), ("#332288", "H")]
 
 
 def styles(names: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each set: fixed for real images and controls, by turns for the others."""
+    """Colour and marker of each set: fixed for real images and methods, by turns for other names."""
     others = [name for name in names if name not in KNOWN]
     return {**KNOWN, **{name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}}
 
