@@ -174,11 +174,13 @@ def quantize(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize both towers and save the artifact."""
+    """Quantize both towers and save the artifact; goes on where it was stopped."""
     from d4c.quantization.artifact import refuse_occupied
+    from d4c.quantization.checkpoint import remove_checkpoint
 
     # Not at the end, when the work of hours would be lost.
     refuse_occupied(output)
+    unfinished = output.with_name(f"{output.name}.unfinished")
     clip = d4c.load(model, pretrained, device=_device(device))
     images = d4c.CalibrationSet.load(calibration)
     with progress_bar("quantize") as progress:
@@ -195,8 +197,10 @@ def quantize(
             safe_int8=safe_int8,
             seed=seed,
             progress=progress,
+            checkpoint=unfinished,
         )
     quantized.save_pretrained(output)
+    remove_checkpoint(unfinished)
     if as_json:
         print(json.dumps({**quantized.recipe, "effective_bits": quantized.effective_bits()}, indent=2))
         return

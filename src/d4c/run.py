@@ -24,6 +24,7 @@ from d4c.models.checkpoint import load
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.quantization.artifact import load_quantized
+from d4c.quantization.checkpoint import remove_checkpoint
 from d4c.quantization.quantize import Reconstruction, quantize
 from d4c.quantization.scheme import Scheme, Track
 from d4c.synthesis.calibration import CalibrationSet
@@ -175,6 +176,7 @@ def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], 
     if is_done(folder, key):
         return
     images = CalibrationSet.load(calibration)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     with stage_folder(folder, key) as new:
         with report(f"quantize with {images.provenance['method']}") as progress:
             quantized = quantize(
@@ -187,8 +189,10 @@ def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], 
                 batch_size=key["batch_size"],
                 seed=key["seed"],
                 progress=progress,
+                checkpoint=unfinished,
             )
         quantized.save_pretrained(new)
+    remove_checkpoint(unfinished)
 
 
 def _evaluation(

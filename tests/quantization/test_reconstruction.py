@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 import d4c
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
+from d4c.models.identity import model_hash
 from d4c.quantization import optimization, reconstruction
 from d4c.quantization.calibration import calibrate, prepare
 from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.optimization import PAPER, ReconstructionConfig, Unit, optimize
 from d4c.quantization.placement import convert, default_overrides, make_plan
 from d4c.quantization.quantize import quantize
-from d4c.quantization.reconstruction import reconstruct, trainable_layers
+from d4c.quantization.reconstruction import UnitKind, reconstruct, trainable_layers
 from d4c.quantization.rounding import SoftRounding
 from d4c.quantization.scheme import Scheme, Track
-from d4c.quantization.stages import run_stage, stages
+from d4c.quantization.stages import Stage, run_stage, stages
 
 SHORT = ReconstructionConfig(iterations=40, batch_size=8)
 
@@ -109,7 +111,9 @@ def test_the_published_loss_is_its_formula(tiny_vit: CLIP) -> None:
     error = (unit.forward(unit.inputs[index]) - unit.targets[index]).detach().double()
     images, positions, channels = error.shape
     total = sum(float(error[n, l, c]) ** 2 for n in range(images) for l in range(positions) for c in range(channels))
-    assert float(loop._squared_error(index).detach()) == pytest.approx(total / (images * channels), rel=1e-5)
+    assert float(loop._squared_error(*loop._samples(index)).detach()) == pytest.approx(
+        total / (images * channels), rel=1e-5
+    )
     assert float(loop.base) == 1
 
 
@@ -118,13 +122,13 @@ def test_positions_behind_end_of_text_do_not_count(tiny_vit: CLIP) -> None:
     loop = optimization._Loop(unit, roundings, SHORT, 1e-3)
     assert unit.live is not None
     index = torch.tensor([0, 3])
-    before = float(loop._squared_error(index).detach())
+    before = float(loop._squared_error(*loop._samples(index)).detach())
     dead = ~unit.live
     assert int(dead.sum()) == sum(range(6))
     unit.targets[dead] += 100
-    assert float(loop._squared_error(index).detach()) == before
+    assert float(loop._squared_error(*loop._samples(index)).detach()) == before
     unit.targets[0, 0] += 100
-    assert float(loop._squared_error(index).detach()) > before
+    assert float(loop._squared_error(*loop._samples(index)).detach()) > before
 
 
 def test_the_schedule_of_beta_warms_up_and_falls_linearly(tiny_vit: CLIP) -> None:
@@ -159,6 +163,65 @@ def test_the_same_seed_gives_the_same_codes(tiny_vit: CLIP, tower: str) -> None:
         found.append({**codes(quantized), **{k: v for k, v in quantized.state_dict().items() if k.endswith("scale")}})
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
+
+
+def out_of_memory(buried: bool) -> None:
+    """What PyTorch raises; while a graph is captured, ending the capture fails as well and hides it."""
+    try:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    except RuntimeError:
+        if buried:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")  # noqa: B904
+        raise
+
+
+@pytest.mark.parametrize(("kind", "buried"), [("block", False), ("layer", True)], ids=["plain", "in a capture"])
+def test_too_little_memory_moves_the_samples_to_the_host_and_changes_nothing(
+    tiny_vit: CLIP, kind: UnitKind, buried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage is done again from where it began, though layers of it were solved and learned already."""
+    inputs = d4c.synthesize(tiny_vit, "noise", images=4).pixels
+    reference, quantized = calibrated(tiny_vit, "W3A4", "image", inputs)
+    config = replace(SHORT, iterations=2, batch_size=2)
+    plain, crowded = copy.deepcopy(quantized), copy.deepcopy(quantized)
+    reconstruct(plain, reference, "image", inputs, lambda _: kind, config)
+    on_host: list[bool] = []
+    pass_stage = reconstruction._Walk._pass_stage
+
+    def watch(self: reconstruction._Walk, stage: Stage, kind: UnitKind) -> None:
+        on_host.append(self.on_host)
+        pass_stage(self, stage, kind)
+
+    def learn(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
+        optimize(unit, config, scale_lr, seed)
+        if on_host == [False] * 3:
+            out_of_memory(buried)
+
+    monkeypatch.setattr(reconstruction._Walk, "_pass_stage", watch)
+    monkeypatch.setattr(reconstruction, "optimize", learn)
+    reconstruct(crowded, reference, "image", inputs, lambda _: kind, config)
+    assert on_host == [False, False, False, True, True]
+    assert model_hash(crowded) == model_hash(plain)
+
+
+def test_too_little_memory_even_then_is_one_clear_error(tiny_vit: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = d4c.synthesize(tiny_vit, "noise", images=2).pixels
+    reference, quantized = calibrated(tiny_vit, "W4A4", "image", inputs)
+    monkeypatch.setattr(reconstruction, "optimize", lambda *_: out_of_memory(False))
+    with pytest.raises(SettingError, match=r"Rebuilding image\.embed takes more GPU memory than is free.*\.$"):
+        reconstruct(quantized, reference, "image", inputs, lambda _: "block", SHORT)
+
+
+def test_an_error_that_is_not_about_memory_is_passed_on(tiny_vit: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = d4c.synthesize(tiny_vit, "noise", images=2).pixels
+    reference, quantized = calibrated(tiny_vit, "W4A4", "image", inputs)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(reconstruction, "optimize", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        reconstruct(quantized, reference, "image", inputs, lambda _: "block", SHORT)
 
 
 def test_reconstruction_leaves_the_other_tower_and_the_caller_s_random_state(tiny_vit: CLIP) -> None:

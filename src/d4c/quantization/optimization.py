@@ -71,7 +71,8 @@ PAPER = ReconstructionConfig(
 class Unit:
     """Layers that are optimised together: `forward` maps a batch of `inputs` to what `targets` holds.
 
-    `live` [N, L] marks the positions that count, where some do not.
+    `live` [N, L] marks the positions that count, where some do not. The samples may lie in host memory while the layers
+    are on a GPU.
     """
 
     layers: list[QuantizedLayer]
@@ -85,16 +86,16 @@ class Unit:
 @torch.enable_grad()
 def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
     """Learn rounding and activation scales of one unit, then fix its integer weights."""
-    device = unit.inputs.device
+    device = unit.layers[0].weight.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         roundings = [SoftRounding(layer, layer.source_weight()) for layer in unit.layers]
-        loop = _Loop(unit, roundings, config, scale_lr)
-        for layer, rounding in zip(unit.layers, roundings, strict=True):
-            layer.soft_weight = rounding
-        for quantizer in unit.quantizers:
-            quantizer.drop = config.drop
         try:
+            loop = _Loop(unit, roundings, config, scale_lr)
+            for layer, rounding in zip(unit.layers, roundings, strict=True):
+                layer.soft_weight = rounding
+            for quantizer in unit.quantizers:
+                quantizer.drop = config.drop
             loop.run()
         finally:
             for quantizer in unit.quantizers:
@@ -113,7 +114,7 @@ class _Loop:
         self, unit: Unit, roundings: list[SoftRounding], config: ReconstructionConfig, scale_lr: float
     ) -> None:
         self.unit, self.roundings, self.config = unit, roundings, config
-        self.device = unit.inputs.device
+        self.device = roundings[0].alpha.device
         self.base = self._rounding_error() if config.loss == "relative" else torch.ones((), device=self.device)
         steps = config.iterations
         done = torch.arange(steps) / steps
@@ -122,7 +123,8 @@ class _Loop:
         rounding = torch.where(done < config.warmup, 0.0, config.rounding_weight)
         cosine = 0.5 * (1 + torch.cos(torch.pi * done))
         self.tables = torch.stack([beta, rounding, cosine], 1).to(self.device)
-        self.batches = torch.randint(len(unit.inputs), (steps, config.batch_size)).to(self.device)
+        self.choices = torch.randint(len(unit.inputs), (steps, config.batch_size)).to(unit.inputs.device)
+        self.batch = self._samples(self.choices[0])
         self.step_index = torch.zeros(1, dtype=torch.long, device=self.device)
         on_gpu = self.device.type == "cuda"
         groups: list[dict[str, object]] = [{"params": [r.alpha for r in roundings], "lr": config.rounding_lr}]
@@ -142,16 +144,18 @@ class _Loop:
         size = self.config.batch_size
         count = 0
         for start in range(0, min(len(self.unit.inputs), 4 * size), size):
-            index = torch.arange(start, min(start + size, len(self.unit.inputs)), device=self.device)
-            total += self._squared_error(index)
+            total += self._squared_error(*self._samples(slice(start, start + size)))
             count += 1
         return (total / count).clamp(min=torch.finfo(torch.float32).tiny)
 
-    def _squared_error(self, index: Tensor) -> Tensor:
-        unit = self.unit
-        error = (unit.forward(unit.inputs[index]) - unit.targets[index]).square()
-        if unit.live is not None:
-            live = unit.live[index]
+    def _samples(self, which: Tensor | slice) -> list[Tensor]:
+        """Inputs and targets of some samples, and their live positions where that matters, on the layers' device."""
+        caches = (self.unit.inputs, self.unit.targets, self.unit.live)
+        return [cache[which].to(self.device) for cache in caches if cache is not None]
+
+    def _squared_error(self, inputs: Tensor, targets: Tensor, live: Tensor | None = None) -> Tensor:
+        error = (self.unit.forward(inputs) - targets).square()
+        if live is not None:
             return (error * live[..., None]).sum() / (live.sum() * error.shape[-1])
         return error.sum(1).mean() if self.config.loss == "published" else error.mean()
 
@@ -163,7 +167,7 @@ class _Loop:
         penalty = torch.stack([r.regularizer(beta) for r in self.roundings]).sum()
         if self.config.loss == "relative":
             penalty = penalty / sum(r.alpha.numel() for r in self.roundings)
-        loss = self._squared_error(self.batches.index_select(0, self.step_index)[0]) / self.base + weight * penalty
+        loss = self._squared_error(*self.batch) / self.base + weight * penalty
         loss.backward()
         self.optimizer.step()
         self.step_index += 1
@@ -171,5 +175,7 @@ class _Loop:
     def run(self) -> None:
         """All steps."""
         repeat = Repeated(self.step, self.device)
-        for _ in range(self.config.iterations):
+        for choice in self.choices:
+            for buffer, samples in zip(self.batch, self._samples(choice), strict=True):
+                buffer.copy_(samples)  # a captured step reads the same memory each time
             repeat()

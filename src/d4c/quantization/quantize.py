@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -17,6 +18,7 @@ from d4c.models.identity import model_hash
 from d4c.models.resnet import Bottleneck
 from d4c.quantization.allocation import mixed_overrides
 from d4c.quantization.calibration import prepare
+from d4c.quantization.checkpoint import Checkpoint, tensor_hash
 from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.optimization import PAPER, ReconstructionConfig
 from d4c.quantization.placement import TOWERS, default_overrides, make_plan
@@ -51,6 +53,7 @@ def quantize(
     prompts: Sequence[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> QuantizedCLIP:
     r"""Quantize the towers of a float CLIP; the CLIP itself is left as it is.
 
@@ -64,6 +67,9 @@ def quantize(
     the layers without exception get widths of their own, see `mixed_overrides`: the divergence of each at each width is
     measured on the images and the first 180 prompts. `safe_int8` keeps 8-bit weights within -63 .. 63, so that
     processors without VNNI, which add two products in 16 bits, are exact as well; other widths are so anyway.
+
+    The folder `checkpoint` keeps what is rebuilt: a call with the same arguments goes on there and ends with the same
+    weights, bit for bit on the same device. Remove it once the result is saved (`remove_checkpoint`).
 
     Raises SettingError for an invalid scheme, track, tower, override or target, or `safe_int8` on track "paper", whose
     weights no integer kernel reads; DataError for unusable data.
@@ -106,12 +112,6 @@ def quantize(
         exceptions |= mixed_overrides(probe, scheme, exceptions, target_bits, target_bytes, progress)
         plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
         quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
-    if kind != "none":
-        _reconstruct(quantized, float_clip, pixels, tokens, towers, kind, settings, seed, progress)
-    for module in quantized.modules():
-        if isinstance(module, QuantizedLayer):
-            module.freeze()
-    quantized.text.trim = True
     recipe: dict[str, Any] = {
         "d4c": d4c.__version__,
         "torch": torch.__version__,
@@ -128,8 +128,16 @@ def quantize(
         "model": {"name": clip.name, "sha256": model_hash(clip)},
         "calibration": calibration.provenance,
         "device": str(clip.device),
-        "seconds": round(time.perf_counter() - started, 3),
     }
+    if kind != "none":
+        key = {**recipe, "pixels": tensor_hash(pixels), "tokens": tensor_hash(tokens)}
+        unfinished = None if checkpoint is None else Checkpoint(Path(checkpoint), key)
+        _reconstruct(quantized, float_clip, pixels, tokens, towers, kind, settings, seed, progress, unfinished)
+    for module in quantized.modules():
+        if isinstance(module, QuantizedLayer):
+            module.freeze()
+    quantized.text.trim = True
+    recipe["seconds"] = round(time.perf_counter() - started, 3)
     return QuantizedCLIP(quantized, plan, recipe)
 
 
@@ -143,6 +151,7 @@ def _reconstruct(
     settings: ReconstructionConfig,
     seed: int,
     progress: Callable[[int, int], None] | None,
+    checkpoint: Checkpoint | None,
 ) -> None:
     def unit_of(stage: str) -> UnitKind:
         if kind != "published":
@@ -160,5 +169,5 @@ def _reconstruct(
             if progress:
                 progress(before + done, total)
 
-        reconstruct(quantized, float_clip, tower, inputs, unit_of, settings, seed, report)
+        reconstruct(quantized, float_clip, tower, inputs, unit_of, settings, seed, report, checkpoint)
         before += sizes[tower]

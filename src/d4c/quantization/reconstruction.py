@@ -12,7 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
+from d4c.quantization.checkpoint import Checkpoint, set_stage_state, stage_state
 from d4c.quantization.gptq import GPTQ, Layer
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
@@ -31,35 +33,109 @@ def reconstruct(
     config: ReconstructionConfig,
     seed: int = 0,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Rebuild one tower in place, from front to back.
 
     `inputs` are pixels [N, 3, S, S] or tokens [N, L]; `reference` is the float model that `quantized` was made
-    from, folded alike; `unit_of` gives the kind of unit for a stage name.
+    from, folded alike; `unit_of` gives the kind of unit for a stage name. Stages that `checkpoint` holds are taken
+    from there. Where a GPU has too little memory for the states of all samples, they move to the host's.
+
+    Raises SettingError if even then there is too little.
     """
     if tower == "text":
         inputs = reference.text.crop(inputs)
-    chain = stages(quantized, tower)
-    float_state = state = inputs
-    gptq = GPTQ()
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
+    walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, checkpoint)
+    chain = stages(quantized, tower)
     for index, stage in enumerate(chain):
-        target = run_stage(stage, reference, float_state, inputs)
-        names = trainable_layers(quantized, stage)
-        kind = unit_of(stage.name)
-        # The text head reads one position of each prompt and holds one layer.
-        whole = kind == "block" and stage.name != "text.head"
-        for group in _shared_inputs(quantized, names):
-            if kind == "gptq" or config.closed_form_start:
-                _solve(gptq, quantized, stage, group, state, inputs)
-            if kind != "gptq" and not whole:
-                unit = _layer_unit(quantized, reference, stage, group, state, float_state, inputs)
-                optimize(unit, config, scale_lr, seed)
-        if names and whole:
-            optimize(_block_unit(quantized, stage, names, state, target, inputs), config, scale_lr, seed)
-        state, float_state = run_stage(stage, quantized, state, inputs), target
+        walk.pass_stage(stage, unit_of(stage.name))
         if progress:
             progress(index + 1, len(chain))
+
+
+class _Walk:
+    """A tower on its way: both models, and what all samples are before the next stage of each."""
+
+    def __init__(
+        self,
+        quantized: CLIP,
+        reference: CLIP,
+        inputs: Tensor,
+        config: ReconstructionConfig,
+        scale_lr: float,
+        seed: int,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.quantized, self.reference = quantized, reference
+        self.inputs = self.state = self.float_state = inputs
+        self.on_host = False
+        self.config, self.scale_lr, self.seed = config, scale_lr, seed
+        self.checkpoint = checkpoint
+        self.gptq = GPTQ()
+
+    def pass_stage(self, stage: Stage, kind: UnitKind) -> None:
+        """Rebuild a stage and go behind it; once more with all samples in host memory, if the GPU's is too small."""
+        before = {name: tensor.clone() for name, tensor in stage_state(self.quantized, stage).items()}
+        layers = [_layer(self.quantized, name) for name in trainable_layers(self.quantized, stage)]
+        sources = [layer.float_weight for layer in layers]
+        try:
+            self._pass_stage(stage, kind)
+            return
+        except RuntimeError as error:
+            if not _lacks_memory(error):
+                raise
+            if self.on_host:
+                raise SettingError(
+                    f"Rebuilding {stage.name} takes more GPU memory than is free, even with all activations in host "
+                    "memory; choose a smaller batch_size, reconstruction='layer' or a larger device."
+                ) from None
+        set_stage_state(self.quantized, stage, before)
+        for layer, source in zip(layers, sources, strict=True):
+            layer.float_weight = source
+        self.inputs, self.state, self.float_state = self.inputs.cpu(), self.state.cpu(), self.float_state.cpu()
+        self.on_host = True
+        torch.cuda.empty_cache()
+        self.pass_stage(stage, kind)
+
+    def _pass_stage(self, stage: Stage, kind: UnitKind) -> None:
+        target = run_stage(stage, self.reference, self.float_state, self.inputs)
+        names = trainable_layers(self.quantized, stage)
+        if names and not (self.checkpoint and self.checkpoint.restore(self.quantized, stage)):
+            self._rebuild(stage, names, kind, target)
+            if self.checkpoint:
+                self.checkpoint.save_now_and_then(self.quantized, stage)
+        self.state = run_stage(stage, self.quantized, self.state, self.inputs)
+        self.float_state = target
+
+    def _rebuild(self, stage: Stage, names: list[str], kind: UnitKind, target: Tensor) -> None:
+        # The text head reads one position of each prompt and holds one layer.
+        whole = kind == "block" and stage.name != "text.head"
+        for group in _shared_inputs(self.quantized, names):
+            if kind == "gptq" or self.config.closed_form_start:
+                self._solve(stage, group)
+            if kind != "gptq" and not whole:
+                self._optimize(
+                    _layer_unit(self.quantized, self.reference, stage, group, self.state, self.float_state, self.inputs)
+                )
+        if whole:
+            self._optimize(_block_unit(self.quantized, stage, names, self.state, target, self.inputs))
+
+    def _solve(self, stage: Stage, names: list[str]) -> None:
+        layers = [_layer(self.quantized, name) for name in names]
+        given = record_input(stage, self.quantized, layers[0], self.state, self.inputs)
+        live = _live(self.quantized, stage, self.inputs)
+        self.gptq.solve(layers, given if live is None or given.ndim != 3 else given[live])
+
+    def _optimize(self, unit: Unit) -> None:
+        optimize(unit, self.config, self.scale_lr, self.seed)
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether a GPU was out of memory; capturing a graph buries that under an error of its own."""
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
 
 
 def trainable_layers(clip: CLIP, stage: Stage) -> list[str]:
@@ -101,13 +177,6 @@ def _layer_unit(
         torch.cat(outputs, channel),
         _live(quantized, stage, inputs) if given.ndim == 3 else None,
     )
-
-
-def _solve(gptq: GPTQ, quantized: CLIP, stage: Stage, names: list[str], state: Tensor, inputs: Tensor) -> None:
-    layers = [_layer(quantized, name) for name in names]
-    given = record_input(stage, quantized, layers[0], state, inputs)
-    live = _live(quantized, stage, inputs)
-    gptq.solve(layers, given if live is None or given.ndim != 3 else given[live])
 
 
 def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, target: Tensor, inputs: Tensor) -> Unit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -47,11 +47,16 @@ def _text_block(i: int) -> Stage:
     return Stage(f"text.blocks.{i}", lambda c, x, _: c.text.blocks[i](x, causal=True), (f"text.blocks.{i}.",))
 
 
+def _batches(clip: CLIP, state: Tensor, inputs: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some samples at a time on the model's device: states before a stage, and inputs of the tower."""
+    for x, given in zip(state.split(batch), inputs.split(batch), strict=True):
+        yield x.to(clip.device), given.to(clip.device)
+
+
 @torch.no_grad()
 def run_stage(stage: Stage, clip: CLIP, state: Tensor, inputs: Tensor, batch: int = 64) -> Tensor:
-    """The state behind a stage for all samples, computed in batches."""
-    parts = zip(state.split(batch), inputs.split(batch), strict=True)
-    return torch.cat([stage.run(clip, x, given) for x, given in parts])
+    """The state behind a stage for all samples, computed in batches; it lies where the state before lay."""
+    return torch.cat([stage.run(clip, x, given).to(state.device) for x, given in _batches(clip, state, inputs, batch)])
 
 
 class _Seen(Exception):
@@ -64,12 +69,12 @@ def record_input(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inp
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen.append(given[0])
+        seen.append(given[0].to(state.device))
         raise _Seen
 
     handle = module.register_forward_pre_hook(keep)
     try:
-        for x, given in zip(state.split(batch), inputs.split(batch), strict=True):
+        for x, given in _batches(clip, state, inputs, batch):
             with suppress(_Seen):
                 stage.run(clip, x, given)
     finally:
@@ -80,7 +85,7 @@ def record_input(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inp
 def record_output(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inputs: Tensor) -> Tensor:
     """The output of one module inside a stage for all samples."""
     seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _, __, y: seen.append(y))
+    handle = module.register_forward_hook(lambda _, __, y: seen.append(y.to(state.device)))
     try:
         run_stage(stage, clip, state, inputs)
     finally:
