@@ -25,6 +25,7 @@ from d4c.inspection.figures import (
     styles,
 )
 from d4c.inspection.structure import Structure
+from d4c.synthesis.config import MODEL_FREE, OPTIMISED
 
 NAMES = ["d4c", "pse", "bns", "pgsi", "d4c 2", "noise", "leaves", "real"]
 
@@ -80,10 +81,16 @@ def test_a_figure_names_every_set_in_letters_of_nine_points_or_more(
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 9
 
 
-def test_each_of_eight_sets_looks_different_and_controls_always_the_same() -> None:
+def test_each_of_eight_sets_looks_different() -> None:
     look = styles(dict.fromkeys(NAMES))
     assert len({look[name] for name in NAMES}) == len(NAMES)
-    assert all(styles({"x": 0, name: 0})[name] == look[name] for name in ("noise", "leaves", "real"))
+
+
+def test_a_method_looks_the_same_in_whatever_company() -> None:
+    methods = [*MODEL_FREE, *OPTIMISED, "real"]
+    together = styles(dict.fromkeys(methods))
+    assert len(set(together.values())) == len(methods)
+    assert all(styles({"x": 0, name: 0, "y": 0})[name] == together[name] for name in methods)
 
 
 def test_a_tower_of_many_layers_keeps_its_figure_on_a_page() -> None:
