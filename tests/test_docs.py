@@ -1,0 +1,27 @@
+"""The documentation names what the code has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from d4c.quantization.placement import default_overrides
+from d4c.quantization.quantize import Reconstruction
+from d4c.quantization.scheme import Track
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documentation")
+
+
+@pytest.mark.parametrize("track", get_args(Track))
+def test_every_exception_of_a_track_is_on_the_page(track: Track) -> None:
+    page = (DOCS / "quantization.md").read_text(encoding="utf-8")
+    assert [pattern for pattern in default_overrides(track) if f"`{pattern}`" not in page] == []
+
+
+def test_every_kind_of_reconstruction_is_on_the_page() -> None:
+    page = (DOCS / "quantization.md").read_text(encoding="utf-8")
+    assert [kind for kind in get_args(Reconstruction) if f"`{kind}`" not in page] == []
