@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import d4c
-from d4c.errors import DataError, SettingError
+from d4c.errors import CheckpointError, DataError, SettingError
 from d4c.evaluation.datasets import load_dataset, pixel_batches
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
@@ -139,6 +141,7 @@ def test_the_recipe_says_how_it_was_made(w4a8: QuantizedCLIP, demo: CLIP) -> Non
     assert recipe["model"] == {"name": demo.name, "sha256": model_hash(demo)}
     assert recipe["calibration"]["method"] == "noise"
     assert recipe["reconstruction"] == {"kind": "none"}
+    assert recipe["peak_memory_bytes"] is None  # known on GPUs alone
 
 
 def test_overrides_reach_the_layers(tiny_vit: CLIP) -> None:
@@ -162,6 +165,8 @@ SETTINGS = {
     "tower": ({"towers": ("audio",)}, "not among"),
     "no tower": ({"towers": ()}, "not among"),
     "override": ({"overrides": {"image.nothing": "W8A8"}}, "matches no layer"),
+    "no weight of one bit": ({"scheme": "W1A8"}, "weight bits"),
+    "no activation of 99 bits": ({"scheme": "W4A99"}, "activation bits"),
     "override scheme": ({"overrides": {".*": "W99A8"}}, "weight bits"),
 }
 
@@ -235,3 +240,86 @@ def test_learned_rounding_stays_in_the_reduced_range(tiny_vit: CLIP, reconstruct
 def test_safe_int8_is_for_the_deployable_track(tiny_vit: CLIP) -> None:
     with pytest.raises(SettingError, match="safe_int8 is for integer kernels"):
         made(tiny_vit, safe_int8=True, track="paper")
+
+
+def edited(clip: CLIP, changes: dict[str, tuple[Any, float]]) -> CLIP:
+    """A copy with some elements of its parameters changed."""
+    changed = copy.deepcopy(clip)
+    for name, (where, value) in changes.items():
+        changed.get_parameter(name).data[where] = value
+    return changed
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["image.blocks.1.mlp.fc1.weight", "image.projection.weight", "text.norm_final.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(tiny_vit: CLIP, name: str, value: float) -> None:
+    with pytest.raises(CheckpointError, match=f"^{re.escape(name)} of 'tiny' contains NaN or infinite") as caught:
+        made(edited(tiny_vit, {name: (0, value)}))
+    assert_one_sentence(str(caught.value))
+    other = "text" if name.startswith("image") else "image"
+    assert made(edited(tiny_vit, {name: (0, value)}), towers=(other,)).layers()
+
+
+@pytest.mark.parametrize("track", ["deployable", "paper"])
+def test_activations_that_overflow_are_refused_by_layer(tiny_vit: CLIP, track: str) -> None:
+    large = edited(tiny_vit, {"image.blocks.1.mlp.fc1.weight": (..., 3e38)})
+    with pytest.raises(DataError, match=r"The input of image\.blocks\.1\.mlp\.fc2\S* contains NaN or inf") as caught:
+        made(large, track=track)
+    assert_one_sentence(str(caught.value))
+
+
+DEAD: dict[str, dict[str, tuple[Any, float]]] = {
+    "output channel": {"image.blocks.0.mlp.fc1.weight": (3, 0.0), "image.blocks.0.mlp.fc1.bias": (3, -40.0)},
+    "layer": {"image.blocks.0.mlp.fc1.weight": (..., 0.0), "image.blocks.0.mlp.fc1.bias": (..., 0.0)},
+    "norm channel": {"image.blocks.0.norm2.weight": (3, 0.0), "image.blocks.0.norm2.bias": (3, 0.0)},
+    "norm": {"image.blocks.0.norm2.weight": (..., 0.0), "image.blocks.0.norm2.bias": (..., 0.0)},
+    "embedding": {"image.projection.weight": (..., 0.0)},
+}
+LEARNED: dict[str, Any] = {"towers": ("image",), "iterations": 2, "batch_size": 2}
+
+
+def assert_finite(quantized: QuantizedCLIP, pixels: torch.Tensor) -> None:
+    assert bool(quantized.encode_image(pixels).isfinite().all())
+    assert all(bool(t.isfinite().all()) for t in quantized.state_dict().values())
+
+
+@pytest.mark.parametrize("dead", DEAD.values(), ids=DEAD)
+@pytest.mark.parametrize("kind", ["block", "layer"])
+def test_what_is_dead_stays_finite(tiny_vit: CLIP, dead: dict[str, tuple[Any, float]], kind: str) -> None:
+    quantized = made(edited(tiny_vit, dead), "W4A4", reconstruction=kind, **LEARNED)
+    assert_finite(quantized, torch.randn(4, 3, 16, 16))
+
+
+def test_a_dead_channel_of_a_convolution_stays_finite(tiny_rn: CLIP) -> None:
+    dead = edited(tiny_rn, {"image.blocks.1.conv2.weight": (2, 0.0), "image.blocks.2.conv1.weight": (..., 0.0)})
+    assert_finite(made(dead, "W4A4", reconstruction="layer", **LEARNED), torch.randn(4, 3, 64, 64))
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.3])
+@pytest.mark.parametrize("model", ["tiny_vit", "tiny_rn"])
+def test_images_of_one_colour_give_finite_models(model: str, colour: float, request: pytest.FixtureRequest) -> None:
+    clip: CLIP = request.getfixturevalue(model)
+    calibration = d4c.synthesize(clip, "noise", images=3)
+    calibration.pixels.fill_(colour)
+    quantized = d4c.quantize(clip, "W4A4", calibration, **LEARNED)
+    assert_finite(quantized, calibration.pixels)
+    assert_finite(quantized, torch.randn_like(calibration.pixels))
+
+
+def test_a_single_image_and_few_prompts_are_warned_of(tiny_vit: CLIP) -> None:
+    one = d4c.synthesize(tiny_vit, "noise", images=1)
+    with pytest.warns(UserWarning, match="ranges rest on") as warned:
+        quantized = d4c.quantize(tiny_vit, "W4A4", one, prompts=["a cat"], iterations=2, batch_size=2)
+    assert [str(warning.message) for warning in warned] == [
+        "The image ranges rest on a single calibration image; give some dozens.",
+        "The text ranges rest on few prompts (1); give at least 32.",
+    ]
+    assert_finite(quantized, one.pixels)
+
+
+def test_enough_images_and_prompts_are_not_warned_of(tiny_vit: CLIP) -> None:
+    two = d4c.synthesize(tiny_vit, "noise", images=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        d4c.quantize(tiny_vit, "W8A8", two, prompts=generic_prompts(32), reconstruction="none")
+        d4c.quantize(tiny_vit, "W8A8", two, prompts=PROMPTS, reconstruction="none", towers=("image",))
