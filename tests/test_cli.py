@@ -194,6 +194,25 @@ def test_quantize_writes_an_artifact_and_names_exceptions(d4c_command: Any, nois
 
 
 @pytest.mark.usefixtures("few_prompts")
+def test_quantize_keeps_what_is_rebuilt_until_the_artifact_is_safe(
+    d4c_command: Any, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    words = ("quantize", "--model", "demo-vit", "--calibration", noise, "-o", tmp_path / "a")
+    monkeypatch.setattr("d4c.quantization.checkpoint.SAVE_EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("d4c.quantization.quantized.QuantizedCLIP.save_pretrained", full)
+        assert d4c_command(*words, "--reconstruction", "gptq")[0] == 1
+    assert (tmp_path / "a.unfinished" / "text.head.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("d4c.quantization.reconstruction._Walk._rebuild", full)
+        assert d4c_command(*words, "--reconstruction", "gptq")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.usefixtures("few_prompts")
 def test_quantize_reaches_a_target(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
     words = ("quantize", "--model", "demo-rn", "--calibration", noise, "--reconstruction", "none", "-o", tmp_path / "a")
     held = ("--override", r"(image|text)\.blocks\..*=W4A8")
