@@ -159,6 +159,9 @@ def quantize(
     track: Track = "deployable",
     reconstruction: Reconstruction = None,
     iterations: Annotated[int | None, typer.Option(help="Reconstruction steps a unit.")] = None,
+    importance: Annotated[
+        str, typer.Option(help="none, or gradient: errors count by what they do to the embedding.")
+    ] = "none",
     override: Annotated[
         list[str] | None, typer.Option(help="Exception PATTERN=SCHEME over layer names; may be repeated.")
     ] = None,
@@ -191,6 +194,7 @@ def quantize(
             track=track,  # type: ignore[arg-type]
             reconstruction=reconstruction,  # type: ignore[arg-type]
             iterations=iterations,
+            importance=importance,  # type: ignore[arg-type]
             overrides=_overrides(override or []),
             target_bits=target_bits,
             target_bytes=target_bytes,

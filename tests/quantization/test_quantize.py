@@ -162,6 +162,7 @@ SETTINGS = {
     "track": ({"track": "fast"}, "track 'fast' is unknown"),
     "reconstruction": ({"reconstruction": "magic"}, "reconstruction 'magic' is unknown"),
     "iterations": ({"iterations": 0}, "at least 1"),
+    "importance": ({"importance": "all"}, "importance 'all' is unknown"),
     "tower": ({"towers": ("audio",)}, "not among"),
     "no tower": ({"towers": ()}, "not among"),
     "override": ({"overrides": {"image.nothing": "W8A8"}}, "matches no layer"),

@@ -13,6 +13,8 @@ from d4c.graphs import Repeated
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.rounding import SoftRounding
 
+Importance = Literal["none", "gradient"]
+
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
@@ -21,6 +23,7 @@ class ReconstructionConfig:
     `loss="published"` sums squared errors over dimension 1, averages the rest and adds
     `rounding_weight` times the sum of the rounding regulariser. `loss="relative"` divides the squared error by
     that of rounding to nearest and averages the regulariser, so that one `rounding_weight` suits every unit.
+    With `importance="gradient"` squared errors count as `gradient_importance` says.
     With `closed_form_start`, GPTQ finds the weights that learned rounding starts from.
     Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
     """
@@ -38,6 +41,7 @@ class ReconstructionConfig:
     beta_end: float = 2.0
     drop: float = 0.5
     loss: Literal["published", "relative"] = "relative"
+    importance: Importance = "none"
 
     def shortened(self, iterations: int) -> ReconstructionConfig:
         """The same schedule in another number of steps, with learning rates by the root of the ratio.
@@ -71,8 +75,8 @@ PAPER = ReconstructionConfig(
 class Unit:
     """Layers that are optimised together: `forward` maps a batch of `inputs` to what `targets` holds.
 
-    `live` [N, L] marks the positions that count, where some do not. The samples may lie in host memory while the layers
-    are on a GPU.
+    `live` [N, L] marks the positions that count, where some do not; `importance`, which broadcasts with
+    a batch of targets, weighs squared errors. The samples may lie in host memory while the layers are on a GPU.
     """
 
     layers: list[QuantizedLayer]
@@ -81,6 +85,7 @@ class Unit:
     inputs: Tensor
     targets: Tensor
     live: Tensor | None = None
+    importance: Tensor | None = None
 
 
 @torch.enable_grad()
@@ -155,6 +160,8 @@ class _Loop:
 
     def _squared_error(self, inputs: Tensor, targets: Tensor, live: Tensor | None = None) -> Tensor:
         error = (self.unit.forward(inputs) - targets).square()
+        if self.unit.importance is not None:
+            error = error * self.unit.importance
         if live is not None:
             return (error * live[..., None]).sum() / (live.sum() * error.shape[-1])
         return error.sum(1).mean() if self.config.loss == "published" else error.mean()

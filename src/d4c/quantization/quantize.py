@@ -21,7 +21,7 @@ from d4c.quantization.allocation import mixed_overrides
 from d4c.quantization.calibration import prepare
 from d4c.quantization.checkpoint import Checkpoint, tensor_hash
 from d4c.quantization.layers import QuantizedLayer
-from d4c.quantization.optimization import PAPER, ReconstructionConfig
+from d4c.quantization.optimization import PAPER, Importance, ReconstructionConfig
 from d4c.quantization.placement import TOWERS, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
@@ -48,6 +48,7 @@ def quantize(
     reconstruction: Reconstruction | None = None,
     iterations: int | None = None,
     batch_size: int | None = None,
+    importance: Importance = "none",
     overrides: Mapping[str, str | Scheme] | None = None,
     target_bits: float | None = None,
     target_bytes: int | None = None,
@@ -63,7 +64,8 @@ def quantize(
     Ranges come from the calibration images and from `prompts` (by default 512 generic ones); then rounding and
     activation scales are learned unit by unit, in `iterations` steps of `batch_size` samples each: whole blocks
     ("block", the deployable default), single layers ("layer"), as published ("published": transformer layers, ResNet
-    bottlenecks; default of track "paper"), or not at all ("none": ranges only). `overrides` maps patterns over layer
+    bottlenecks; default of track "paper"), or not at all ("none": ranges only). With `importance="gradient"` an error
+    counts by what it does to the embedding (`gradient_importance`). `overrides` maps patterns over layer
     names to schemes, such as {r"image\.blocks\.0\..*": "W8A8"}; they come after the track's own exceptions.
 
     With `target_bits` (mean bits a weight) or `target_bytes` (of packed weights; scales, biases and norms come on top)
@@ -102,6 +104,11 @@ def quantize(
         if batch_size < 1:
             raise SettingError(f"batch_size is {batch_size}, but at least 1 is needed.")
         settings = replace(settings, batch_size=batch_size)
+    if importance not in get_args(Importance):
+        raise SettingError(
+            f"The importance {importance!r} is unknown; choose one of {', '.join(get_args(Importance))}."
+        )
+    settings = replace(settings, importance=importance)
     if target_bits is not None and target_bytes is not None:
         raise SettingError(f"The targets {target_bits} bits and {target_bytes} bytes exclude each other; give one.")
 

@@ -6,7 +6,7 @@ partly quantized model, its targets from the float model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.checkpoint import Checkpoint, set_stage_state, stage_state
 from d4c.quantization.gptq import GPTQ, Layer
+from d4c.quantization.importance import gradient_importance
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
 from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
@@ -46,7 +47,8 @@ def reconstruct(
     if tower == "text":
         inputs = reference.text.crop(inputs)
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
-    walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, checkpoint)
+    weights = gradient_importance(quantized, reference, tower, inputs) if config.importance == "gradient" else {}
+    walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
     chain = stages(quantized, tower)
     for index, stage in enumerate(chain):
         walk.pass_stage(stage, unit_of(stage.name))
@@ -65,13 +67,14 @@ class _Walk:
         config: ReconstructionConfig,
         scale_lr: float,
         seed: int,
+        importance: Mapping[str, Tensor],
         checkpoint: Checkpoint | None,
     ) -> None:
         self.quantized, self.reference = quantized, reference
         self.inputs = self.state = self.float_state = inputs
         self.on_host = False
         self.config, self.scale_lr, self.seed = config, scale_lr, seed
-        self.checkpoint = checkpoint
+        self.importance, self.checkpoint = importance, checkpoint
         self.gptq = GPTQ()
 
     def pass_stage(self, stage: Stage, kind: UnitKind) -> None:
@@ -116,10 +119,14 @@ class _Walk:
                 self._solve(stage, group)
             if kind != "gptq" and not whole:
                 self._optimize(
-                    _layer_unit(self.quantized, self.reference, stage, group, self.state, self.float_state, self.inputs)
+                    _layer_unit(
+                        self.quantized, self.reference, stage, group, self.state, self.float_state, self.inputs
+                    ),
+                    group,
                 )
         if whole:
-            self._optimize(_block_unit(self.quantized, stage, names, self.state, target, self.inputs))
+            unit = _block_unit(self.quantized, stage, names, self.state, target, self.inputs)
+            self._optimize(unit, [stage.name])
 
     def _solve(self, stage: Stage, names: list[str]) -> None:
         layers = [_layer(self.quantized, name) for name in names]
@@ -127,7 +134,11 @@ class _Walk:
         live = _live(self.quantized, stage, self.inputs)
         self.gptq.solve(layers, given if live is None or given.ndim != 3 else given[live])
 
-    def _optimize(self, unit: Unit) -> None:
+    def _optimize(self, unit: Unit, outputs: list[str]) -> None:
+        """Learn a unit; `outputs` are the layers, or the stage, whose outputs make up the unit's."""
+        if self.importance:
+            weights = [self.importance[name] for name in outputs]
+            unit.importance = torch.cat(weights, 0 if weights[0].ndim == 3 else -1)
         optimize(unit, self.config, self.scale_lr, self.seed)
 
 
