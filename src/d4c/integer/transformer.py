@@ -21,7 +21,10 @@ def integer(*layers: nn.Module) -> IntegerLinear:
 
 
 class BeforeAttention(nn.Module):
-    """Norm, then q, k and v from one product, each as codes less its zero point: whole numbers that bf16 holds."""
+    """Norm, then q, k and v from one product, each as codes less its zero point: whole numbers that bf16 holds.
+
+    Where the block keeps a first position, its scores [N, heads, L, 1] come with them.
+    """
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         super().__init__()
@@ -30,12 +33,16 @@ class BeforeAttention(nn.Module):
         self.norm, self.heads, self.dtype = block.norm1, attn.heads, dtype
         self.qkv = integer(attn.q, attn.k, attn.v)
         self.codes = nn.ModuleList(Codes(quantizer) for quantizer in (scores.a, scores.b, context.b))
+        self.first_key: Tensor | None
+        self.register_buffer("first_key", attn.first_key)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm(x.float())).chunk(3, -1))
-        parts = zip(self.codes, (q * q.shape[-1] ** -0.5, k, v), strict=True)
+        q = q * q.shape[-1] ** -0.5
+        first = None if self.first_key is None else q @ self.first_key[..., None]
+        parts = zip(self.codes, (q, k, v), strict=True)
         q, k, v = (cast(Codes, codes).centred(part, self.dtype) for codes, part in parts)
-        return q, k, v
+        return q, k, v, first
 
 
 class BehindAttention(nn.Module):
@@ -63,14 +70,30 @@ class IntegerBlock(nn.Module):
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         super().__init__()
-        scores = cast(QuantizedMatMul, block.attn.scores)
+        attn = block.attn
+        scores, context = cast(QuantizedMatMul, attn.scores), cast(QuantizedMatMul, attn.context)
         self.scale = float(scores.a.scale * scores.b.scale)
         self.before, self.behind = BeforeAttention(block, dtype), BehindAttention(block, dtype)
+        self.first_value: Tensor | None = None
+        if attn.first_value is not None:
+            # In steps of the values' codes, which `behind` multiplies with their scale.
+            self.register_buffer("first_value", attn.first_value[:, None] / context.b.scale.detach())
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        q, k, v = self.before(x)
-        context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
+        q, k, v, first = self.before(x)
+        if first is None or self.first_value is None:
+            context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
+        else:
+            context = self._with_first(q, k, v, first, self.first_value)
         return cast(Tensor, self.behind(x, context))
+
+    def _with_first(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor, value: Tensor) -> Tensor:
+        """Causal attention with one more position that all see: few and short prompts, written out."""
+        length = q.shape[2]
+        future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        scores = (q.float() @ k.float().transpose(-1, -2) * self.scale).masked_fill(future, float("-inf"))
+        weights = torch.cat([first, scores], -1).softmax(-1)
+        return weights[..., 1:] @ v.float() + weights[..., :1] * value
 
 
 class IntegerPatches(nn.Module):

@@ -40,8 +40,12 @@ class Attention(nn.Module):
     """Multi-head self-attention with separate q, k, v and output projections.
 
     While `fused` is true the two products run as one fused kernel; quantization sets it to false so that
-    `scores` (q k^T) and `context` (softmax times v) are called as modules.
+    `scores` (q k^T) and `context` (softmax times v) are called as modules. `first_key` and `first_value` [heads, d]
+    stand for a position before the others that never changes (see `TextTransformer.keep_begin`).
     """
+
+    first_key: Tensor | None
+    first_value: Tensor | None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -52,12 +56,16 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.scores = MatMul()
         self.context = MatMul()
+        self.register_buffer("first_key", None)
+        self.register_buffer("first_value", None)
         self.fused = True
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """Map [N, L, C] to [N, L, C]; with `causal`, position i sees positions 0 .. i."""
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x), self.k(x), self.v(x)))
-        return self.out(attend(self, q, k, v, causal))
+        if self.first_key is None or self.first_value is None:
+            return self.out(attend(self, q, k, v, causal))
+        return self.out(attend(self, q, k, v, causal, (self.first_key, self.first_value)))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -66,21 +74,31 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(n, length, heads, width // heads).transpose(1, 2)
 
 
-def attend(module: Attention | nn.Module, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+def attend(
+    module: Attention | nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool = False,
+    first: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """softmax(q k^T / sqrt(d)) v over heads, joined to [N, L, C], through `module.scores` and `module.context`.
 
-    The factor 1 / sqrt(d) is applied to q, before a quantizer sees it: that is the form runtimes execute.
+    The factor 1 / sqrt(d) is applied to q, before a quantizer sees it: that is the form runtimes execute. `first` is
+    the key and value [heads, d] of one more position that all see; its products are not quantized.
     """
-    if module.fused:
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    else:
-        scores = module.scores(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # type: ignore[operator]
-        if causal:
-            length = scores.shape[-1]
-            future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(future, float("-inf"))
-        y = module.context(scores.softmax(-1), v)  # type: ignore[operator]
-    return join_heads(y)
+    if module.fused and first is None:
+        return join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+    q = q * q.shape[-1] ** -0.5
+    scores = module.scores(q, k.transpose(-1, -2))  # type: ignore[operator]
+    if causal:
+        length = scores.shape[-1]
+        future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    if first is None:
+        return join_heads(module.context(scores.softmax(-1), v))  # type: ignore[operator]
+    weights = torch.cat([q @ first[0][..., None], scores], -1).softmax(-1)
+    return join_heads(module.context(weights[..., 1:], v) + weights[..., :1] * first[1][:, None])  # type: ignore[operator]
 
 
 def join_heads(x: Tensor) -> Tensor:

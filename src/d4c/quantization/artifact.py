@@ -58,6 +58,7 @@ def save(clip: QuantizedCLIP, folder: Path) -> None:
                     "scheme": clip.recipe["scheme"],
                     "track": clip.recipe["track"],
                     "overrides": clip.recipe["overrides"],
+                    "begin_id": clip.text.begin_id,
                     "effective_bits": round(clip.effective_bits(), 4),
                     "layers": {name: entry.to_dict() for name, entry in clip.plan.items()},
                     "ignore": sorted(_float_layers(clip)),
@@ -121,6 +122,8 @@ def load_quantized(folder: str | Path, device: str | torch.device = "cpu") -> Qu
             if folded and isinstance(skeleton.image, ModifiedResNet):
                 fold_batchnorms(skeleton.image)
             convert(skeleton, plan, track)
+            begin_id = section["begin_id"]
+            skeleton.text.expect_begin(None if begin_id is None else int(begin_id))
         clip = QuantizedCLIP(skeleton, plan, dict(config["recipe"]))
     # Sizes and layer names from a foreign file make torch and the towers fail in every way there is.
     except Exception as error:
