@@ -12,7 +12,6 @@ import d4c
 from d4c.models.clip import CLIP
 from d4c.models.layers import Block
 from d4c.models.resnet import ModifiedResNet
-from d4c.quantization.calibration import prepare
 from d4c.quantization.folding import MAX_RATIO, fold_batchnorm, fold_batchnorms, fold_channel_ranges, norm_readers
 
 
@@ -48,35 +47,43 @@ def test_one_folded_convolution_is_convolution_and_batchnorm() -> None:
 
 
 @torch.no_grad()
-def test_both_towers_are_the_same_with_folded_channel_ranges(demo: CLIP, prompts: list[str], pixels: Tensor) -> None:
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_both_towers_are_the_same_at_any_strength(
+    demo: CLIP, prompts: list[str], pixels: Tensor, strength: float
+) -> None:
     folded = copy.deepcopy(demo)
     tokens = demo.tokenize(prompts)
-    prepare(folded, pixels, tokens, ("image", "text"))
+    for block in folded.modules():
+        for norm, readers in norm_readers(block) if isinstance(block, Block) else ():
+            low = torch.randn(len(norm.weight))
+            fold_channel_ranges(norm, readers, low, low + torch.rand_like(low), strength)
     assert_equal_outputs(folded.encode_image(pixels), demo.encode_image(pixels))
     assert_equal_outputs(folded.encode_text(tokens), demo.encode_text(tokens))
-    norm = "text.blocks.0.norm1.weight"
-    assert not torch.equal(folded.get_parameter(norm), demo.get_parameter(norm))
+    layer = "text.blocks.0.attn.q"
+    same = torch.equal(folded.get_parameter(f"{layer}.weight"), demo.get_parameter(f"{layer}.weight"))
+    assert same is (strength == 0)
+    assert not torch.equal(folded.get_parameter(f"{layer}.bias"), demo.get_parameter(f"{layer}.bias"))
 
 
 @torch.no_grad()
-def test_every_channel_has_the_same_range_behind_the_fold(demo_vit: CLIP, prompts: list[str], pixels: Tensor) -> None:
-    folded = copy.deepcopy(demo_vit)
-    prepare(folded, pixels, demo_vit.tokenize(prompts), ("image",))
-    block, original = folded.image.blocks[2], demo_vit.image.blocks[2]
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_the_fold_shares_the_middle_of_the_ranges_and_as_much_of_their_width_as_asked(
+    demo_vit: CLIP, pixels: Tensor, strength: float
+) -> None:
+    block = copy.deepcopy(demo_vit.image.blocks[2])
     assert isinstance(block, Block)
-    assert isinstance(original, Block)
-    seen: dict[str, Tensor] = {}
-    for name, model, module in (("before", demo_vit, original.norm2), ("after", folded, block.norm2)):
-        handle = module.register_forward_hook(lambda _, __, y, name=name: seen.update({name: y.flatten(0, 1)}))
-        model.encode_image(pixels)
-        handle.remove()
-    low, high = seen["before"].aminmax(dim=0)
+    x = demo_vit.image.embed(pixels)
+    (norm, readers), _ = norm_readers(block)
+    low, high = norm(x).flatten(0, 1).aminmax(dim=0)
+    fold_channel_ranges(norm, readers, low, high, strength)
+    after_low, after_high = norm(x).flatten(0, 1).aminmax(dim=0)
     ratio = (high - low) / (high - low).mean()
     free = (ratio > 1 / MAX_RATIO) & (ratio < MAX_RATIO)
     assert int(free.sum()) > 200
-    after_low, after_high = (edge[free] for edge in seen["after"].aminmax(dim=0))
-    for edge in (after_low, after_high):
-        assert torch.allclose(edge, edge.mean().expand_as(edge), rtol=1e-3, atol=1e-3)
+    expected = (high - low) / ratio**strength
+    assert torch.allclose((after_high - after_low)[free], expected[free], rtol=1e-3)
+    middle = (after_high + after_low) / 2
+    assert torch.allclose(middle, middle.mean().expand_as(middle), atol=1e-3)
 
 
 @torch.no_grad()

@@ -32,11 +32,11 @@ def calibrated(clip: CLIP, scheme: str, tower: str, inputs: Tensor, track: Track
     reference = copy.deepcopy(clip)
     reference.text.trim = track == "deployable"
     pixels = inputs if tower == "image" else torch.empty(0)
+    plan = make_plan(reference, Scheme.parse(scheme), track, default_overrides(track), (tower,))
     if track == "deployable":
-        prepare(reference, pixels, inputs, (tower,))
+        prepare(reference, pixels, inputs, (tower,), plan)
     quantized = copy.deepcopy(reference)
-    overrides = default_overrides(track)
-    convert(quantized, make_plan(quantized, Scheme.parse(scheme), track, overrides, (tower,)), track)
+    convert(quantized, plan, track)
     calibrate(quantized, pixels, inputs, (tower,), known_pixels=track == "deployable")
     return reference, quantized
 

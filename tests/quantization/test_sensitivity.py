@@ -34,7 +34,7 @@ class Case:
         self.float = working_copy(clip, "deployable")
         self.pixels, self.tokens = calibration_inputs(self.float, self.calibration, PROMPTS)
         self.plan: Plan = make_plan(self.float, Scheme(4, 6), "deployable", default_overrides("deployable"))
-        prepare(self.float, self.pixels, self.tokens, TOWERS)
+        prepare(self.float, self.pixels, self.tokens, TOWERS, self.plan)
         self.quantized = with_ranges(self.float, self.plan, "deployable", self.pixels, self.tokens, TOWERS)
         self.probe = Probe(self.float, self.quantized, self.pixels, self.tokens)
 

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from d4c.models.clip import CLIP
 from d4c.models.layers import Block
 from d4c.models.resnet import ModifiedResNet
-from d4c.quantization.folding import fold_batchnorms, fold_channel_ranges, norm_readers
+from d4c.quantization.fold_search import find_sites
+from d4c.quantization.folding import fold_batchnorms, norm_readers
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.observer import Observer
+from d4c.quantization.placement import Plan
+
+FOLD_IMAGES, FOLD_PROMPTS = 32, 128
 
 
 def by_length(clip: CLIP, tokens: Tensor, batch: int = 64) -> Iterator[Tensor]:
@@ -39,32 +43,18 @@ def run_towers(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str]
             clip.encode_text(part)
 
 
-def prepare(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str]) -> None:
-    """Fold a float CLIP in place for the deployable track: BatchNorm, then the channel ranges of LayerNorm outputs."""
+def prepare(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], plan: Plan) -> None:
+    """Fold a float CLIP in place for the deployable track: BatchNorm, and what narrows ranges at the bits of `plan`.
+
+    Folds are chosen on at most 32 images and 128 prompts, evenly spread: they are guided by ranges and set none.
+    """
     if "image" in towers and isinstance(clip.image, ModifiedResNet):
         fold_batchnorms(clip.image)
-    watched = []
-    for name, block in clip.named_modules():
-        if isinstance(block, Block) and name.split(".")[0] in towers:
-            for norm, readers in norm_readers(block):
-                extent = _Extent()
-                watched.append((extent, norm.register_forward_hook(extent), norm, readers))
-    run_towers(clip, pixels, tokens, towers)
-    for extent, handle, norm, readers in watched:
-        handle.remove()
-        fold_channel_ranges(norm, readers, extent.low, extent.high)
-
-
-class _Extent:
-    """Smallest and largest value of each channel over batches, as a forward hook."""
-
-    def __init__(self) -> None:
-        self.low = self.high = torch.zeros(())
-
-    def __call__(self, _module: nn.Module, _inputs: object, y: Tensor) -> None:
-        low, high = y.flatten(0, -2).aminmax(dim=0)
-        self.low = low if self.low.ndim == 0 else torch.minimum(self.low, low)
-        self.high = high if self.high.ndim == 0 else torch.maximum(self.high, high)
+    sites = list(find_sites(clip, towers, plan))
+    few_pixels, few_tokens = (x[:: -(-len(x) // n) or 1] for x, n in ((pixels, FOLD_IMAGES), (tokens, FOLD_PROMPTS)))
+    run_towers(clip, few_pixels, few_tokens, towers)
+    for site in sites:
+        site.choose()
 
 
 def calibrate(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], known_pixels: bool) -> None:

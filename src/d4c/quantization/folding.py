@@ -43,15 +43,19 @@ def fold_batchnorms(tower: ModifiedResNet) -> None:
             setattr(module, norm, nn.Identity())
 
 
-def fold_channel_ranges(norm: nn.LayerNorm, readers: Sequence[nn.Linear], low: Tensor, high: Tensor) -> None:
-    """Give all channels of a LayerNorm's output one range, in place (RepQ-ViT, arXiv 2212.08254).
+def fold_channel_ranges(
+    norm: nn.LayerNorm, readers: Sequence[nn.Linear], low: Tensor, high: Tensor, strength: float = 1.0
+) -> None:
+    """Give the channels of a LayerNorm's output one range, in place (RepQ-ViT, arXiv 2212.08254).
 
-    `low` and `high` [C] are the ranges of the channels. With r their widths over the mean width and d what moves each
-    range onto the mean one, x' = (x + d) / r, and the linears that read it take W' = W diag(r), b' = b - W d: what
-    a quantizer per channel would do, without one. r is limited to 1/16 .. 16.
+    `low` and `high` [C] are the ranges of the channels. With r their widths over the mean width, to the power of
+    `strength` (SmoothQuant, arXiv 2211.10438), and d what moves the middle of each range onto the mean one,
+    x' = (x + d) / r, and the linears that read it take W' = W diag(r), b' = b - W d. At strength 1 this is what a
+    quantizer per channel would do, without one; below it the columns of the weights differ less. At strength 0 the
+    channels only share a middle, and no weight changes. r is limited to 1/16 .. 16.
     """
-    width, centre = high - low, (high + low) / 2
-    ratio = (width / safe_scale(width.mean())).clamp(1 / MAX_RATIO, MAX_RATIO)
+    ratio = relative(high - low).pow(strength)
+    centre = (high + low) / 2
     shift = centre.mean() * ratio - centre
     with torch.no_grad():
         for linear in readers:
@@ -61,6 +65,11 @@ def fold_channel_ranges(norm: nn.LayerNorm, readers: Sequence[nn.Linear], low: T
             linear.weight.mul_(ratio)
         norm.weight.div_(ratio)
         norm.bias.add_(shift).div_(ratio)
+
+
+def relative(width: Tensor) -> Tensor:
+    """Widths over their mean, within 1/16 .. 16."""
+    return (width / safe_scale(width.mean())).clamp(1 / MAX_RATIO, MAX_RATIO)
 
 
 def norm_readers(block: Block) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:

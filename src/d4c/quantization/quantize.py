@@ -121,7 +121,7 @@ def quantize(
     _warn_of_few(len(pixels), len(tokens), towers)
     plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
     if track == "deployable":
-        prepare(float_clip, pixels, tokens, towers)
+        prepare(float_clip, pixels, tokens, towers, plan)
     quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
     if target_bits is not None or target_bytes is not None:
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])

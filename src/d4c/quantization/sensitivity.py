@@ -135,7 +135,7 @@ def measure_sensitivity(
     texts = generic_prompts(len(NOUNS)) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts)
     plan = make_plan(float_clip, scheme, "deployable", default_overrides("deployable"))
-    prepare(float_clip, pixels, tokens, TOWERS)
+    prepare(float_clip, pixels, tokens, TOWERS, plan)
     quantized = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS)
     probe = Probe(float_clip, quantized, pixels, tokens)
     bits_of = {name: entry.weights.num_bits if entry.weights else NO_WEIGHTS for name, entry in plan.items()}
