@@ -19,6 +19,8 @@ import argparse
 import itertools
 import json
 import os
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -123,7 +125,7 @@ def accuracy(args: argparse.Namespace) -> None:
             return
         context = torch.multiprocessing.get_context("spawn")
         given = [(args, todo, Path(claims), i) for i in range(args.processes)]
-        workers = [context.Process(target=work, args=values) for values in given]
+        workers = [context.Process(target=work, args=values, daemon=True) for values in given]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -242,6 +244,8 @@ def main() -> None:
     args.cache = args.out.parent / "cache"
     args.cache.mkdir(parents=True, exist_ok=True)
     set_up_torch()
+    # An end from outside, such as a time limit, ends the workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run(args)
 
 

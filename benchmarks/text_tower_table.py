@@ -92,7 +92,8 @@ def _positions(found: dict[str, Any]) -> list[str]:
     lines += [
         f"Time of the text tower in PyTorch without these positions as a share of the time with all 77: median (lowest "
         f"to highest) of {found['setup']['rounds']} rounds. `difference`: the largest over prompts of the difference "
-        "between the two embeddings, relative to their length.",
+        "between the two embeddings, relative to their length. Other processes shared the machine; the two of a round "
+        "run one after the other.",
         "",
     ]
     heads = ["model", "positions a prompt"]
