@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from d4c.deployment import layers
 from d4c.deployment.forms import fake_quantized
 from d4c.deployment.graph import Graph
 from d4c.deployment.sessions import open_session
-from d4c.models.layers import QuickGELU
+from d4c.deployment.transformer import attend
+from d4c.models.layers import Attention, QuickGELU
 from d4c.quantization.layers import (
     ActivationQuantizer,
     QuantizedAdd,
@@ -224,6 +226,25 @@ def test_readers_of_one_quantizer_share_its_nodes(tmp_path: Path) -> None:
 
     nodes = Counter(node.op_type for node in optimized(graph_of(emit, (2, 5, 48)), tmp_path).node)
     assert (nodes["QuantizeLinear"], nodes["MatMulIntegerToFloat"]) == (1, 2)
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_openvino_fuses_an_attention_of_any_width(bits: int) -> None:
+    """In one kernel; a Clip of codes leaves the products and the softmax apart, which costs half as much again."""
+    attention = Attention(64, 2)
+    attention.scores = QuantizedMatMul(quantizer(bits), quantizer(bits))
+    attention.context = QuantizedMatMul(quantizer(bits), quantizer(bits))
+    attention.context.a.zero_point.zero_()  # softmax gives nothing below zero
+    g = Graph("attention")
+    q, k, v = (g.input(name, TensorProto.FLOAT, ["batch", 5, 64]) for name in "qkv")
+    g.output(attend(g, q, k, v, attention, "attn"), ["batch", 5, 64])
+    core = openvino.Core()
+    model = core.read_model(g.model("0").SerializeToString())
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(model, "CPU", settings)
+    kinds = {node.get_rt_info()["layerType"].value for node in compiled.get_runtime_model().get_ops()}
+    assert "Subgraph" in kinds
+    assert not kinds & {"MatMul", "Softmax"}
 
 
 def test_ranges_of_activations_have_rank_zero() -> None:

@@ -1,7 +1,8 @@
 """How quantized tensors are written so that runtimes keep them integers: measured forms, not the obvious ones.
 
 An activation is QuantizeLinear to uint8, below 8 bits Clip of the codes, DequantizeLinear: runtimes have no 4- or 6-bit
-activations, and without the Clip values outside the range would not be clamped.
+activations, and without the Clip values outside the range would not be clamped. Operands of attention products are
+clamped before QuantizeLinear instead: a Clip of codes there keeps OpenVINO from fusing the attention.
 A weight is an int8 tensor behind DequantizeLinear with a scale for each output channel. Up to 4 bits it is stored as
 INT4 and cast (DequantizeLinear straight on INT4 runs in floating point everywhere); 5 and 6 bits as 4 + 2, joined by
 float arithmetic (OpenVINO computes the bit-shifting form wrongly, and reads no 2-bit tensors). ONNX Runtime and
@@ -19,15 +20,25 @@ from d4c.deployment.graph import Graph
 from d4c.quantization.layers import ActivationQuantizer
 
 
-def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str) -> str:
-    """The values that x stands for behind its quantizer; readers that share a quantizer share the nodes."""
+def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, *, clip_values: bool = False) -> str:
+    """The values that x stands for behind its quantizer; readers that share a quantizer share the nodes.
+
+    Below 8 bits codes are clamped, or with `clip_values` the values before them, which is the same: the ends of the
+    range round to the first and the last code.
+    """
     key = x, id(quantizer)
     if key not in g.quantized:
         # Scalars of rank 0: with shape [1] ONNX Runtime refuses integer pooling.
         scale = g.constant(f"{name}/input_scale", quantizer.scale)
         zero_point = g.constant(f"{name}/input_zero_point", quantizer.zero_point.to(torch.uint8))
-        codes = g.node("QuantizeLinear", [x, scale, zero_point], f"{name}/input_codes")
-        if quantizer.args.qmax < 255:
+        clip = quantizer.args.qmax < 255
+        values = x
+        if clip and clip_values:
+            ends = torch.tensor([0, quantizer.args.qmax]) - quantizer.zero_point
+            low, high = (g.scalar(float(end)) for end in ends * quantizer.scale)
+            values = g.node("Clip", [x, low, high], f"{name}/input_clipped")
+        codes = g.node("QuantizeLinear", [values, scale, zero_point], f"{name}/input_codes")
+        if clip and not clip_values:
             low, high = _code(g, 0), _code(g, quantizer.args.qmax)
             codes = g.node("Clip", [codes, low, high], f"{name}/input_clipped")
         g.quantized[key] = g.node("DequantizeLinear", [codes, scale, zero_point], f"{name}/input")

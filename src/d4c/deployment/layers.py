@@ -60,10 +60,13 @@ def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 
 def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
-    """Product of two activations, quantized where the scheme says so."""
+    """Product of two activations of an attention, quantized where the scheme says so."""
     if not isinstance(layer, QuantizedMatMul):
         return g.node("MatMul", [a, b], name)  # PyTorch fuses it with the softmax: no layer to compare with
-    operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
+    operands = [
+        fake_quantized(g, a, layer.a, f"{name}.a", clip_values=True),
+        fake_quantized(g, b, layer.b, f"{name}.b", clip_values=True),
+    ]
     product = g.node("MatMul", operands, name)
     return _record(g, layer, name, (a, b), name, product)
 
