@@ -71,7 +71,7 @@ def test_learned_scales_and_rounding_read_back(tiny_vit: CLIP, tmp_path: Path) -
 def test_a_reduced_range_reads_back(tiny_vit: CLIP, tmp_path: Path) -> None:
     assert_reads_back(made(tiny_vit, "W8A8", safe_int8=True), tmp_path / "artifact")
     config = json.loads((tmp_path / "artifact" / "config.json").read_text())
-    assert layers(config)[FC1]["weights"]["reduce_range"]
+    assert layers(config)[FC1]["weights"]["observer_kwargs"] == {"reduce_range": True}
     assert "within -63 to 63" in (tmp_path / "artifact" / "README.md").read_text()
 
 
@@ -306,7 +306,7 @@ CONFIG_ATTACKS: dict[str, tuple[Callable[[Config], object], str]] = {
     "patch size 0": (lambda c: c["architecture"]["image"].update(patch_size=0), "does not describe"),
     "unknown kind": (lambda c: c["architecture"]["image"].update(kind="mixer"), "does not describe"),
     "a range that the weights leave": (
-        lambda c: layers(c)["image.projection"]["weights"].update(reduce_range=True),
+        lambda c: layers(c)["image.projection"]["weights"].update(observer_kwargs={"reduce_range": True}),
         r"image\.projection .* leave the reduced range",
     ),
     "float instead of quantized": (lambda c: layers(c).pop(FC1), "lacks the tensor"),

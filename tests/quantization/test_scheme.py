@@ -62,8 +62,9 @@ def test_number_formats_read_back(args: QuantArgs) -> None:
     [
         *({"num_bits": bits} for bits in (9, 1, "4", True, 4.0)),
         {"symmetric": 1},
-        {"reduce_range": 1},
-        {"reduce_range": True, "symmetric": False},
+        {"observer_kwargs": {"reduce_range": 1}},
+        {"observer_kwargs": {"reduce_range": True}, "symmetric": False},
+        {"observer_kwargs": [1]},
         {"strategy": "block"},
         {"strategy": ["tensor"]},
         {"type": "float"},

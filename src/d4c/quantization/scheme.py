@@ -43,14 +43,15 @@ class QuantArgs:
         return min(highest, REDUCED) if self.reduce_range else highest
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `reduce_range` is left out where it does not hold, as in artifacts from before it existed."""
+        """JSON-ready, as compressed-tensors reads it; `reduce_range` stands there only where it holds."""
         data = {"type": "int", **asdict(self)}
-        return data if self.reduce_range else {key: data[key] for key in data if key != "reduce_range"}
+        return data | {"observer_kwargs": {"reduce_range": True}} if data.pop("reduce_range") else data
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> QuantArgs:
         """Inverse of `to_dict`; raises KeyError, TypeError or SettingError on anything else."""
-        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], data.get("reduce_range", False))
+        reduced = dict(data.get("observer_kwargs", {})).get("reduce_range", False)
+        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], reduced)
         known = data["type"] == "int" and args.strategy in ("tensor", "channel") and isinstance(args.symmetric, bool)
         if not known or not isinstance(args.reduce_range, bool) or (args.reduce_range and not args.symmetric):
             raise TypeError(f"not a number format: {data}")
