@@ -76,29 +76,38 @@ def print_run(result: RunResult, scheme: str) -> None:
 
 
 def print_inspection(found: Inspection) -> None:
-    """One column a set of images."""
+    """One row a set of images, in two tables that fit a terminal."""
     rows = found.summary()
     chance = rows[found.reference]["expected_prompts"]
-    lines: dict[str, tuple[str, float, str]] = {
-        f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
-        "recognised targets, %": ("recognised", 100, ".0f"),
-        "KL from uniform, nats": ("kl", 1, ".2f"),
-        "foreground-background contrast": ("fg_bg_contrast", 1, ".3f"),
-        "foreground-background variance": ("fg_bg_variance", 1, ".4f"),
-        "patch similarity entropy, nats": ("entropy", 1, ".2f"),
-        "spectral slope (photographs -2)": ("slope", 1, ".1f"),
-        f"1-NN tells it from {found.reference}, %": ("nearest_neighbour", 100, ".0f"),
-        "range width, median layer": ("width", 1, ".2f"),
-        "range overlap, median layer": ("overlap", 1, ".2f"),
-        "range overlap, worst layer": ("worst_overlap", 1, ".2f"),
-    }
-    table = Table(title=f"{found.images} images of each set, {found.model}; ranges relative to {found.reference}")
-    table.add_column("")
-    for name in rows:
-        table.add_column(name, justify="right")
-    for title, (key, factor, form) in lines.items():
-        table.add_row(title, *("" if row[key] is None else f"{factor * row[key]:{form}}" for row in rows.values()))
-    Console().print(table)
+    print(f"{found.images} images of each set, {found.model}; ranges relative to {found.reference}")
+    tables: list[dict[str, tuple[str, float, str]]] = [
+        {
+            f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
+            "recognised targets, %": ("recognised", 100, ".0f"),
+            "KL from uniform, nats": ("kl", 1, ".2f"),
+            f"1-NN tells it from {found.reference}, %": ("nearest_neighbour", 100, ".0f"),
+            "range width, median layer": ("width", 1, ".2f"),
+            "range overlap, median layer": ("overlap", 1, ".2f"),
+            "range overlap, worst layer": ("worst_overlap", 1, ".2f"),
+        },
+        {
+            "foreground-background contrast": ("fg_bg_contrast", 1, ".3f"),
+            "foreground-background variance": ("fg_bg_variance", 1, ".4f"),
+            "patch similarity entropy, nats": ("entropy", 1, ".2f"),
+            "spectral slope (photographs -2)": ("slope", 1, ".1f"),
+        },
+    ]
+    for columns in tables:
+        table = Table()
+        table.add_column("set", no_wrap=True)
+        for title in columns:
+            table.add_column(title, justify="right")
+        for name, row in rows.items():
+            numbers = (
+                ("" if row[key] is None else f"{factor * row[key]:{form}}") for key, factor, form in columns.values()
+            )
+            table.add_row(name, *numbers)
+        Console().print(table)
     patches = found.sets[found.reference].structure.patches
     print(f"contrast, variance and entropy are of {patches} patches an image")
     for name, report in found.sets.items():
