@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 
 class D4CError(Exception):
@@ -38,6 +40,16 @@ def quantize_extra() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in ("huggingface_hub", "pyarrow", "safetensors", "torch"):
             raise
-        raise SettingError(
-            f"This needs {error.name}, which is not installed; run pip install 'd4c[quantize]'."
-        ) from None
+        raise _missing("This needs", str(error.name), "quantize") from None
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """Import a library of an extra where it is used; `purpose` begins the SettingError that says it is missing."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise _missing(purpose, module, extra) from None
+
+
+def _missing(purpose: str, library: str, extra: str) -> SettingError:
+    return SettingError(f"{purpose} {library}, which is not installed; run pip install 'd4c[{extra}]'.")

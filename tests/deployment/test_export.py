@@ -7,12 +7,9 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 from typer.testing import CliRunner
 
 import d4c
@@ -211,28 +208,10 @@ def test_published_models_fit(
     assert {name: made.sizes[name] <= limit for name, limit in most.items()} == dict.fromkeys(most, True)
 
 
-class _Runtime(nn.Module):
-    """An export in ONNX Runtime, with the interface of a CLIP."""
-
-    def __init__(self, clip: QuantizedCLIP, folder: Path) -> None:
-        super().__init__()
-        self.clip = clip
-        self.sessions = {tower: open_session(folder / f"{tower}.onnx") for tower in ("image", "text")}
-        self.preprocess, self.tokenize = clip.preprocess, clip.tokenize
-        self.name, self.logit_scale, self.device = clip.name, clip.logit_scale, clip.device
-
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.sessions["image"].run(None, {"pixels": pixels.numpy()})[0])
-
-    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        cropped = self.clip.text.crop(tokens)
-        return torch.from_numpy(self.sessions["text"].run(None, {"tokens": cropped.numpy()})[0])
-
-
 @pytest.mark.slow
 def test_accuracy_is_that_of_the_artifact(exported: Exported) -> None:
     """Within one point of top-1 on the embedded evaluation pack."""
     clip, made = exported
-    runtime: Any = _Runtime(clip, made.folder)
+    runtime = d4c.load_quantized(made.folder, runtime="onnxruntime")
     expected, found = d4c.evaluate(clip, "demo"), d4c.evaluate(runtime, "demo")
     assert abs(found.top1.value - expected.top1.value) <= 1

@@ -12,12 +12,11 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import d4c
-from d4c.errors import ArtifactError, SettingError
+from d4c.errors import ArtifactError, SettingError, require
 from d4c.files import atomic_folder, sha256
 from d4c.quantization.artifact import load_quantized
 from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
@@ -65,8 +64,7 @@ def export(
     if format != "onnx":
         raise SettingError(f"The format {format!r} is unknown; 'onnx' is the one there is.")
     for library in ("onnx", "onnxruntime"):
-        if find_spec(library) is None:
-            raise SettingError(f"export needs {library}, which is not installed; run pip install 'd4c[onnx]'.")
+        require(library, "onnx", "export needs")
     from d4c.deployment.towers import image_graph, text_graph
 
     source = Path(artifact).resolve()

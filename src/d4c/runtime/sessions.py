@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d4c.errors import SettingError
+from d4c.errors import SettingError, require
 
 Graph = Callable[[NDArray[Any]], NDArray[np.float32]]
 
@@ -46,12 +46,7 @@ def open_session(model: bytes | Path, opset: int, *, optimized: Path | None = No
 
 def openvino_graph(file: Path, opset: int) -> Graph:
     """The same in OpenVINO. Raises SettingError if it is not installed or cannot read the graph."""
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise SettingError(
-            "The runtime 'openvino' needs openvino, which is not installed; run pip install 'd4c[openvino]'."
-        ) from None
+    openvino = require("openvino", "openvino", "The runtime 'openvino' needs")
     core = openvino.Core()
     try:
         # Left to itself it computes in bfloat16 on processors that can.
