@@ -157,6 +157,7 @@ def quantize(
     calibration: Annotated[Path, typer.Option(help="Folder that synthesize wrote.")],
     scheme: Annotated[str, typer.Option(help="Bits of weights and activations, 2 to 8 each.")] = "W4A8",
     track: Track = "deployable",
+    ranges: Annotated[str, typer.Option(help="Ranges of activations: mse, minmax or percentile.")] = "mse",
     reconstruction: Reconstruction = None,
     iterations: Annotated[int | None, typer.Option(help="Reconstruction steps a unit.")] = None,
     importance: Annotated[
@@ -192,6 +193,7 @@ def quantize(
             scheme,
             images,
             track=track,  # type: ignore[arg-type]
+            ranges=ranges,  # type: ignore[arg-type]
             reconstruction=reconstruction,  # type: ignore[arg-type]
             iterations=iterations,
             importance=importance,  # type: ignore[arg-type]

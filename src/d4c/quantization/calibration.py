@@ -13,7 +13,7 @@ from d4c.models.resnet import ModifiedResNet
 from d4c.quantization.fold_search import find_sites
 from d4c.quantization.folding import fold_batchnorms, norm_readers
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
-from d4c.quantization.observer import Observer
+from d4c.quantization.observer import Observer, RangeRule
 from d4c.quantization.placement import Plan
 
 FOLD_IMAGES, FOLD_PROMPTS = 32, 128
@@ -57,11 +57,18 @@ def prepare(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], p
         site.choose()
 
 
-def calibrate(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], known_pixels: bool) -> None:
+def calibrate(
+    clip: CLIP,
+    pixels: Tensor,
+    tokens: Tensor,
+    towers: Sequence[str],
+    known_pixels: bool,
+    rule: RangeRule = "mse",
+) -> None:
     """Set the range of every quantizer of a converted CLIP, and round its weights to nearest.
 
-    Activations are observed in float. With `known_pixels` the range of the first layer is that of all pictures,
-    black to white after normalisation, whatever the calibration images hold.
+    Activations are observed in float and take their ranges by `rule`, weights by search. With `known_pixels` the range
+    of the first layer is that of all pictures, black to white after normalisation, whatever calibration images hold.
     """
     quantizers = {
         name: module
@@ -69,7 +76,7 @@ def calibrate(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str],
         if isinstance(module, ActivationQuantizer) and name.split(".")[0] in towers
     }
     for name, quantizer in quantizers.items():
-        quantizer.observer = Observer(quantizer.args, name)
+        quantizer.observer = Observer(quantizer.args, name, rule)
     try:
         run_towers(clip, pixels, tokens, towers)
         twins, ranges = _twins(clip), {}

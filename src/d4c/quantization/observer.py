@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from d4c.errors import DataError
+from d4c.quantization.extremes import OUTSIDE, between
 from d4c.quantization.ranges import Points, search, summarize
 from d4c.quantization.scheme import QuantArgs
 from d4c.quantization.thinning import merge, thin
+
+# How the range of an activation follows from its values: least error, all of them, or all but one in a thousand.
+RangeRule = Literal["mse", "minmax", "percentile"]
 
 
 class Observer:
     """Weighted samples of an activation over batches; one row, or one a channel of the last axis."""
 
-    def __init__(self, args: QuantArgs, name: str) -> None:
+    def __init__(self, args: QuantArgs, name: str, rule: RangeRule = "mse") -> None:
         self.args = args
+        self.rule = rule
         self.name = name
         self.parts: list[Points] = []
         self._size = (512, 64) if args.strategy == "channel" else (4096, 512)
@@ -38,5 +45,9 @@ class Observer:
                 f"The input of {self.name} contains NaN or infinite values on the calibration set; "
                 "check the checkpoint and the calibration images."
             )
-        scale, zero_point = search(points, self.args.num_bits)
+        if self.rule == "mse":
+            scale, zero_point = search(points, self.args.num_bits)
+        else:
+            outside = OUTSIDE if self.rule == "percentile" else 0.0
+            scale, zero_point = between(points, self.args.num_bits, outside)
         return (scale, zero_point) if self.args.strategy == "channel" else (scale[0], zero_point[0])

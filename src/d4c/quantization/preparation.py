@@ -11,6 +11,7 @@ import torch
 from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.calibration import calibrate
+from d4c.quantization.observer import RangeRule
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.scheme import Track
@@ -56,11 +57,17 @@ def calibration_inputs(
 
 
 def with_ranges(
-    float_clip: CLIP, plan: Plan, track: Track, pixels: torch.Tensor, tokens: torch.Tensor, towers: Sequence[str]
+    float_clip: CLIP,
+    plan: Plan,
+    track: Track,
+    pixels: torch.Tensor,
+    tokens: torch.Tensor,
+    towers: Sequence[str],
+    rule: RangeRule = "mse",
 ) -> CLIP:
     """A copy converted by the plan, every range chosen and the weights rounded to nearest."""
     quantized = copy.deepcopy(float_clip)
     convert(quantized, plan, track)
     few = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
-    calibrate(quantized, pixels[:few], tokens[:few], towers, known_pixels=track == "deployable")
+    calibrate(quantized, pixels[:few], tokens[:few], towers, track == "deployable", rule)
     return quantized

@@ -21,6 +21,7 @@ from d4c.quantization.allocation import mixed_overrides
 from d4c.quantization.calibration import prepare
 from d4c.quantization.checkpoint import Checkpoint, tensor_hash
 from d4c.quantization.layers import QuantizedLayer
+from d4c.quantization.observer import RangeRule
 from d4c.quantization.optimization import PAPER, Importance, ReconstructionConfig
 from d4c.quantization.placement import TOWERS, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
@@ -45,6 +46,7 @@ def quantize(
     calibration: CalibrationSet,
     *,
     track: Track = "deployable",
+    ranges: RangeRule = "mse",
     reconstruction: Reconstruction | None = None,
     iterations: int | None = None,
     batch_size: int | None = None,
@@ -61,7 +63,9 @@ def quantize(
 ) -> QuantizedCLIP:
     r"""Quantize the towers of a float CLIP; the CLIP itself is left as it is.
 
-    Ranges come from the calibration images and from `prompts` (by default 512 generic ones); then rounding and
+    Ranges come from the calibration images and from `prompts` (by default 512 generic ones): those of least error
+    ("mse"), or for comparison from the smallest to the largest value ("minmax") or over all but a thousandth of the
+    values ("percentile"); weights are always searched for the least error. Then rounding and
     activation scales are learned unit by unit, in `iterations` steps of `batch_size` samples each: whole blocks
     ("block", the deployable default), single layers ("layer"), as published ("published": transformer layers, ResNet
     bottlenecks; default of track "paper"), or not at all ("none": ranges only). With `importance="gradient"` an error
@@ -92,6 +96,8 @@ def quantize(
         )
     if safe_int8 and track == "paper":
         raise SettingError("safe_int8 is for integer kernels, which compute nothing of track 'paper'; leave one out.")
+    if ranges not in get_args(RangeRule):
+        raise SettingError(f"The ranges {ranges!r} are unknown; choose one of {', '.join(get_args(RangeRule))}.")
     if not towers or any(tower not in TOWERS for tower in towers):
         raise SettingError(f"The towers {list(towers)!r} are not among {list(TOWERS)}; choose one or both of these.")
     exceptions = default_overrides(track) | {p: Scheme.parse(own) for p, own in (overrides or {}).items()}
@@ -122,17 +128,18 @@ def quantize(
     plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers, plan)
-    quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
+    quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, ranges)
     if target_bits is not None or target_bytes is not None:
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
         exceptions |= mixed_overrides(probe, scheme, exceptions, target_bits, target_bytes, progress)
         plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
-        quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers)
+        quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, ranges)
     recipe: dict[str, Any] = {
         "d4c": d4c.__version__,
         "torch": torch.__version__,
         "scheme": str(scheme),
         "track": track,
+        "ranges": ranges,
         "safe_int8": safe_int8,
         "towers": list(towers),
         "overrides": {p: str(own) for p, own in exceptions.items() if any(re.fullmatch(p, name) for name in plan)},
