@@ -12,7 +12,7 @@ seed; `bench-vit` on 1,000 images of Tiny ImageNet, `demo-vit` on the demo pack)
     demo-vit, ranges   0.9882 -> 0.9887     0.9914 -> 0.9916     0.8094 -> 0.8143
     demo-vit, GPTQ     0.9909 -> 0.9920     0.9920 -> 0.9921     0.8248 -> 0.8133
 
-So it serves weights of few bits beside inputs of 6 or 8; at 4 and 4 bits errors of layers do not add up any more.
+So it serves 4-bit weights beside 8-bit inputs and changes little at 6 bits; at W4A4 errors of layers do not add up.
 
 Other exact folds were tried the same way, each kept where it lowered the error of its attention's output, and are not
 used, since embeddings came no nearer to the float ones. 1 - cosine with the fold off -> on (32 dead leaves, one or two
