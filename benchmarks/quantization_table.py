@@ -118,6 +118,11 @@ def peer_tables(results: dict[str, Any]) -> str:
     """Accuracy of each tool, and its seconds as a share of NNCF's on the same images."""
     lines = ["# Int8 of peers beside d4c's W8A8", "", "Both towers; how it is measured stands in "]
     lines[-1] += "`benchmarks/quantization_peers.py`. " + where(results["setup"]) + f", {results['setup']['date']}."
+    lines += [
+        "",
+        "`time / NNCF`: processor seconds to quantize both towers as a share of NNCF's on the same images. torchao ",
+    ]
+    lines[-1] += "measures activations in every run and leaves convolutions, which are most of a ResNet, in float."
     lines.append("")
     rows = results["rows"]
     for model, count in dict.fromkeys((r["model"], r["rows"]) for r in rows):
