@@ -161,8 +161,8 @@ def quantize(
     reconstruction: Reconstruction = None,
     iterations: Annotated[int | None, typer.Option(help="Reconstruction steps a unit.")] = None,
     importance: Annotated[
-        str, typer.Option(help="none, or gradient: errors count by what they do to the embedding.")
-    ] = "none",
+        str | None, typer.Option(help="none, or gradient: image tokens count by what their errors do to the embedding.")
+    ] = None,
     override: Annotated[
         list[str] | None, typer.Option(help="Exception PATTERN=SCHEME over layer names; may be repeated.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The weight of a token or channel is what a small error of it costs the embedding."""
+"""The weight of a token is what a small error of it costs the embedding."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization import importance, reconstruction
-from d4c.quantization.importance import gradient_importance
-from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from d4c.quantization.importance import token_importance
+from d4c.quantization.layers import ActivationQuantizer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, _Loop
 from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import with_ranges
@@ -24,17 +24,17 @@ from d4c.quantization.scheme import QuantArgs, Scheme
 from d4c.quantization.stages import run_stage, stages
 
 
-def models(clip: CLIP, tower: str, inputs: Tensor) -> tuple[CLIP, CLIP, Tensor]:
-    """A float model, its quantized form, and the inputs as the tower takes them."""
-    pixels = inputs if tower == "image" else torch.empty(0)
-    plan = make_plan(clip, Scheme.parse("W4A4"), "deployable", default_overrides("deployable"), (tower,))
-    quantized = with_ranges(clip, plan, "deployable", pixels, inputs, (tower,))
-    return clip, quantized, inputs if tower == "image" else clip.text.crop(inputs)
+def models(clip: CLIP) -> tuple[CLIP, CLIP, Tensor]:
+    """A float model, its quantized form, and pixels."""
+    pixels = d4c.synthesize(clip, "noise", images=6).pixels
+    plan = make_plan(clip, Scheme.parse("W4A4"), "deployable", default_overrides("deployable"))
+    tokens = clip.tokenize(["a cat", "two old dogs"])
+    return clip, with_ranges(clip, plan, "deployable", pixels, tokens, ("image", "text")), pixels
 
 
 @pytest.fixture(scope="module")
 def vit(tiny_vit: CLIP) -> tuple[CLIP, CLIP, Tensor]:
-    return models(tiny_vit, "image", d4c.synthesize(tiny_vit, "noise", images=6).pixels)
+    return models(tiny_vit)
 
 
 def embedding_error(quantized: CLIP, reference: CLIP, state: Tensor, after: int, inputs: Tensor) -> Tensor:
@@ -62,24 +62,18 @@ def test_it_is_the_squared_slope_of_the_embedding_error(vit: tuple[CLIP, CLIP, T
                 moved[tuple(place)] += sign * step
                 sides.append(float(embedding_error(quantized, reference, moved, 1, pixels)))
             squares[place[1]] += ((sides[0] - sides[1]) / (2 * step)) ** 2
-    found = gradient_importance(quantized, reference, "image", pixels)["image.blocks.0"]
+    found = token_importance(quantized, reference, pixels)["image.blocks.0"]
     assert torch.allclose(found, (squares / squares.mean())[:, None].expand(found.shape), rtol=1e-3)
 
 
-@pytest.mark.parametrize("model", ["tiny_vit", "tiny_rn"])
-@pytest.mark.parametrize("tower", ["image", "text"])
-def test_every_output_has_weights_of_mean_one(model: str, tower: str, request: pytest.FixtureRequest) -> None:
-    clip: CLIP = request.getfixturevalue(model)
-    inputs = clip.tokenize(["a cat", "two old dogs", "the sea"])
-    if tower == "image":
-        inputs = d4c.synthesize(clip, "noise", images=3).pixels
-    reference, quantized, inputs = models(clip, tower, inputs)
-    found = gradient_importance(quantized, reference, tower, inputs)
-    layers = {n: m for n, m in quantized.named_modules() if isinstance(m, QuantizedLinear | QuantizedConv2d)}
-    assert found.keys() == layers.keys() | {stage.name for stage in stages(quantized, tower)}
-    for name, layer in layers.items():
-        channels = found[name].shape[0 if isinstance(layer, QuantizedConv2d) else -1]
-        assert channels == layer.weight_shape[0]
+def test_every_output_with_tokens_has_weights_of_mean_one(vit: tuple[CLIP, CLIP, Tensor]) -> None:
+    reference, quantized, pixels = vit
+    found = token_importance(quantized, reference, pixels)
+    blocks = {n: m for n, m in quantized.image.blocks.named_modules() if isinstance(m, QuantizedLinear)}
+    states = {stage.name for stage in stages(quantized, "image")[:-1]}  # the last one is the embedding
+    assert found.keys() == {f"image.blocks.{name}" for name in blocks} | states
+    for name, layer in blocks.items():
+        assert found[f"image.blocks.{name}"].shape == (5, layer.weight_shape[0])
     for weights in found.values():
         assert bool((weights >= 0).all())
         assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
@@ -87,27 +81,17 @@ def test_every_output_has_weights_of_mean_one(model: str, tower: str, request: p
 
 def test_batches_are_samples_one_by_one(vit: tuple[CLIP, CLIP, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     reference, quantized, pixels = vit
-    whole = gradient_importance(quantized, reference, "image", pixels)
+    whole = token_importance(quantized, reference, pixels)
     monkeypatch.setattr(importance, "BATCH", 1)
-    for name, weights in gradient_importance(quantized, reference, "image", pixels).items():
+    for name, weights in token_importance(quantized, reference, pixels).items():
         assert torch.allclose(weights, whole[name], rtol=1e-3, atol=1e-5)
 
 
 def test_tokens_that_nobody_reads_do_not_count(vit: tuple[CLIP, CLIP, Tensor]) -> None:
     """Behind the last block, only the class token is."""
-    found = gradient_importance(vit[1], vit[0], "image", vit[2])["image.blocks.1"]
+    found = token_importance(vit[1], vit[0], vit[2])["image.blocks.1"]
     assert torch.equal(found[1:], torch.zeros_like(found[1:]))
     assert torch.allclose(found[0], torch.full_like(found[0], len(found)))
-
-
-def test_a_text_channel_that_nobody_reads_does_not_count(tiny_vit: CLIP) -> None:
-    reference, quantized, tokens = models(tiny_vit, "text", tiny_vit.tokenize(["a cat", "two old dogs"]))
-    reader = quantized.get_submodule("text.blocks.1.mlp.fc2")
-    assert isinstance(reader, QuantizedLinear)
-    reader.weight[:, 5] = 0
-    found = gradient_importance(quantized, reference, "text", tokens)["text.blocks.1.mlp.fc1"]
-    assert float(found[5]) == 0
-    assert float(found.mean()) == pytest.approx(1, rel=1e-5)
 
 
 def test_where_nothing_reaches_the_embedding_all_channels_count_alike(vit: tuple[CLIP, CLIP, Tensor]) -> None:
@@ -115,51 +99,70 @@ def test_where_nothing_reaches_the_embedding_all_channels_count_alike(vit: tuple
     last = quantized.get_submodule("image.projection")
     assert isinstance(last, QuantizedLinear)
     last.weight.zero_()
-    found = gradient_importance(quantized, reference, "image", pixels)["image.blocks.0"]
+    found = token_importance(quantized, reference, pixels)["image.blocks.0"]
     assert torch.equal(found, torch.ones_like(found))
 
 
 def test_the_models_are_left_as_they_were(vit: tuple[CLIP, CLIP, Tensor]) -> None:
     reference, quantized, pixels = vit
     with torch.no_grad():  # gradients are needed inside, whatever the caller has set
-        gradient_importance(quantized, reference, "image", pixels)
+        token_importance(quantized, reference, pixels)
     assert all(p.grad is None for clip in (reference, quantized) for p in clip.parameters())
     assert not any(module._forward_hooks for module in quantized.modules())
 
 
+Learned = list[tuple[Unit, list[str]]]
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> Learned:
+    """The units that were learned, with the names of their outputs."""
+    units: Learned = []
+    monkeypatch.setattr(reconstruction, "optimize", lambda *_: None)
+    original = reconstruction._Walk._optimize
+
+    def learn(self: reconstruction._Walk, unit: Unit, outputs: list[str]) -> None:
+        original(self, unit, outputs)
+        units.append((unit, outputs))
+
+    monkeypatch.setattr(reconstruction._Walk, "_optimize", learn)
+    return units
+
+
 @pytest.mark.parametrize("kind", ["block", "layer"])
-@pytest.mark.parametrize(("model", "tower"), [("tiny_vit", "image"), ("tiny_rn", "image"), ("tiny_vit", "text")])
-def test_every_unit_is_learned_with_the_weights_of_its_outputs(
-    model: str, tower: str, kind: UnitKind, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+def test_units_with_tokens_are_learned_with_the_weights_of_their_outputs(
+    vit: tuple[CLIP, CLIP, Tensor], kind: UnitKind, learned: Learned
 ) -> None:
-    clip: CLIP = request.getfixturevalue(model)
-    inputs = clip.tokenize(["a cat", "two old dogs", "the sea"])
-    if tower == "image":
-        inputs = d4c.synthesize(clip, "noise", images=3).pixels
-    reference, quantized, inputs = models(clip, tower, inputs)
-    expected = gradient_importance(quantized, reference, tower, inputs)
-    seen: list[Tensor] = []
-
-    def learn(unit: Unit, *_: object) -> None:
+    reference, quantized, pixels = vit[0], copy.deepcopy(vit[1]), vit[2]
+    found = token_importance(quantized, reference, pixels)
+    reconstruct(quantized, reference, "image", pixels, lambda _: kind, ReconstructionConfig(importance="gradient"))
+    weighted = [(unit, outputs) for unit, outputs in learned if unit.targets.ndim == 3]
+    assert len(weighted) == {"block": 3, "layer": 8}[kind]
+    for unit, outputs in weighted:
         assert unit.importance is not None
-        assert torch.broadcast_shapes(unit.importance.shape, unit.targets.shape) == unit.targets.shape
-        seen.append(unit.importance)
-
-    monkeypatch.setattr(reconstruction, "optimize", learn)
-    config = ReconstructionConfig(importance="gradient")
-    reconstruct(quantized, reference, tower, inputs, lambda _: kind, config)
-    last = f"{tower}.blocks.1.mlp.fc2" if model == "tiny_vit" else "image.blocks.3.conv3"
-    wanted = expected[last if kind == "layer" else ".".join(last.split(".")[:3])]
-    assert any(weights.shape == wanted.shape and torch.equal(weights, wanted) for weights in seen)
+        assert unit.importance.shape == unit.targets.shape[1:]
+        assert torch.equal(unit.importance, torch.cat([found[name] for name in outputs], 1))
+    assert all(unit.importance is None for unit, _ in learned if unit.targets.ndim != 3)
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (6,)], ids=["tokens", "channels"])
-def test_the_loss_weighs_squared_errors(shape: tuple[int, ...]) -> None:
-    """Twice the weight is an error that is larger by the root of two."""
+@pytest.mark.parametrize(("model", "tower"), [("tiny_rn", "image"), ("tiny_vit", "text")])
+def test_other_towers_are_learned_without(
+    model: str, tower: str, request: pytest.FixtureRequest, learned: Learned
+) -> None:
+    reference, quantized, inputs = models(request.getfixturevalue(model))
+    if tower == "text":
+        inputs = reference.tokenize(["a cat", "two old dogs"])
+    reconstruct(quantized, reference, tower, inputs, lambda _: "block", ReconstructionConfig(importance="gradient"))
+    assert learned
+    assert all(unit.importance is None for unit, _ in learned)
+
+
+def test_the_loss_weighs_squared_errors() -> None:
+    """A weight is an error that is larger by its root."""
     layer = QuantizedLinear(
         torch.nn.Linear(4, 6), QuantArgs(4, True, "channel"), ActivationQuantizer(QuantArgs(8, False, "tensor"))
     )
-    x, target, weights = torch.rand(5, 3, 4), torch.randn(5, 3, 6), torch.rand(shape) + 0.5
+    x, target, weights = torch.rand(5, 3, 4), torch.randn(5, 3, 6), torch.rand(3, 6) + 0.5
 
     def loss(forward: Callable[[Tensor], Tensor], targets: Tensor, importance: Tensor | None) -> Tensor:
         unit = Unit([layer], [layer.input_quantizer], forward, x, targets, importance=importance)

@@ -147,6 +147,7 @@ def test_the_paper_settings_are_the_published_ones() -> None:
     assert (PAPER.iterations, PAPER.batch_size, PAPER.drop, PAPER.warmup) == (20000, 32, 0.0, 0.2)
     assert (PAPER.rounding_lr, PAPER.image_scale_lr, PAPER.text_scale_lr) == (1e-3, 4e-5, 4e-6)
     assert (PAPER.rounding_weight, PAPER.beta_start, PAPER.beta_end) == (0.01, 20.0, 2.0)
+    assert (PAPER.loss, PAPER.importance, PAPER.closed_form_start) == ("published", "none", False)
 
 
 @pytest.mark.parametrize("tower", ["image", "text"])

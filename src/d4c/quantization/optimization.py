@@ -23,7 +23,7 @@ class ReconstructionConfig:
     `loss="published"` sums squared errors over dimension 1, averages the rest and adds
     `rounding_weight` times the sum of the rounding regulariser. `loss="relative"` divides the squared error by
     that of rounding to nearest and averages the regulariser, so that one `rounding_weight` suits every unit.
-    With `importance="gradient"` squared errors count as `gradient_importance` says.
+    With `importance="gradient"` the tokens of an image count as `token_importance` says.
     With `closed_form_start`, GPTQ finds the weights that learned rounding starts from.
     Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
     """
@@ -41,7 +41,7 @@ class ReconstructionConfig:
     beta_end: float = 2.0
     drop: float = 0.5
     loss: Literal["published", "relative"] = "relative"
-    importance: Importance = "none"
+    importance: Importance = "gradient"
 
     def shortened(self, iterations: int) -> ReconstructionConfig:
         """The same schedule in another number of steps, with learning rates by the root of the ratio.
@@ -68,6 +68,7 @@ PAPER = ReconstructionConfig(
     rounding_weight=0.01,
     drop=0.0,
     loss="published",
+    importance="none",
 )
 
 

@@ -50,7 +50,7 @@ def quantize(
     reconstruction: Reconstruction | None = None,
     iterations: int | None = None,
     batch_size: int | None = None,
-    importance: Importance = "none",
+    importance: Importance | None = None,
     overrides: Mapping[str, str | Scheme] | None = None,
     target_bits: float | None = None,
     target_bytes: int | None = None,
@@ -68,8 +68,9 @@ def quantize(
     values ("percentile"); weights are always searched for the least error. Then rounding and
     activation scales are learned unit by unit, in `iterations` steps of `batch_size` samples each: whole blocks
     ("block", the deployable default), single layers ("layer"), as published ("published": transformer layers, ResNet
-    bottlenecks; default of track "paper"), or not at all ("none": ranges only). With `importance="gradient"` an error
-    counts by what it does to the embedding (`gradient_importance`). `overrides` maps patterns over layer
+    bottlenecks; default of track "paper"), or not at all ("none": ranges only). With `importance="gradient"`
+    (default of track "deployable"; else "none") each token of a vision transformer counts by what its errors do to
+    the embedding (`token_importance`). `overrides` maps patterns over layer
     names to schemes, such as {r"image\.blocks\.0\..*": "W8A8"}; they come after the track's own exceptions.
 
     With `target_bits` (mean bits a weight) or `target_bytes` (of packed weights; scales, biases and norms come on top)
@@ -110,11 +111,12 @@ def quantize(
         if batch_size < 1:
             raise SettingError(f"batch_size is {batch_size}, but at least 1 is needed.")
         settings = replace(settings, batch_size=batch_size)
-    if importance not in get_args(Importance):
-        raise SettingError(
-            f"The importance {importance!r} is unknown; choose one of {', '.join(get_args(Importance))}."
-        )
-    settings = replace(settings, importance=importance)
+    if importance is not None:
+        if importance not in get_args(Importance):
+            raise SettingError(
+                f"The importance {importance!r} is unknown; choose one of {', '.join(get_args(Importance))}."
+            )
+        settings = replace(settings, importance=importance)
     if target_bits is not None and target_bytes is not None:
         raise SettingError(f"The targets {target_bits} bits and {target_bytes} bytes exclude each other; give one.")
 

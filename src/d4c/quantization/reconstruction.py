@@ -14,9 +14,10 @@ from torch import Tensor
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
+from d4c.models.vit import VisionTransformer
 from d4c.quantization.checkpoint import Checkpoint, set_stage_state, stage_state
 from d4c.quantization.gptq import GPTQ, Layer
-from d4c.quantization.importance import gradient_importance
+from d4c.quantization.importance import token_importance
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
 from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
@@ -47,7 +48,8 @@ def reconstruct(
     if tower == "text":
         inputs = reference.text.crop(inputs)
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
-    weights = gradient_importance(quantized, reference, tower, inputs) if config.importance == "gradient" else {}
+    weighted = config.importance == "gradient" and tower == "image" and isinstance(reference.image, VisionTransformer)
+    weights = token_importance(quantized, reference, inputs) if weighted else {}
     walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
     chain = stages(quantized, tower)
     for index, stage in enumerate(chain):
@@ -136,9 +138,8 @@ class _Walk:
 
     def _optimize(self, unit: Unit, outputs: list[str]) -> None:
         """Learn a unit; `outputs` are the layers, or the stage, whose outputs make up the unit's."""
-        if self.importance:
-            weights = [self.importance[name] for name in outputs]
-            unit.importance = torch.cat(weights, 0 if weights[0].ndim == 3 else -1)
+        if all(name in self.importance for name in outputs):
+            unit.importance = torch.cat([self.importance[name] for name in outputs], -1)
         optimize(unit, self.config, self.scale_lr, self.seed)
 
 
