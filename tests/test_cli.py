@@ -188,7 +188,7 @@ def test_quantize_writes_an_artifact_and_names_exceptions(d4c_command: Any, nois
     code, out, _ = d4c_command(*words, "--scheme", "W3A8", "--override", r"text\..*=W4A8")
     assert code == 0
     assert r"exception: text\..* at W4A8" in out.splitlines()
-    assert r"exception: image\.(patch_embed|stem\.conv1) at W8A8" in out.splitlines()
+    assert r"exception: image\.(patch_embed|stem\.conv\d) at W8A8" in out.splitlines()
     assert "\x1b" not in out
     assert d4c.load_quantized(tmp_path / "a").recipe["scheme"] == "W3A8"
 
@@ -215,11 +215,11 @@ def test_quantize_keeps_what_is_rebuilt_until_the_artifact_is_safe(
 @pytest.mark.usefixtures("few_prompts")
 def test_quantize_reaches_a_target(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
     words = ("quantize", "--model", "demo-rn", "--calibration", noise, "--reconstruction", "none", "-o", tmp_path / "a")
-    held = ("--override", r"(image|text)\.blocks\..*=W4A8")
+    held = ("--override", r"(image\.blocks\.[1-9]|text\.blocks)\..*=W4A8")
     code, out, _ = d4c_command(*words, *held, "--target-bits", 4.9, "--json")
     assert code == 0
     assert json.loads(out)["effective_bits"] <= 4.9
-    assert r"image\.stem\.conv2" in json.loads(out)["overrides"]
+    assert any(pattern.startswith(r"image\.blocks\.0") for pattern in json.loads(out)["overrides"])
 
 
 @pytest.mark.usefixtures("few_prompts")

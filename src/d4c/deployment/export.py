@@ -134,6 +134,7 @@ def _description(clip: QuantizedCLIP, folder: Path, unpacked: bool) -> dict[str,
         "image_size": clip.image_size,
         "context_length": text.context_length,
         "eos_id": text.eos_id,
+        "begin_id": clip.text.begin_id,
         "logit_scale": clip.logit_scale,
         "saturating": _saturating(clip),
         "files": {

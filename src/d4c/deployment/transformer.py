@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from onnx import TensorProto
+from torch import Tensor
 
 from d4c.deployment.graph import Graph, Layer, Shape
 from d4c.deployment.layers import activation, embedding, layer_norm, linear, matmul
@@ -46,14 +47,17 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
 
 
 def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, output: str) -> None:
-    width = tower.positional_embedding.shape[1]
+    context, width = tower.positional_embedding.shape
+    kept = int(tower.begin_id is not None)
+    if kept:
+        # The begin-of-text position has no state; it lives on in the keys and values that the blocks keep.
+        tokens = g.node("Slice", [tokens, g.integers(1), g.integers(context), g.integers(1)], "text.embed/tokens")
     length = g.node("Shape", [tokens], "text.embed/length", start=1, end=2)
     x = embedding(g, tokens, tower.token_embedding, "text.token_embedding")
-    table = g.constant("text.embed/table", tower.positional_embedding)
+    table = g.constant("text.embed/table", tower.positional_embedding[kept:])
     positions = g.node("Slice", [table, g.integers(0), length, g.integers(0)], "text.embed/positions")
-    shape: Shape = ["batch", "length", width]
+    shape: Shape = ["batch", "length_behind_begin" if kept else "length", width]
     x = g.state(g.node("Add", [x, positions], "text.embed"), shape)
-    context = tower.positional_embedding.shape[0]
     future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
     corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
     mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
@@ -85,13 +89,24 @@ def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None) -
 
 def _attention(g: Graph, x: str, attn: Attention, name: str, mask: str | None) -> str:
     q, k, v = (linear(g, x, layer, f"{name}.{part}") for part, layer in (("q", attn.q), ("k", attn.k), ("v", attn.v)))
-    return linear(g, attend(g, q, k, v, attn, name, mask), attn.out, f"{name}.out")
+    first = None if attn.first_key is None or attn.first_value is None else (attn.first_key, attn.first_value)
+    return linear(g, attend(g, q, k, v, attn, name, mask, first), attn.out, f"{name}.out")
 
 
 def attend(
-    g: Graph, q: str, k: str, v: str, module: Attention | AttentionPool, name: str, mask: str | None = None
+    g: Graph,
+    q: str,
+    k: str,
+    v: str,
+    module: Attention | AttentionPool,
+    name: str,
+    mask: str | None = None,
+    first: tuple[Tensor, Tensor] | None = None,
 ) -> str:
-    """softmax(q k^T / sqrt(d)) v over heads, joined to [batch, length, C]; q, k, v are [batch, length, C]."""
+    """softmax(q k^T / sqrt(d)) v over heads, joined to [batch, length, C]; q, k, v are [batch, length, C].
+
+    `first` is the key and value [heads, d] of one more position that all see; its products stay float.
+    """
     width = len(module.k.weight)
     depth = width // module.heads
 
@@ -100,10 +115,25 @@ def attend(
         return g.node("Transpose", [split], f"{x}/heads", perm=perm)
 
     q = g.node("Mul", [q, g.scalar(depth**-0.5)], f"{q}/scaled")
-    scores = matmul(g, heads(q, [0, 2, 1, 3]), heads(k, [0, 2, 3, 1]), module.scores, f"{name}.scores")
+    queries = heads(q, [0, 2, 1, 3])
+    scores = matmul(g, queries, heads(k, [0, 2, 3, 1]), module.scores, f"{name}.scores")
     if mask is not None:
         scores = g.node("Add", [scores, mask], f"{name}.scores/masked")
+    if first is not None:
+        # One dot product a query: too little for a matrix product.
+        own = g.node("Mul", [queries, g.constant(f"{name}/first_key", first[0][:, None])], f"{name}.first/products")
+        own = g.node("ReduceSum", [own, g.integers(-1)], f"{name}.first/scores", keepdims=1)
+        scores = g.node("Concat", [own, scores], f"{name}.first/all_scores", axis=-1)
     attention = g.node("Softmax", [scores], f"{name}.scores/softmax", axis=-1)
+    value = attention
+    if first is not None:
+        end = g.constant("integers/end", np.array([np.iinfo(np.int64).max], np.int64))
+        one, last = g.integers(1), g.integers(-1)
+        value = g.node("Slice", [attention, g.integers(0), one, last], f"{name}.first/weights")
+        value = g.node("Mul", [value, g.constant(f"{name}/first_value", first[1][:, None])], f"{name}.first/context")
+        attention = g.node("Slice", [attention, one, end, last], f"{name}.scores/weights")
     context = matmul(g, attention, heads(v, [0, 2, 1, 3]), module.context, f"{name}.context")
+    if first is not None:
+        context = g.node("Add", [context, value], f"{name}.first/joined")
     context = g.node("Transpose", [context], f"{name}.context/rows", perm=[0, 2, 1, 3])
     return g.reshape(context, [0, 0, width], f"{name}.context/joined")

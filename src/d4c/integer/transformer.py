@@ -74,10 +74,10 @@ class IntegerBlock(nn.Module):
         scores, context = cast(QuantizedMatMul, attn.scores), cast(QuantizedMatMul, attn.context)
         self.scale = float(scores.a.scale * scores.b.scale)
         self.before, self.behind = BeforeAttention(block, dtype), BehindAttention(block, dtype)
-        self.first_value: Tensor | None = None
-        if attn.first_value is not None:
-            # In steps of the values' codes, which `behind` multiplies with their scale.
-            self.register_buffer("first_value", attn.first_value[:, None] / context.b.scale.detach())
+        self.first_value: Tensor | None
+        value = attn.first_value
+        # In steps of the values' codes, which `behind` multiplies with their scale.
+        self.register_buffer("first_value", None if value is None else value[:, None] / context.b.scale.detach())
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         q, k, v, first = self.before(x)

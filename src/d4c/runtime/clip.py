@@ -103,6 +103,12 @@ class RuntimeCLIP:
             return self._nothing()
         if ids.min() < 0 or ids.max() >= VOCAB_SIZE:
             raise DataError(f"the tokens run from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}.")
+        begin = self.exported.begin_id
+        if begin is not None and (ids[:, 0] != begin).any():
+            raise DataError(
+                f"a prompt begins with the token {ids[ids[:, 0] != begin][0, 0]}, expected {begin}, the begin of text; "
+                "give what `tokenize` gives."
+            )
         end = self.exported.eos_id
         marks = ids if end is None else ids == end
         return self._text(np.ascontiguousarray(ids[:, : int(marks.argmax(1).max()) + 1], np.int64))

@@ -21,8 +21,8 @@ FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json"
 class ExportedModel:
     """What an export says of itself; `saturating` are the layers whose 8-bit weights need VNNI instructions.
 
-    `eos_id` is None where the largest id of a prompt marks its end; `fingerprint` stands for everything that image
-    embeddings depend on.
+    `eos_id` is None where the largest id of a prompt marks its end, `begin_id` where prompts may begin with any token;
+    `fingerprint` stands for everything that image embeddings depend on.
     """
 
     folder: Path
@@ -32,6 +32,7 @@ class ExportedModel:
     image_size: int
     context_length: int
     eos_id: int | None
+    begin_id: int | None
     logit_scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -64,6 +65,7 @@ def read_export(folder: Path) -> ExportedModel:
             image_size=int(data["image_size"]),
             context_length=int(data["context_length"]),
             eos_id=None if data["eos_id"] is None else int(data["eos_id"]),
+            begin_id=None if data["begin_id"] is None else int(data["begin_id"]),
             logit_scale=float(data["logit_scale"]),
             mean=(mean[0], mean[1], mean[2]),
             std=(std[0], std[1], std[2]),
