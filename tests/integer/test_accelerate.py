@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,15 @@ def test_bf16_between_the_products_costs_little(demo_vit: CLIP) -> None:
     pixels = d4c.synthesize(demo_vit, "leaves", images=8, seed=1).pixels
     ours, simulated = accelerate(clip, torch.bfloat16).encode_image(pixels), clip.encode_image(pixels)
     assert F.cosine_similarity(ours, simulated).min() > 0.998
+
+
+@torch.no_grad()
+def test_an_artifact_loads_with_integer_products(demo_vit: CLIP, tmp_path: Path) -> None:
+    clip = quantized(demo_vit, "W4A8")
+    clip.save_pretrained(tmp_path / "artifact")
+    loaded = d4c.load_quantized(tmp_path / "artifact", runtime="integer")
+    tokens = demo_vit.tokenize(PROMPTS)
+    assert torch.equal(loaded.encode_text(tokens), accelerate(clip).encode_text(tokens))
 
 
 def test_a_float_tower_stays_as_it_is(demo_rn: CLIP) -> None:

@@ -11,6 +11,7 @@ from d4c.runtime.clip import RuntimeCLIP
 if TYPE_CHECKING:
     import torch
 
+    from d4c.models.clip import CLIP
     from d4c.quantization.quantized import QuantizedCLIP
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -23,24 +24,34 @@ def load_quantized(
 
 
 @overload
+def load_quantized(folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["integer"]) -> CLIP: ...
+
+
+@overload
 def load_quantized(folder: str | Path, device: str | torch.device = "cpu", *, runtime: Runtime) -> RuntimeCLIP: ...
 
 
 def load_quantized(
-    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["torch"] | Runtime = "torch"
-) -> QuantizedCLIP | RuntimeCLIP:
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    runtime: Literal["torch", "integer"] | Runtime = "torch",
+) -> CLIP | RuntimeCLIP:
     """Read a quantized CLIP: `encode_image`, `encode_text`, `classify`, `preprocess`, `tokenize`, `logit_scale`.
 
-    `runtime` "torch" simulates the artifact in `folder`, bit for bit as it was saved, tensors in and out.
-    "onnxruntime" and "openvino" execute the folder that `d4c export` made of it, arrays in and out, without PyTorch
-    and on the CPU only. Raises ArtifactError with the reason if anything is missing, damaged or from a newer version,
-    SettingError for an unknown, missing or too old runtime.
+    `runtime` "torch" simulates the artifact in `folder`, bit for bit as it was saved, tensors in and out. "integer"
+    multiplies its codes on a GPU, for transformers; what lies between products is rounded to bf16 there (see
+    `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute the folder that `d4c export` made of it, arrays in
+    and out, without PyTorch and on the CPU only. Raises ArtifactError with the reason if anything is missing, damaged
+    or from a newer version, SettingError for an unknown, missing or too old runtime.
     """
-    if runtime == "torch":
+    if runtime in ("torch", "integer"):
         with quantize_extra():
+            from d4c.integer.accelerate import accelerate
             from d4c.quantization.artifact import load_quantized as load_artifact
 
-        return load_artifact(folder, device)
+        clip = load_artifact(folder, device)
+        return clip if runtime == "torch" else accelerate(clip)
     if str(device) != "cpu":
         raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")
     return RuntimeCLIP(folder, runtime)
