@@ -41,7 +41,7 @@ class ReconstructionConfig:
     beta_end: float = 2.0
     drop: float = 0.5
     loss: Literal["published", "relative"] = "relative"
-    importance: Importance = "gradient"
+    importance: Importance = "none"
 
     def shortened(self, iterations: int) -> ReconstructionConfig:
         """The same schedule in another number of steps, with learning rates by the root of the ratio.
@@ -68,7 +68,6 @@ PAPER = ReconstructionConfig(
     rounding_weight=0.01,
     drop=0.0,
     loss="published",
-    importance="none",
 )
 
 
