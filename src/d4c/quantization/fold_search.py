@@ -4,8 +4,9 @@ A full fold suits inputs of few bits, but gives the weights columns of different
 for. So each norm is tried at several strengths, in float but for its readers' inputs and weights at the bits of the
 plan, on some hundred positions and a few output channels.
 
-Cosines of image embeddings to the float ones with full strength everywhere -> with this choice (64 dead leaves, one
-seed; `bench-vit` on 1,000 images of Tiny ImageNet, `demo-vit` on the demo pack):
+Exploratory runs, for which no script is kept. Cosines of image embeddings to the float ones with full strength
+everywhere -> with this choice (64 dead leaves, one seed; `bench-vit` on 1,000 images of Tiny ImageNet, `demo-vit` on
+the demo pack):
 
                        W4A8                 W6A6                 W4A4
     bench-vit, ranges  0.9847 -> 0.9879     0.9862 -> 0.9861     0.8833 -> 0.8767
