@@ -66,7 +66,7 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @cache
     def compiled() -> Callable[..., Result]:
-        return torch.compile(function, dynamic=False)
+        return torch.compile(function, dynamic=False, options=options())
 
     @wraps(function)
     def call(first: torch.Tensor, *rest: Any) -> Result:
@@ -81,14 +81,17 @@ def can_compile() -> bool:
     return find_spec("triton") is not None
 
 
-def compile_part(module: torch.nn.Module, tune: bool = False) -> None:
-    """Compile a module in place; equal shapes share their kernels.
+def options() -> dict[str, Any]:
+    """What the compiler is told: to choose no kernel by a measurement, which could end otherwise in the next run."""
+    import torch._inductor.config as inductor  # takes seconds to import
 
-    With `tune`, matrix products are tried as kernels that do what comes behind them before they write, too; it takes
-    a minute for every new shape, once on a machine.
-    """
+    return {"deterministic": True} if hasattr(inductor, "deterministic") else {}
+
+
+def compile_part(module: torch.nn.Module) -> None:
+    """Compile a module in place; equal shapes share their kernels."""
     import torch._dynamo as dynamo  # takes seconds to import
 
     # Every shape is compiled once, and one process may see many models; the default gives up after eight.
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 256)
-    module.compile(dynamic=False, mode="max-autotune-no-cudagraphs" if tune else None)
+    module.compile(dynamic=False, options=options())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization.calibration import prepare, run_towers
-from d4c.quantization.fold_search import STRENGTHS, FoldSite, find_sites
+from d4c.quantization.fold_search import FoldSite, find_sites
 from d4c.quantization.folding import fold_channel_ranges
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLinear
 from d4c.quantization.observer import Observer
@@ -58,7 +58,7 @@ def test_every_norm_of_a_tower_has_the_least_error_of_all_strengths(
     assert len(sites) == 2 * len(clip.text.blocks)
     for site in sites:
         errors = [site.error(site.layers)]
-        for strength in STRENGTHS:
+        for strength in site.strengths:
             norm, *readers = folded = copy.deepcopy(site.layers)
             fold_channel_ranges(norm, readers, site.low, site.high, strength)  # type: ignore[arg-type]
             errors.append(site.error(folded))

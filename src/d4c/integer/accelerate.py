@@ -8,20 +8,19 @@ import torch
 from torch import nn
 
 from d4c.errors import SettingError
-from d4c.graphs import can_compile, compile_part
-from d4c.integer.transformer import IntegerBlock, to_integer
+from d4c.integer.transformer import to_integer
 from d4c.models.clip import CLIP
 from d4c.models.resnet import ModifiedResNet
 from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.quantized import QuantizedCLIP
 
 
-def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None, tune: bool = False) -> CLIP:
+def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CLIP:
     """A CLIP with the same interface whose transformers multiply int8 by int8 on the device's integer units.
 
-    Between the products `dtype` is kept, by default bf16 on GPUs and float32 elsewhere; on a GPU everything between
-    two products is compiled into one kernel, and with `tune` a part of it into the products. Embeddings agree with the
-    artifact's up to that rounding and an unquantized softmax. A tower that was left float stays as it is. Raises
+    Between the products `dtype` is kept, by default bf16 on GPUs and float32 elsewhere. On a GPU with Triton a product
+    and what comes right behind it are one kernel, whose tiles the first call of a shape chooses. Embeddings agree with
+    the artifact's up to that rounding and an unquantized softmax. A tower that was left float stays as it is. Raises
     SettingError for a quantized ResNet tower and for track "paper".
     """
     if isinstance(quantized.image, ModifiedResNet) and _is_quantized(quantized.image):
@@ -41,11 +40,6 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None, tune:
             continue
         assert not isinstance(tower, ModifiedResNet)
         to_integer(tower, kept)
-        if on_gpu and can_compile():
-            for block in tower.blocks:
-                assert isinstance(block, IntegerBlock)
-                compile_part(block.before, tune)
-                compile_part(block.behind, tune)
     return model.eval().requires_grad_(False)
 
 

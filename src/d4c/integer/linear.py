@@ -1,4 +1,4 @@
-"""Linear layers on integer tensor cores: int8 times int8 to int32, and one fused kernel around each product."""
+"""Linear layers in integers: int8 times int8 to int32, and what lies around the products."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d4c.errors import SettingError
+from d4c.graphs import fused
+from d4c.integer.products import DEPTH, Rounding, product
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
 from d4c.quantization.packing import pack
-
-DEPTH = 16
-"""The integer products of NVIDIA's library take depths that are multiples of this."""
-ROWS = 17
-"""And at least this many rows."""
 
 
 class Codes(nn.Module):
@@ -36,16 +33,19 @@ class Codes(nn.Module):
         self.register_buffer("scale", quantizer.scale.detach().clone())
         self.register_buffer("zero_point", quantizer.zero_point.clone())
 
-    def rounded(self, x: Tensor) -> Tensor:
-        return (torch.round(x.float() / self.scale) + self.zero_point).clamp(self.low, self.high)
+    @property
+    def ends(self) -> tuple[int, int, int]:
+        """Lowest and highest code, and what int8 codes are moved by."""
+        return self.low, self.high, self.shift
 
     def forward(self, x: Tensor) -> Tensor:
-        """int8 codes less `shift`."""
-        return (self.rounded(x) - self.shift).to(torch.int8)
+        return to_codes(x, self.scale, self.zero_point, self.ends)
 
-    def centred(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Codes less the zero point: integers of at most 8 bits and a sign, which bf16 holds exactly."""
-        return (self.rounded(x) - self.zero_point).to(dtype)
+
+def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
+    """int8 codes of real values, as `Codes` gives them."""
+    low, high, shift = ends
+    return ((torch.round(x / scale) + zero_point).clamp(low, high) - shift).to(torch.int8)
 
 
 class IntegerLinear(nn.Module):
@@ -69,7 +69,7 @@ class IntegerLinear(nn.Module):
         offset = -(scale.double() * zero.double() * weight.double().sum(1))
         biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.codes)) for layer in layers]
         offset += torch.cat([bias.to(offset.device) for bias in biases]).double()
-        self.depth = weight.shape[1]
+        self.outputs, self.depth = weight.shape
         weight = F.pad(weight, (0, -self.depth % DEPTH))
         self.packed = all(layer.weight_args.num_bits <= 4 for layer in layers)
         stored = pack(weight, 4, signed=True).view(len(weight), -1) if self.packed else weight.to(torch.int8)
@@ -81,17 +81,30 @@ class IntegerLinear(nn.Module):
         self.register_buffer("offset", offset.float())
 
     def unpacked(self) -> Tensor:
-        """int8 weights [O, K]."""
-        if not self.packed:
-            return self.weight
-        nibbles = torch.stack([self.weight & 15, self.weight >> 4], -1).flatten(1)
-        return nibbles.to(torch.int8) - 8
+        """int8 weights [O, K], filled up with zeros to a depth that kernels take."""
+        return unpack_nibbles(self.weight) if self.packed else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Real values [..., K] to float32 [..., O]."""
-        codes = self.codes(x).flatten(0, -2)
-        rows = len(codes)
-        codes = F.pad(codes, (0, -self.depth % DEPTH, 0, max(0, ROWS - rows)))
-        products = torch._int_mm(codes, self.unpacked().t())
-        y = products[:rows] * self.scale + self.offset
-        return y.view(*x.shape[:-1], len(self.weight))
+        return self.product(self.codes(x), torch.float32)
+
+    def product(
+        self,
+        codes: Tensor,
+        dtype: torch.dtype,
+        act: nn.Module | None = None,
+        rounding: Rounding | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Codes [..., K] to [..., O], as `d4c.integer.products.product` says."""
+        shape = *codes.shape[:-1], self.outputs
+        codes = F.pad(codes, (0, -self.depth % DEPTH)).flatten(0, -2)
+        rows = None if residual is None else residual.reshape(-1, self.outputs)
+        given = codes, self.unpacked(), self.scale, self.offset
+        return product(*given, dtype=dtype, act=act, rounding=rounding, residual=rows).view(shape)
+
+
+@fused
+def unpack_nibbles(packed: Tensor) -> Tensor:
+    """Two 4-bit codes a byte, the lower one first, [O, K / 2] to int8 [O, K]."""
+    return torch.stack([packed & 15, packed >> 4], -1).flatten(1).to(torch.int8) - 8

@@ -1,0 +1,103 @@
+"""The Triton kernel behind `product`: int8 tiles multiplied on the tensor cores, the rest done before they are written.
+
+Without it a product writes int32 and the next kernel reads it again, which takes longer than int8 saves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+from d4c.integer.products import Rounding
+from d4c.models.layers import QuickGELU
+
+GROUP = 8
+"""Tiles of rows that follow one another, so that the weights they share stay in the cache."""
+TILES = ((128, 128, 64, 4, 5), (128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (256, 128, 128, 8, 3))
+"""Rows, columns, depth, warps and stages of the tiles among which the first call of a shape chooses."""
+
+
+def _configs() -> list[Any]:
+    return [
+        triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}, num_warps=warps, num_stages=stages)
+        for rows, columns, depth, warps, stages in TILES
+    ]
+
+
+@triton.autotune(configs=_configs(), key=["o", "k", "ACT", "ROUND", "ADD", "rows_class"])
+@triton.heuristics({"WHOLE": lambda given: given["k"] % given["DEPTH"] == 0})
+@triton.jit(do_not_specialize=["r", "rows_class"])
+def _kernel(
+    a, b, scale, offset, inverse, zero, low, high, residual, out,
+    r, o, k, rows_class,
+    ACT: tl.constexpr, ROUND: tl.constexpr, ADD: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    tile = tl.program_id(0)
+    down, across = tl.cdiv(r, ROWS), tl.cdiv(o, COLUMNS)
+    first = tile // (GROUP * across) * GROUP
+    height = min(down - first, GROUP)
+    row = (first + tile % (GROUP * across) % height) * ROWS + tl.arange(0, ROWS)
+    column = tile % (GROUP * across) // height * COLUMNS + tl.arange(0, COLUMNS)
+    depth = tl.arange(0, DEPTH)
+    # Rows and columns beyond the end are computed from others and not written.
+    a_at = a + (row % r).to(tl.int64)[:, None] * k + depth[None, :]
+    b_at = b + (column % o)[None, :] * k + depth[:, None]
+    sums = tl.zeros((ROWS, COLUMNS), dtype=tl.int32)
+    for start in range(0, k, DEPTH):
+        if WHOLE:
+            x, w = tl.load(a_at), tl.load(b_at)
+        else:
+            inside = depth < k - start
+            x, w = tl.load(a_at, mask=inside[None, :], other=0), tl.load(b_at, mask=inside[:, None], other=0)
+        sums = tl.dot(x, w, sums, out_dtype=tl.int32)
+        a_at += DEPTH
+        b_at += DEPTH
+
+    known = column < o
+    y = sums.to(tl.float32) * tl.load(scale + column, mask=known, other=0.0)[None, :]
+    y += tl.load(offset + column, mask=known, other=0.0)[None, :]
+    if ACT == 1:
+        y = y * tl.sigmoid(1.702 * y)
+    elif ACT == 2:
+        y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+    if ROUND:
+        # To the nearest integer, halves to even ones: beyond 2^23 float32 holds nothing finer.
+        y = y * tl.load(inverse + column, mask=known, other=0.0)[None, :] + 12582912.0 - 12582912.0
+        y += tl.load(zero + column, mask=known, other=0.0)[None, :]
+        y = tl.maximum(y, tl.load(low + column, mask=known, other=0.0)[None, :])
+        y = tl.minimum(y, tl.load(high + column, mask=known, other=0.0)[None, :])
+    at = row.to(tl.int64)[:, None] * o + column[None, :]
+    inside = (row < r)[:, None] & known[None, :]
+    if ADD:
+        y += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+
+
+def fused_product(
+    codes: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    dtype: torch.dtype,
+    act: nn.Module | None,
+    rounding: Rounding | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """See `d4c.integer.products.product`."""
+    codes, weight = codes.contiguous(), weight.contiguous()
+    (r, k), o = codes.shape, len(weight)
+    out = torch.empty(r, o, dtype=dtype, device=codes.device)
+    kind = 0 if act is None else 1 if isinstance(act, QuickGELU) else 2
+    # Where a part is left out, any pointer will do.
+    columns = (scale,) * 4 if rounding is None else (rounding.inverse, rounding.zero, rounding.low, rounding.high)
+    _kernel[lambda given: (triton.cdiv(r, given["ROWS"]) * triton.cdiv(o, given["COLUMNS"]),)](
+        codes, weight, scale, offset, *columns, out if residual is None else residual.contiguous(), out,
+        r, o, k, r.bit_length(),
+        ACT=kind, ROUND=rounding is not None, ADD=residual is not None, GROUP=GROUP,
+    )  # fmt: skip
+    return out
