@@ -8,6 +8,8 @@ drops out; set-up (text features, model hash, kernels, graph capture, final chec
 `--reference` is a clone of https://github.com/Keio-CSG/D4C; of it one file is run, on our towers and prompts. It always
 computes in float32 and on the tower as it is, where ours rearranges a copy. `demo-vit` and `demo-rn` are the embedded
 models; the others have their published shapes and random weights.
+Under torchrun (`torchrun --nproc-per-node=2 benchmarks/synthesis.py ...`) the processes share the images, whose hash is
+that of one process with `--batch` at the images of each.
 `--peak-tflops` is what the device can do in the chosen precision; with it the table tells how much of the time the
 products of the image tower as it is would need (forward and gradient of the input, 2 views an image).
 """
@@ -31,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import d4c
@@ -39,6 +42,7 @@ from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.synthesis.config import PRESETS
 from d4c.synthesis.prompts import resolve_prompts
+from d4c.synthesis.shards import place, workers
 
 PUBLISHED = PRESETS["paper"]
 CONFIGS = {
@@ -71,12 +75,12 @@ def tower_flops(clip: CLIP) -> int:
     return counter.get_total_flops()
 
 
-def ours(clip: CLIP, args: argparse.Namespace) -> Callable[[int], None]:
-    """The published synthesis of this package as a function of the iterations."""
+def ours(clip: CLIP, args: argparse.Namespace, made: list[Tensor]) -> Callable[[int], None]:
+    """The published synthesis of this package as a function of the iterations; `made` holds its last images."""
 
     def run(iterations: int) -> None:
-        given = {"images": args.images, "precision": args.precision, "seed": args.seed}
-        d4c.synthesize(clip, "d4c", "paper", iterations=iterations, **given)
+        given = {"images": args.images, "precision": args.precision, "seed": args.seed, "batch": args.batch}
+        made[:] = [d4c.synthesize(clip, "d4c", "paper", iterations=iterations, **given).pixels]
 
     return run
 
@@ -139,7 +143,9 @@ def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
     clip = make_clip(name, args.device, args.seed)
     flops = 2 * args.images * tower_flops(clip)
     row: dict[str, Any] = {"model": name, "image_size": clip.image_size, "tflop": flops / 1e12}
-    row["ours"] = measure(ours(clip, args), args.iterations, args.repeats, clip.device)
+    made: list[Tensor] = []
+    row["ours"] = measure(ours(clip, args, made), args.iterations, args.repeats, clip.device)
+    row["images_sha256"] = hashlib.sha256(made[0].contiguous().numpy().tobytes()).hexdigest()
     row["reference"] = None
     if args.reference:
         row["reference"] = measure(reference(clip, args), args.reference_iterations, args.repeats, clip.device)
@@ -169,7 +175,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def setup(args: argparse.Namespace) -> dict[str, Any]:
+def setup(args: argparse.Namespace, processes: int) -> dict[str, Any]:
     """What the figures depend on."""
     gpu = args.device.startswith("cuda")
     source = (args.reference / FILE).read_bytes() if args.reference else None
@@ -181,6 +187,8 @@ def setup(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "images": args.images,
         "group_size": PUBLISHED.group_size,
+        "processes": processes,
+        "batch": args.batch,
         "precision": args.precision,
         "peak_tflops": args.peak_tflops,
         "reference_sha256": hashlib.sha256(source).hexdigest() if source else None,
@@ -195,6 +203,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--reference", type=Path, help="a clone of the authors' repository")
     parser.add_argument("--images", type=int, default=PUBLISHED.images)
+    parser.add_argument("--batch", type=int, help="images that go through the tower at once; default all")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of ours")
     parser.add_argument("--peak-tflops", type=float, help="of the device in that precision")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -205,12 +214,14 @@ def main() -> None:
         parser.error(f"no model is called {unknown[0]!r}; choose from {', '.join(MODELS)}")
     if args.reference and not (args.reference / FILE).is_file():
         parser.error(f"{args.reference} has no file {FILE}; give a clone of https://github.com/Keio-CSG/D4C")
-    report: dict[str, Any] = {"setup": setup(args), "rows": []}
-    for name in args.models:
-        report["rows"].append(case(name, args))
-        with atomic_file(args.out) as file:
-            file.write_text(json.dumps(report, indent=1) + "\n")
-        print(table(report["rows"]), flush=True)
+    with workers(args.device) as (args.device, writes):
+        report: dict[str, Any] = {"setup": setup(args, place()[1]), "rows": []}
+        for name in args.models:
+            report["rows"].append(case(name, args))
+            if writes:
+                with atomic_file(args.out) as file:
+                    file.write_text(json.dumps(report, indent=1) + "\n")
+                print(table(report["rows"]), flush=True)
 
 
 if __name__ == "__main__":
