@@ -16,13 +16,19 @@ from d4c.quantization.rounding import SoftRounding
 Importance = Literal["none", "gradient"]
 
 
+TEMPERATURE = 1000.0
+"""At the end, the offset between two codes at which a weight is still soft is a thousandth of that at the start."""
+
+
 @dataclass(frozen=True)
 class ReconstructionConfig:
     """How each unit is optimised; the defaults are those of the deployable track.
 
-    `loss="published"` sums squared errors over dimension 1, averages the rest and adds
-    `rounding_weight` times the sum of the rounding regulariser. `loss="relative"` divides the squared error by
-    that of rounding to nearest and averages the regulariser, so that one `rounding_weight` suits every unit.
+    With `annealing="published"` the loss sums squared errors over dimension 1, averages the rest and adds
+    `rounding_weight` times the sum of the rounding regulariser, which leaves many weights undecided unless there are
+    thousands of steps. With `annealing="temperature"` it is the mean squared error alone: a temperature that grows to
+    `TEMPERATURE` decides every weight, while what is still soft makes up for it; and a unit stays as it was if
+    learning did not lower its error.
     With `importance="gradient"` the tokens of an image count as `token_importance` says.
     With `closed_form_start`, GPTQ finds the weights that learned rounding starts from.
     Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
@@ -35,12 +41,12 @@ class ReconstructionConfig:
     image_scale_lr: float = 1e-3
     text_scale_lr: float = 1e-3
     absolute_scales: bool = False
-    rounding_weight: float = 1.0
+    rounding_weight: float = 0.01
     warmup: float = 0.2
     beta_start: float = 20.0
     beta_end: float = 2.0
     drop: float = 0.5
-    loss: Literal["published", "relative"] = "relative"
+    annealing: Literal["published", "temperature"] = "temperature"
     importance: Importance = "none"
 
     def shortened(self, iterations: int) -> ReconstructionConfig:
@@ -65,9 +71,8 @@ PAPER = ReconstructionConfig(
     image_scale_lr=4e-5,
     text_scale_lr=4e-6,
     absolute_scales=True,
-    rounding_weight=0.01,
     drop=0.0,
-    loss="published",
+    annealing="published",
 )
 
 
@@ -91,6 +96,9 @@ class Unit:
 @torch.enable_grad()
 def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
     """Learn rounding and activation scales of one unit, then fix its integer weights."""
+    checked = config.annealing == "temperature"
+    before = _error(unit, config) if checked else torch.inf
+    codes, scales = [layer.codes.clone() for layer in unit.layers], [q.scale.detach().clone() for q in unit.quantizers]
     device = unit.layers[0].weight.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -110,6 +118,36 @@ def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: in
                 layer.soft_weight = None
     for layer, rounding in zip(unit.layers, roundings, strict=True):
         layer.set_codes(rounding.codes())
+    if checked and not _error(unit, config) < before:
+        for layer, old in zip(unit.layers, codes, strict=True):
+            layer.set_codes(old)
+        for quantizer, scale in zip(unit.quantizers, scales, strict=True):
+            quantizer.scale.copy_(scale)
+
+
+@torch.no_grad()
+def _error(unit: Unit, config: ReconstructionConfig) -> float:
+    """Mean loss over all samples, a batch at a time."""
+    batches = torch.arange(len(unit.inputs)).split(config.batch_size)
+    return sum(len(b) * float(squared_error(unit, config, *samples(unit, b))) for b in batches) / len(unit.inputs)
+
+
+def samples(unit: Unit, which: Tensor) -> list[Tensor]:
+    """Inputs and targets of some samples, and their live positions where that matters, on the layers' device."""
+    caches = (unit.inputs, unit.targets, unit.live)
+    return [cache[which.to(cache.device)].to(unit.layers[0].weight.device) for cache in caches if cache is not None]
+
+
+def squared_error(
+    unit: Unit, config: ReconstructionConfig, inputs: Tensor, targets: Tensor, live: Tensor | None = None
+) -> Tensor:
+    """What a unit makes of some inputs against the targets."""
+    error = (unit.forward(inputs) - targets).square()
+    if unit.importance is not None:
+        error = error * unit.importance
+    if live is not None:
+        return (error * live[..., None]).sum() / (live.sum() * error.shape[-1])
+    return error.sum(1).mean() if config.annealing == "published" else error.mean()
 
 
 class _Loop:
@@ -120,19 +158,22 @@ class _Loop:
     ) -> None:
         self.unit, self.roundings, self.config = unit, roundings, config
         self.device = roundings[0].alpha.device
-        self.base = self._rounding_error() if config.loss == "relative" else torch.ones((), device=self.device)
         steps = config.iterations
         done = torch.arange(steps) / steps
         after = ((done - config.warmup) / (1 - config.warmup)).clamp(min=0)
         beta = config.beta_start + (config.beta_end - config.beta_start) * after
         rounding = torch.where(done < config.warmup, 0.0, config.rounding_weight)
         cosine = 0.5 * (1 + torch.cos(torch.pi * done))
-        self.tables = torch.stack([beta, rounding, cosine], 1).to(self.device)
+        published = config.annealing == "published"
+        # The last steps are at the end's temperature, where the scales settle on decided weights.
+        temperature = torch.ones(steps) if published else TEMPERATURE ** (after / 0.95).clamp(max=1)
+        self.tables = torch.stack([beta, rounding, cosine, temperature], 1).to(self.device)
         self.choices = torch.randint(len(unit.inputs), (steps, config.batch_size)).to(unit.inputs.device)
-        self.batch = self._samples(self.choices[0])
+        self.batch = samples(unit, self.choices[0])
         self.step_index = torch.zeros(1, dtype=torch.long, device=self.device)
         on_gpu = self.device.type == "cuda"
-        groups: list[dict[str, object]] = [{"params": [r.alpha for r in roundings], "lr": config.rounding_lr}]
+        self.rounding_lr = torch.tensor(config.rounding_lr, device=self.device)
+        groups: list[dict[str, object]] = [{"params": [r.alpha for r in roundings], "lr": self.rounding_lr}]
         self.scale_lrs: list[tuple[Tensor, Tensor]] = []
         for quantizer in unit.quantizers:
             quantizer.scale.requires_grad_(True)
@@ -142,39 +183,18 @@ class _Loop:
             groups.append({"params": [quantizer.scale], "lr": lr})
         self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
 
-    @torch.no_grad()
-    def _rounding_error(self) -> Tensor:
-        """Mean squared error of rounding to nearest, the yardstick of the relative loss."""
-        total = torch.zeros((), device=self.device)
-        size = self.config.batch_size
-        count = 0
-        for start in range(0, min(len(self.unit.inputs), 4 * size), size):
-            total += self._squared_error(*self._samples(slice(start, start + size)))
-            count += 1
-        return (total / count).clamp(min=torch.finfo(torch.float32).tiny)
-
-    def _samples(self, which: Tensor | slice) -> list[Tensor]:
-        """Inputs and targets of some samples, and their live positions where that matters, on the layers' device."""
-        caches = (self.unit.inputs, self.unit.targets, self.unit.live)
-        return [cache[which].to(self.device) for cache in caches if cache is not None]
-
-    def _squared_error(self, inputs: Tensor, targets: Tensor, live: Tensor | None = None) -> Tensor:
-        error = (self.unit.forward(inputs) - targets).square()
-        if self.unit.importance is not None:
-            error = error * self.unit.importance
-        if live is not None:
-            return (error * live[..., None]).sum() / (live.sum() * error.shape[-1])
-        return error.sum(1).mean() if self.config.loss == "published" else error.mean()
-
     def step(self) -> None:
-        beta, weight, cosine = self.tables.index_select(0, self.step_index)[0].unbind()
+        beta, weight, cosine, temperature = self.tables.index_select(0, self.step_index)[0].unbind()
         for lr, start in self.scale_lrs:
             lr.copy_(start * cosine)
+        # A step moves T alpha by T times as much.
+        self.rounding_lr.copy_(self.config.rounding_lr * temperature.rsqrt())
+        for rounding in self.roundings:
+            rounding.temperature.copy_(temperature)
         self.optimizer.zero_grad(set_to_none=True)
-        penalty = torch.stack([r.regularizer(beta) for r in self.roundings]).sum()
-        if self.config.loss == "relative":
-            penalty = penalty / sum(r.alpha.numel() for r in self.roundings)
-        loss = self._squared_error(*self.batch) / self.base + weight * penalty
+        loss = squared_error(self.unit, self.config, *self.batch)
+        if self.config.annealing == "published":
+            loss = loss + weight * torch.stack([r.regularizer(beta) for r in self.roundings]).sum()
         loss.backward()
         self.optimizer.step()
         self.step_index += 1
@@ -183,6 +203,6 @@ class _Loop:
         """All steps."""
         repeat = Repeated(self.step, self.device)
         for choice in self.choices:
-            for buffer, samples in zip(self.batch, self._samples(choice), strict=True):
-                buffer.copy_(samples)  # a captured step reads the same memory each time
+            for buffer, batch in zip(self.batch, samples(self.unit, choice), strict=True):
+                buffer.copy_(batch)  # a captured step reads the same memory each time
             repeat()

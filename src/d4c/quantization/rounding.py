@@ -13,7 +13,8 @@ ZETA, GAMMA = 1.1, -0.1
 class SoftRounding(nn.Module):
     """The weight of a layer with a trainable offset between floor and ceiling.
 
-    h = clamp(sigmoid(alpha) (zeta - gamma) + gamma, 0, 1); the start is the float weight itself.
+    h = clamp(sigmoid(T alpha) (zeta - gamma) + gamma, 0, 1); the start is the float weight itself, at T = 1. As the
+    temperature T grows, every h goes to 0 or 1 and stays where it is, so that the weight becomes what `codes` says.
     """
 
     def __init__(self, layer: QuantizedLayer, weight: Tensor) -> None:
@@ -24,10 +25,11 @@ class SoftRounding(nn.Module):
         self.floor = exact.floor()
         rest = (exact - self.floor).clamp(1e-4, 1 - 1e-4)
         self.alpha = nn.Parameter(torch.logit((rest - GAMMA) / (ZETA - GAMMA)))
+        self.temperature = torch.ones((), device=self.alpha.device)
 
     def offset(self) -> Tensor:
         """h in [0, 1]."""
-        return (self.alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        return ((self.temperature * self.alpha).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def forward(self) -> Tensor:
         codes = (self.floor + self.offset() + self.zero_point).clamp(self.qmin, self.qmax)
