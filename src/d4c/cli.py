@@ -173,6 +173,9 @@ def quantize(
     safe_int8: Annotated[
         bool, typer.Option("--safe-int8", help="8-bit weights in 7 bits: exact on CPUs without VNNI as well.")
     ] = False,
+    soften: Annotated[
+        bool, typer.Option(help="Use every second image at a half or a quarter of its sharpness; never on track paper.")
+    ] = True,
     pretrained: Pretrained = None,
     seed: Seed = 0,
     device: Device = None,
@@ -201,6 +204,7 @@ def quantize(
             target_bits=target_bits,
             target_bytes=target_bytes,
             safe_int8=safe_int8,
+            soften=soften,
             seed=seed,
             progress=progress,
             checkpoint=unfinished,

@@ -32,7 +32,7 @@ class Case:
     def __init__(self, clip: CLIP) -> None:
         self.calibration = d4c.synthesize(clip, "leaves", images=4)
         self.float = working_copy(clip, "deployable")
-        self.pixels, self.tokens = calibration_inputs(self.float, self.calibration, PROMPTS)
+        self.pixels, self.tokens = calibration_inputs(self.float, self.calibration, PROMPTS, soften=True)
         self.plan: Plan = make_plan(self.float, Scheme(4, 6), "deployable", default_overrides("deployable"))
         prepare(self.float, self.pixels, self.tokens, TOWERS, self.plan)
         self.quantized = with_ranges(self.float, self.plan, "deployable", self.pixels, self.tokens, TOWERS)

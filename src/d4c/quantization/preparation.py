@@ -15,6 +15,7 @@ from d4c.quantization.observer import RangeRule
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.scheme import Track
+from d4c.quantization.softening import softened
 
 if TYPE_CHECKING:
     from d4c.synthesis.calibration import CalibrationSet
@@ -36,9 +37,9 @@ def working_copy(clip: CLIP, track: Track) -> CLIP:
 
 
 def calibration_inputs(
-    clip: CLIP, calibration: CalibrationSet, prompts: Sequence[str]
+    clip: CLIP, calibration: CalibrationSet, prompts: Sequence[str], soften: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels [N, 3, S, S] and tokens [P, L] on the model's device.
+    """Pixels [N, 3, S, S], softened or as they are, and tokens [P, L] on the model's device.
 
     Raises DataError for images that do not fit the model and for an empty list of prompts.
     """
@@ -53,7 +54,7 @@ def calibration_inputs(
         raise DataError("The calibration images contain NaN or infinite values; synthesize them anew.")
     if not prompts:
         raise DataError("The list of calibration prompts is empty; give at least one prompt.")
-    return pixels, clip.tokenize(list(prompts)).to(clip.device)
+    return softened(pixels) if soften else pixels, clip.tokenize(list(prompts)).to(clip.device)
 
 
 def with_ranges(

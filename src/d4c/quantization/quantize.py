@@ -55,6 +55,7 @@ def quantize(
     target_bits: float | None = None,
     target_bytes: int | None = None,
     safe_int8: bool = False,
+    soften: bool = True,
     towers: Sequence[str] = TOWERS,
     prompts: Sequence[str] | None = None,
     seed: int = 0,
@@ -77,6 +78,9 @@ def quantize(
     the layers without exception get widths of their own, see `mixed_overrides`: the divergence of each at each width is
     measured on the images and the first 180 prompts. `safe_int8` keeps 8-bit weights within -63 .. 63, so that
     processors without VNNI, which add two products in 16 bits, are exact as well; other widths are so anyway.
+
+    With `soften` every second calibration image is used at a half or a quarter of its sharpness, so that the result
+    holds for enlarged and blurred pictures, too (`softened`; never on track "paper").
 
     The folder `checkpoint` keeps what is rebuilt: a call with the same arguments goes on there and ends with the same
     weights, bit for bit on the same device. Remove it once the result is saved (`remove_checkpoint`).
@@ -124,7 +128,8 @@ def quantize(
         torch.cuda.reset_peak_memory_stats(clip.device)
     float_clip = working_copy(clip, track)
     texts = generic_prompts(PROMPTS, seed=0) if prompts is None else prompts
-    pixels, tokens = calibration_inputs(float_clip, calibration, texts)
+    soften = soften and track == "deployable"
+    pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften)
     _check_weights(float_clip, towers)
     _warn_of_few(len(pixels), len(tokens), towers)
     plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
@@ -143,6 +148,7 @@ def quantize(
         "track": track,
         "ranges": ranges,
         "safe_int8": safe_int8,
+        "soften": soften,
         "towers": list(towers),
         "overrides": {p: str(own) for p, own in exceptions.items() if any(re.fullmatch(p, name) for name in plan)},
         "target": {"bits": target_bits, "bytes": target_bytes},

@@ -133,7 +133,7 @@ def measure_sensitivity(
         check_bits(bits, "a width to measure")
     float_clip = working_copy(clip, "deployable")
     texts = generic_prompts(len(NOUNS)) if prompts is None else prompts
-    pixels, tokens = calibration_inputs(float_clip, calibration, texts)
+    pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften=True)
     plan = make_plan(float_clip, scheme, "deployable", default_overrides("deployable"))
     prepare(float_clip, pixels, tokens, TOWERS, plan)
     quantized = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS)
