@@ -18,6 +18,7 @@ from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.softening import softened
 from d4c.quantization.stages import stages
 from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.prompts import generic_prompts
@@ -217,6 +218,20 @@ def test_images_of_one_s_own_will_do(tiny_vit: CLIP) -> None:
     own = replace(given, provenance={"mean": [0, 0, 0], "std": [1, 1, 1]})
     assert isinstance(own, CalibrationSet)
     assert d4c.quantize(tiny_vit, "W4A8", own, reconstruction="none", prompts=PROMPTS).layers()
+
+
+@torch.no_grad()
+def test_softening_is_what_it_says_on_images_of_one_s_own(tiny_vit: CLIP) -> None:
+    """Images softened by hand and used as they are give the same model; the published track never softens."""
+    images = d4c.synthesize(tiny_vit, "noise", images=4)
+    by_hand = replace(images, pixels=softened(images.pixels))
+    given: dict[str, Any] = {"reconstruction": "none", "prompts": PROMPTS}
+    ours = d4c.quantize(tiny_vit, "W4A4", images, **given)
+    assert model_hash(ours) == model_hash(d4c.quantize(tiny_vit, "W4A4", by_hand, soften=False, **given))
+    assert model_hash(ours) != model_hash(d4c.quantize(tiny_vit, "W4A4", images, soften=False, **given))
+    published = [d4c.quantize(tiny_vit, "W4A4", images, track="paper", soften=s, **given) for s in (True, False)]
+    assert model_hash(published[0]) == model_hash(published[1])
+    assert [m.recipe["soften"] for m in (ours, *published)] == [True, False, False]
 
 
 def test_safe_int8_changes_8_bit_weights_alone(demo_vit: CLIP) -> None:
