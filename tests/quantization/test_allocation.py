@@ -20,6 +20,7 @@ from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.quantization.allocation import allocate, patterns
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.synthesis.prompts import generic_prompts
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow", "the moon over the sea"]
 WIDTHS = (4, 6, 8)
@@ -131,13 +132,15 @@ def test_at_equal_bytes_widths_by_sensitivity_are_nearer_to_float(
     """The shortcuts of the ResNet hold few weights and much of the loss; three widths are enough for it."""
     monkeypatch.setattr("d4c.quantization.allocation.CHOICES", (3, 4, 5))
     dataset = load_dataset("demo").subset(60)
-    uniform = made(demo_rn, "W4A8", towers=("image",))
-    mixed = made(demo_rn, "W4A8", towers=("image",), target_bits=uniform.effective_bits())
+    # Of a handful of prompts the divergence says little.
+    given: dict[str, Any] = {"towers": ("image",), "prompts": generic_prompts(64)}
+    uniform = made(demo_rn, "W4A8", **given)
+    mixed = made(demo_rn, "W4A8", **given, target_bits=uniform.effective_bits())
     assert mixed.effective_bits() <= uniform.effective_bits()
     by_sensitivity, same = (d4c.evaluate(model, dataset, reference=demo_rn).fidelity for model in (mixed, uniform))
     assert by_sensitivity is not None
     assert same is not None
-    assert by_sensitivity.kl < 0.8 * same.kl
+    assert by_sensitivity.kl < 0.7 * same.kl
 
 
 BAD_TARGETS = {

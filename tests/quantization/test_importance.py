@@ -15,11 +15,10 @@ from d4c.models.clip import CLIP
 from d4c.quantization import importance, reconstruction
 from d4c.quantization.importance import token_importance
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLinear
-from d4c.quantization.optimization import ReconstructionConfig, Unit, _Loop
+from d4c.quantization.optimization import ReconstructionConfig, Unit, samples, squared_error
 from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import with_ranges
 from d4c.quantization.reconstruction import UnitKind, reconstruct
-from d4c.quantization.rounding import SoftRounding
 from d4c.quantization.scheme import QuantArgs, Scheme
 from d4c.quantization.stages import run_stage, stages
 
@@ -166,9 +165,7 @@ def test_the_loss_weighs_squared_errors() -> None:
 
     def loss(forward: Callable[[Tensor], Tensor], targets: Tensor, importance: Tensor | None) -> Tensor:
         unit = Unit([layer], [layer.input_quantizer], forward, x, targets, importance=importance)
-        roundings = [SoftRounding(layer, layer.source_weight())]
-        loop = _Loop(unit, roundings, ReconstructionConfig(iterations=4), 1e-3)
-        return loop._squared_error(*loop._samples(slice(None))).detach()
+        return squared_error(unit, ReconstructionConfig(), *samples(unit, torch.arange(5))).detach()
 
     root = weights.sqrt()
     scaled = loss(lambda x: layer(x) * root, target * root, None)
