@@ -66,7 +66,7 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @cache
     def compiled() -> Callable[..., Result]:
-        return torch.compile(function, dynamic=False, options=options())
+        return torch.compile(function, dynamic=False, options=compiler_options())
 
     @wraps(function)
     def call(first: torch.Tensor, *rest: Any) -> Result:
@@ -81,7 +81,7 @@ def can_compile() -> bool:
     return find_spec("triton") is not None
 
 
-def options() -> dict[str, Any]:
+def compiler_options() -> dict[str, Any]:
     """What the compiler is told: to choose no kernel by a measurement, which could end otherwise in the next run."""
     import torch._inductor.config as inductor  # takes seconds to import
 
@@ -94,4 +94,4 @@ def compile_part(module: torch.nn.Module) -> None:
 
     # Every shape is compiled once, and one process may see many models; the default gives up after eight.
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 256)
-    module.compile(dynamic=False, options=options())
+    module.compile(dynamic=False, options=compiler_options())
