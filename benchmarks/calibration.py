@@ -18,16 +18,12 @@ import itertools
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from problems import Bench, Places, commit, datasets, top1
 
 import d4c
-from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
-from d4c.evaluation.evaluate import score
-from d4c.evaluation.zeroshot import Embeddings, class_embeddings
-from d4c.models.clip import CLIP
-from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.config import PRESETS
 
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
@@ -35,66 +31,7 @@ BATCH = 200
 """Images evaluated at once; activations of this many stay in a GPU's cache."""
 
 
-class Problem:
-    """A dataset decoded once for one model, with the float model's embeddings of it."""
-
-    def __init__(self, clip: CLIP, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.pixels = torch.cat(list(pixel_batches(dataset, clip.preprocess, 500))).to(clip.device)
-        self.reference = self.embed(clip, text=True)
-
-    @torch.no_grad()
-    def embed(self, clip: CLIP, text: bool) -> Embeddings:
-        """Embeddings of a model; the class embeddings are the float model's unless `text` is set."""
-        started = time.perf_counter()
-        image = torch.cat([F.normalize(clip.encode_image(part), dim=-1).cpu() for part in self.pixels.split(BATCH)])
-        words = class_embeddings(clip, self.dataset, 512) if text else self.reference.text
-        return Embeddings(self.dataset.name, image, words, clip.logit_scale, time.perf_counter() - started)
-
-
-class Bench:
-    """Models, problems and calibration sets, each made on first use."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.clips: dict[str, CLIP] = {}
-        self.problems: dict[tuple[str, str], Problem] = {}
-
-    def clip(self, name: str) -> CLIP:
-        if name not in self.clips:
-            path = name if name.startswith("demo") else self.args.models / f"{name}.safetensors"
-            self.clips[name] = d4c.load(path, device=self.args.device)
-        return self.clips[name]
-
-    def problem(self, model: str, data: str) -> Problem:
-        if (model, data) not in self.problems:
-            dataset = load_dataset(data if data == "demo" else f"parquet:{self.args.data / data}.parquet")
-            self.problems[model, data] = Problem(self.clip(model), dataset)
-        return self.problems[model, data]
-
-    def calibration(self, model: str, method: str, seed: int) -> CalibrationSet:
-        folder = self.args.out.parent / "calibration" / f"{model}-{method}-{self.args.preset}-{seed}"
-        if not (folder / "calibration.safetensors").exists():
-            clip = self.clip(model)
-            if method == "real":
-                made = real_images(clip, self.args.real, PRESETS[self.args.preset].images, seed)
-            else:
-                made = d4c.synthesize(clip, method, self.args.preset, seed=seed, precision=self.args.precision)
-            made.save(folder)
-        return CalibrationSet.load(folder)
-
-
-def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet:
-    """Randomly drawn pictures of a labelled parquet file, as calibration images without prompts."""
-    dataset = load_dataset(f"parquet:{path}")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
-    pixels = torch.stack([clip.preprocess(dataset.image(i)) for i in order.tolist()])
-    statistics = {"mean": list(clip.config.mean), "std": list(clip.config.std)}
-    provenance = {"method": "real", "images": count, "seed": seed, "source": path.name, **statistics}
-    return CalibrationSet(pixels, ("",) * count, torch.full((count,), -1), (), provenance)
-
-
-def cells(args: argparse.Namespace) -> list[dict[str, object]]:
+def cells(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The table's cells in the order of their importance: everything of one seed before the next seed."""
     if args.part == "images":
         axes = itertools.product(args.seeds, args.only, args.methods or ("noise", "real", "d4c"))
@@ -108,39 +45,35 @@ def cells(args: argparse.Namespace) -> list[dict[str, object]]:
     ]
 
 
-def measure(bench: Bench, cell: dict[str, object]) -> dict[str, object]:
+def measure(bench: Bench, cell: dict[str, Any], processes: int) -> dict[str, Any]:
     """Quantize and evaluate one cell."""
     demo = cell["part"] == "demo"
-    clip = bench.clip(str(cell["model"]))
-    calibration = bench.calibration(str(cell["model"]), str(cell["method"]), int(str(cell["seed"])))
+    towers = ("image", "text") if demo else ("image",)
+    model, seed = cell["model"], cell["seed"]
+    clip, calibration = bench.clip(model), bench.calibration(model, cell["method"], seed)
     started = time.perf_counter()
     quantized = d4c.quantize(
         clip,
-        str(cell["scheme"]),
+        cell["scheme"],
         calibration,
         track="deployable" if demo else "paper",
         reconstruction=cell["reconstruction"],
         iterations=cell["steps"],
         batch_size=cell["batch_size"],
-        towers=("image", "text") if demo else ("image",),
-        seed=int(str(cell["seed"])),
+        towers=towers,
+        seed=seed,
     )
     seconds = time.perf_counter() - started
-    results = {}
-    for data in ("demo",) if demo else ("tiny-imagenet-val", "cifar10-test"):
-        problem = bench.problem(str(cell["model"]), data)
-        metrics = score(problem.embed(quantized, text=demo), problem.dataset, reference=problem.reference)
-        plain = score(problem.reference, problem.dataset)
-        results[data] = {**metrics.to_dict(), "float_top1": plain.top1.value}
     return {
         **cell,
         "quantize_seconds": round(seconds, 2),
-        "processes": bench.args.share[1],
+        "processes": processes,
         "synthesis_precision": calibration.provenance.get("precision"),
         "synthesis_seconds": calibration.provenance.get("seconds"),
         "device": torch.cuda.get_device_name() if clip.device.type == "cuda" else "cpu",
         "versions": {"d4c": d4c.__version__, "torch": torch.__version__},
-        "results": results,
+        "commit": commit(),
+        "results": {data: bench.problem(model, data).score(quantized, towers) for data in datasets(model)},
     }
 
 
@@ -168,7 +101,9 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     done = [json.loads(line) for line in lines]
-    bench = Bench(args)
+    folder = args.out.parent
+    places = Places(args.models, args.data, folder / "cache", None, args.device, BATCH)
+    bench = Bench(places, folder / "calibration", args.preset, args.real, args.precision)
     mine, workers = args.share
     for cell in cells(args)[mine::workers]:
         if any(all(row[key] == value for key, value in cell.items()) for row in done):
@@ -176,13 +111,12 @@ def main() -> None:
         if time.monotonic() > deadline:
             break
         if args.part == "images":
-            bench.calibration(str(cell["model"]), str(cell["method"]), int(str(cell["seed"])))
+            bench.calibration(cell["model"], cell["method"], cell["seed"])
             continue
-        row = measure(bench, cell)
+        row = measure(bench, cell, workers)
         with args.out.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        top = {name: round(result["top1"]["value"], 2) for name, result in row["results"].items()}
-        print(cell, top, f"{row['quantize_seconds']} s", flush=True)
+        print(cell, top1(row["results"]), f"{row['quantize_seconds']} s", flush=True)
 
 
 if __name__ == "__main__":

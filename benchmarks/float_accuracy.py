@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from problems import commit
 
 import d4c
 from d4c.evaluation.datasets import load_dataset
@@ -89,6 +90,7 @@ def main() -> int:
             "d4c": d4c.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
+            "commit": commit(),
         },
         "rows": measure(args.models, args.data, args.device),
     }

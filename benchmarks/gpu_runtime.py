@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from problems import commit
 from synthesis import MODELS, make_clip
 from torch import nn
 
@@ -159,6 +160,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(args.device) if gpu else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"d4c": d4c.__version__, "torch": torch.__version__},
+        "commit": commit(),
         "seed": 0,
         "rounds": args.rounds,
         "tune": args.tune,

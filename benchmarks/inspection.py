@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
+from problems import commit
 
 import d4c
 from d4c.inspection.embedding import embedding_map
@@ -161,6 +162,7 @@ def main() -> None:
         results[model] = {
             "images": found.images,
             "real": args.real.name,
+            "commit": commit(),
             "patches": found.sets["real"].structure.patches,
             "indistinguishable_prompts": twins(clip, found.prompts),
             "made": {name: {key: given.provenance.get(key) for key in PROVENANCE} for name, given in sets.items()},

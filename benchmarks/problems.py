@@ -1,4 +1,4 @@
-"""Models and zero-shot problems that benchmarks share, with what is slow to make kept in a folder beside their results.
+"""Models, zero-shot problems and calibration images that benchmarks share; what is slow to make is kept in a folder.
 
 Pictures are decoded once for each dataset and image size and kept as 8-bit integers; a float model embeds them once.
 Any number of processes may use one folder: who comes first makes a file, the others wait for it.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.models.preprocess import resize_and_crop
+from d4c.synthesis.calibration import CalibrationSet
+from d4c.synthesis.config import PRESETS
 
 PHOTOS = ("tiny-imagenet-val", "cifar10-test")
 """What the bench models are judged on; the demo models, on the embedded emoji pack."""
@@ -134,6 +138,47 @@ def decode(dataset: Dataset, size: int) -> Tensor:
     return torch.cat(list(pixel_batches(dataset, one, 500)))
 
 
+class Bench:
+    """Models, problems and calibration sets, each made on first use; sets are kept in a folder."""
+
+    def __init__(self, places: Places, sets: Path, preset: str, real: Path, precision: str = "auto") -> None:
+        self.places, self.sets, self.preset, self.real, self.precision = places, sets, preset, real, precision
+        self.clips: dict[str, CLIP] = {}
+        self.problems: dict[tuple[str, str], Problem] = {}
+
+    def clip(self, name: str) -> CLIP:
+        if name not in self.clips:
+            self.clips[name] = self.places.clip(name)
+        return self.clips[name]
+
+    def problem(self, model: str, data: str) -> Problem:
+        if (model, data) not in self.problems:
+            self.problems[model, data] = Problem(self.places, self.clip(model), data)
+        return self.problems[model, data]
+
+    def calibration(self, model: str, method: str, seed: int) -> CalibrationSet:
+        """Images of a method, of which `real` draws from the parquet file of real images."""
+        folder = self.sets / f"{model}-{method}-{self.preset}-{seed}"
+        if not folder.exists():
+            clip = self.clip(model)
+            if method == "real":
+                made = real_images(clip, self.real, PRESETS[self.preset].images, seed)
+            else:
+                made = d4c.synthesize(clip, method, self.preset, seed=seed, precision=self.precision)
+            made.save(folder)
+        return CalibrationSet.load(folder)
+
+
+def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet:
+    """Randomly drawn pictures of a labelled parquet file, as calibration images without prompts."""
+    dataset = load_dataset(f"parquet:{path}")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
+    pixels = torch.stack([clip.preprocess(dataset.image(i)) for i in order.tolist()])
+    statistics = {"mean": list(clip.config.mean), "std": list(clip.config.std)}
+    provenance = {"method": "real", "images": count, "seed": seed, "source": path.name, **statistics}
+    return CalibrationSet(pixels, ("",) * count, torch.full((count,), -1), (), provenance)
+
+
 def command(script: str, places: tuple[str, ...] = ("--models", "--data", "--out", "--cache", "--real")) -> str:
     """The command line, without the places of this machine."""
     words = [f"python benchmarks/{script}", *sys.argv[1:]]
@@ -141,7 +186,7 @@ def command(script: str, places: tuple[str, ...] = ("--models", "--data", "--out
 
 
 def setup(device: str, packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What figures depend on: device, threads, versions."""
+    """What figures depend on: device, threads, versions, commit."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "CPU")
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{processor}, {os.cpu_count()} cores"
@@ -150,7 +195,24 @@ def setup(device: str, packages: tuple[str, ...] = ()) -> dict[str, Any]:
         "device": name,
         "threads": torch.get_num_threads(),
         "versions": versions("torch", *packages),
+        "commit": commit(),
     }
+
+
+@cache
+def commit() -> str | None:
+    """Commit of the git checkout that d4c was imported from, `-dirty` behind it where the package differs from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(d4c.__file__).parent, capture_output=True, text=True).stdout
+
+    try:
+        # An installed package may lie inside of a checkout that does not hold it.
+        if not git("ls-files", "__init__.py"):
+            return None
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("-dirty" if git("status", "--porcelain", ".") else "")
+    except FileNotFoundError:
+        return None
 
 
 def versions(*packages: str) -> dict[str, str]:

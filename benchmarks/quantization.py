@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibration import real_images
-from problems import PHOTOS, Places, Problem, command, datasets, measured, setup, top1
+from problems import PHOTOS, Bench, Places, command, datasets, measured, setup, top1
 from synthesis import MODELS, make_clip
 
 import d4c
@@ -44,35 +43,9 @@ WARM_UP_STEPS = 10
 Cell = dict[str, Any]
 
 
-class Bench:
-    """Models, problems and calibration sets, each made on first use."""
-
-    def __init__(self, args: argparse.Namespace, device: str) -> None:
-        self.args = args
-        self.places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
-        self.clips: dict[str, CLIP] = {}
-        self.problems: dict[tuple[str, str], Problem] = {}
-
-    def clip(self, name: str) -> CLIP:
-        if name not in self.clips:
-            self.clips[name] = self.places.clip(name)
-        return self.clips[name]
-
-    def problem(self, model: str, data: str) -> Problem:
-        if (model, data) not in self.problems:
-            self.problems[model, data] = Problem(self.places, self.clip(model), data)
-        return self.problems[model, data]
-
-    def calibration(self, model: str, method: str, seed: int) -> CalibrationSet:
-        folder = self.args.cache / "calibration" / f"{model}-{method}-{self.args.preset}-{seed}"
-        if not folder.exists():
-            clip, images = self.clip(model), PRESETS[self.args.preset].images
-            if method == "real":
-                made = real_images(clip, self.args.real, images, seed)
-            else:
-                made = d4c.synthesize(clip, method, self.args.preset, seed=seed)
-            made.save(folder)
-        return CalibrationSet.load(folder)
+def open_bench(args: argparse.Namespace, device: str) -> Bench:
+    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
+    return Bench(places, args.cache / "calibration", args.preset, args.real)
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:
@@ -112,7 +85,7 @@ def quantize(clip: CLIP, calibration: CalibrationSet, cell: Cell) -> QuantizedCL
 def accuracy(args: argparse.Namespace) -> None:
     """Make what cells share, then measure them in `--processes` workers."""
     todo = missing(cells(args), args.out)
-    bench = Bench(args, args.device)
+    bench = open_bench(args, args.device)
     for cell in todo:
         bench.calibration(cell["model"], cell["method"], cell["seed"])
     for model in dict.fromkeys(cell["model"] for cell in todo):
@@ -141,7 +114,7 @@ def work(args: argparse.Namespace, todo: list[Cell], claims: Path, worker: int) 
     if device == "cuda":
         device = f"cuda:{worker % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
-    bench = Bench(args, device)
+    bench = open_bench(args, device)
     for i, cell in enumerate(todo):
         if time.monotonic() > args.deadline:
             return
@@ -149,15 +122,16 @@ def work(args: argparse.Namespace, todo: list[Cell], claims: Path, worker: int) 
             os.mkdir(claims / str(i))
         except FileExistsError:
             continue
-        row = measure(bench, cell, device)
+        row = measure(args, bench, cell)
         append(args.out, row)
         print(cell, top1(row["results"]), f"{row['quantize']['seconds']:.1f} s", flush=True)
 
 
-def measure(bench: Bench, cell: Cell, device: str) -> Cell:
+def measure(args: argparse.Namespace, bench: Bench, cell: Cell) -> Cell:
     """Quantize and evaluate one cell."""
     clip = bench.clip(cell["model"])
     calibration = bench.calibration(cell["model"], cell["method"], cell["seed"])
+    device = bench.places.device
     with measured(device) as figures:
         quantized = quantize(clip, calibration, cell)
     given = {key: calibration.provenance.get(key) for key in ("images", "iterations", "precision", "seconds", "source")}
@@ -167,7 +141,7 @@ def measure(bench: Bench, cell: Cell, device: str) -> Cell:
         "calibration": given,
         "recipe": quantized.recipe["reconstruction"],
         "bits": quantized.effective_bits(),
-        "processes": bench.args.processes,
+        "processes": args.processes,
         "setup": setup(device) | {"command": command("quantization.py")},
         "results": {data: bench.problem(cell["model"], data).score(quantized) for data in datasets(cell["model"])},
     }
@@ -202,7 +176,7 @@ def peers(args: argparse.Namespace) -> None:
     # Only this part needs the peers and the runtimes.
     from quantization_peers import compare
 
-    compare(Bench(args, "cpu"), args.only, args.methods, args.out)
+    compare(open_bench(args, "cpu"), args.only, args.methods, args.out)
 
 
 PARTS = {

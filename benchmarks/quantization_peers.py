@@ -15,11 +15,11 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from problems import Problem, command, datasets, measured, setup, top1
+from problems import Bench, Problem, command, datasets, measured, setup, top1
 from quantization_table import peer_tables
 from runtime_candidates import Array, Tower, float_graph, in_openvino, in_torch, nncf_graph
 from torch import Tensor
@@ -31,9 +31,6 @@ from d4c.models.clip import CLIP
 from d4c.quantization.placement import TOWERS
 from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.prompts import generic_prompts
-
-if TYPE_CHECKING:
-    from quantization import Bench
 
 PROMPTS = 512
 SEED = 0
@@ -110,7 +107,7 @@ def compare(bench: Bench, models: list[str], methods: list[str], out: Path) -> N
         for method in (*methods, NO_IMAGES):
             calibration = bench.calibration(model, methods[0] if method == NO_IMAGES else method, SEED)
             for name, run in candidates(method).items():
-                cell = {"model": model, "method": method, "candidate": name, "rows": bench.args.rows}
+                cell = {"model": model, "method": method, "candidate": name, "rows": bench.places.rows}
                 if any(cell.items() <= row.items() for row in results["rows"]):
                     continue
                 with tempfile.TemporaryDirectory() as folder:

@@ -72,12 +72,15 @@ def score(model: Any, tensors: dict[str, Tensor], device: str) -> dict[str, floa
 
 def ours(args: argparse.Namespace, folder: Path) -> None:
     """Decode the data, quantize with this package, write tensors for the other process, and start it."""
+    from problems import commit
+
     import d4c
     from d4c.evaluation.datasets import load_dataset, pixel_batches
     from d4c.quantization.quantize import PROMPTS
     from d4c.synthesis.prompts import generic_prompts
     from d4c.templates import fill_template
 
+    args.commit = commit()
     clip = d4c.load(args.model, device=args.device)
     images = d4c.CalibrationSet.load(args.set)
     prompts = generic_prompts(PROMPTS, seed=0)
@@ -93,7 +96,8 @@ def ours(args: argparse.Namespace, folder: Path) -> None:
         tensors[f"{data}.tokens"] = torch.stack(tokens)
     save_file(tensors, folder / "tensors.safetensors")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([sys.executable, __file__, *sys.argv[1:], "--inner", str(folder)], env=environment, check=True)
+    inner = ["--inner", str(folder), *(("--commit", args.commit) if args.commit else ())]
+    subprocess.run([sys.executable, __file__, *sys.argv[1:], *inner], env=environment, check=True)
     with torch.no_grad():
         write(args, "float", "", 0, 0, score(clip, tensors, args.device))
     for scheme in args.schemes:
@@ -256,6 +260,7 @@ def write(
     row = {"model": args.model.stem, "code": code, "scheme": scheme, "iterations": args.iterations, "top1": top1}
     row |= {"seconds": round(seconds, 1), "seconds_published": round(published, 1), "set": args.set.name}
     row |= {"limit": args.limit, "device": device, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    row |= {"commit": args.commit}
     with args.out.open("a") as stream:
         stream.write(json.dumps(row) + "\n")
     print({key: row[key] for key in ("model", "code", "scheme", "seconds", "top1")}, flush=True)
@@ -273,6 +278,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--inner", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--commit", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inner:
         theirs(args, args.inner)

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from problems import commit
 from runtime_candidates import CANDIDATES, ORT, Array, Builder, Built, Tower, onnxruntime_d4c
 from runtime_table import FLOAT, tables
 from synthesis import make_clip
@@ -253,6 +254,7 @@ def setup(threads: int) -> dict[str, Any]:
         "threads": threads,
         "seed": 0,
         "versions": versions | {"python": platform.python_version()},
+        "commit": commit(),
     }
 
 

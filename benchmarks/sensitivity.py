@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from problems import commit
 
 import d4c
 from d4c.evaluation.datasets import load_dataset
@@ -66,6 +67,7 @@ def measure(clip: CLIP, args: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds": cpu_seconds,
         "seed": args.seed,
         "versions": {"d4c": d4c.__version__, "torch": torch.__version__},
+        "commit": commit(),
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
         "accuracy": accuracy(clip, images, found, args) if args.limit else [],
     }

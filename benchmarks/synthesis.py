@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from problems import commit
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -184,6 +185,7 @@ def setup(args: argparse.Namespace, processes: int) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(args.device) if gpu else f"CPU, {torch.get_num_threads()} threads",
         "versions": {"d4c": d4c.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "commit": commit(),
         "seed": args.seed,
         "images": args.images,
         "group_size": PUBLISHED.group_size,
