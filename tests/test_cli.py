@@ -14,8 +14,9 @@ import pytest
 
 import d4c
 from d4c import cli
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.datasets import Dataset, load_dataset
 from d4c.quantization import quantize as quantize_module
+from d4c.synthesis.config import PRESETS
 
 Captured = tuple[int, str, str]
 
@@ -58,14 +59,15 @@ def artifact(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def few(spec: str) -> Dataset:
+    """Emoji of 30 classes where the demo would have all."""
+    found = load_dataset(spec)
+    return replace(found, classes=found.classes[:30], labels=found.labels[:30]) if spec == "demo" else found
+
+
 @pytest.fixture(autouse=True)
 def few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Emoji of 30 classes where the demo would have all."""
-    demo = load_dataset("demo")
-    few = replace(demo, classes=demo.classes[:30], labels=demo.labels[:30])
-    monkeypatch.setattr(
-        "d4c.evaluation.evaluate.load_dataset", lambda spec: few if spec == "demo" else load_dataset(spec)
-    )
+    monkeypatch.setattr("d4c.evaluation.evaluate.load_dataset", few)
 
 
 @pytest.fixture
@@ -135,6 +137,7 @@ REFUSALS = {
     "no calibration": ["quantize", "--model", "demo-vit", "--calibration", "none", "-o", "OUT"],
     "scheme": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "--scheme", "W0A8", "-o", "OUT"],
     "track": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "--track", "x", "-o", "OUT"],
+    "run safe int8": ["run", "--model", "demo-vit", "--track", "paper", "--safe-int8", "-o", "OUT"],
     "run scheme": ["run", "--model", "demo-vit", "--scheme", "8bit", "-o", "OUT"],
     "occupied output": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "-o", "NOISE"],
 }
@@ -191,6 +194,17 @@ def test_quantize_writes_an_artifact_and_names_exceptions(d4c_command: Any, nois
     assert r"exception: image\.(patch_embed|stem\.conv\d) at W8A8" in out.splitlines()
     assert "\x1b" not in out
     assert d4c.load_quantized(tmp_path / "a").recipe["scheme"] == "W3A8"
+
+
+@pytest.mark.usefixtures("few_prompts")
+def test_run_takes_the_options_of_quantize(d4c_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], images=4))
+    monkeypatch.setattr("d4c.run.load_dataset", few)
+    words = ("run", "--model", "demo-vit", "--method", "noise", "--preset", "quick", "--reconstruction", "none")
+    code, out, _ = d4c_command(*words, "--scheme", "W8A8", "--safe-int8", "--no-soften", "-o", tmp_path / "r", "--json")
+    assert (code, [row["name"] for row in json.loads(out)["rows"]]) == (0, ["float", "noise", "noise"])
+    recipe = d4c.load_quantized(tmp_path / "r" / "artifact").recipe
+    assert (recipe["safe_int8"], recipe["soften"]) == (True, False)
 
 
 @pytest.mark.usefixtures("few_prompts")

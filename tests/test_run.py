@@ -139,6 +139,14 @@ def test_another_scheme_keeps_the_images(copied: Path) -> None:
     assert json.loads((copied / "config.json").read_text())["scheme"] == "W8A8"
 
 
+def test_safe_weights_and_sharp_images_reach_both_artifacts(copied: Path) -> None:
+    titles = run_again(copied, replace(CONFIG, safe_int8=True, soften=False))
+    assert titles == ["quantize with d4c", "quantize with noise", *EVALUATIONS]
+    for name in ("artifact", "baseline"):
+        recipe = d4c.load_quantized(copied / name).recipe
+        assert (recipe["safe_int8"], recipe["soften"]) == (True, False)
+
+
 def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:
     used = int(demo_vit.text.token_embedding.weight.any(1).sum())
     width = demo_vit.config.text.width
@@ -152,6 +160,7 @@ REFUSALS = {
     "method": (replace(CONFIG, method="magic"), SettingError, "'magic' is unknown"),
     "track": (replace(CONFIG, track="fast"), SettingError, "track 'fast' is unknown"),
     "reconstruction": (replace(CONFIG, reconstruction="magic"), SettingError, "'magic' is unknown"),
+    "safe int8 as published": (replace(CONFIG, track="paper", safe_int8=True), SettingError, "integer kernels"),
     "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "no file or folder"),
 }
 

@@ -48,6 +48,13 @@ Reconstruction = Annotated[
     str | None, typer.Option(help="block, layer, published, gptq or none; default by track and preset.")
 ]
 
+SafeInt8 = Annotated[
+    bool, typer.Option("--safe-int8", help="8-bit weights in 7 bits: exact on CPUs without VNNI as well.")
+]
+Soften = Annotated[
+    bool, typer.Option(help="Use every second image at a half or a quarter of its sharpness; never on track paper.")
+]
+
 
 @app.callback()
 def version(
@@ -87,6 +94,8 @@ def run(
     method: Method = "d4c",
     track: Track = "deployable",
     reconstruction: Reconstruction = None,
+    safe_int8: SafeInt8 = False,
+    soften: Soften = True,
     dataset: Data = "demo",
     pretrained: Pretrained = None,
     seed: Seed = 0,
@@ -97,7 +106,20 @@ def run(
     from d4c.run import RunConfig
     from d4c.run import run as run_job
 
-    config = RunConfig(model, scheme, preset, method, track, reconstruction, dataset, pretrained, _device(device), seed)
+    config = RunConfig(
+        model=model,
+        scheme=scheme,
+        preset=preset,
+        method=method,
+        track=track,
+        reconstruction=reconstruction,
+        safe_int8=safe_int8,
+        soften=soften,
+        dataset=dataset,
+        pretrained=pretrained,
+        device=_device(device),
+        seed=seed,
+    )
     result = run_job(config, output, progress_bar)
     if as_json:
         print(json.dumps(result.to_dict(), indent=2))
@@ -170,12 +192,8 @@ def quantize(
         float | None, typer.Option(help="Mean bits a weight: layers get widths by measured sensitivity.")
     ] = None,
     target_bytes: Annotated[int | None, typer.Option(help="The same, as bytes of all packed weights.")] = None,
-    safe_int8: Annotated[
-        bool, typer.Option("--safe-int8", help="8-bit weights in 7 bits: exact on CPUs without VNNI as well.")
-    ] = False,
-    soften: Annotated[
-        bool, typer.Option(help="Use every second image at a half or a quarter of its sharpness; never on track paper.")
-    ] = True,
+    safe_int8: SafeInt8 = False,
+    soften: Soften = True,
     pretrained: Pretrained = None,
     seed: Seed = 0,
     device: Device = None,

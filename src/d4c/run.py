@@ -25,7 +25,7 @@ from d4c.models.clip import CLIP
 from d4c.models.identity import model_hash
 from d4c.quantization.artifact import load_quantized
 from d4c.quantization.checkpoint import remove_checkpoint
-from d4c.quantization.quantize import Reconstruction, quantize
+from d4c.quantization.quantize import Reconstruction, check_safe_int8, quantize
 from d4c.quantization.scheme import Scheme, Track
 from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.checkpoint import remove_checkpoints
@@ -54,6 +54,8 @@ class RunConfig:
     method: str = "d4c"
     track: str = "deployable"
     reconstruction: str | None = None
+    safe_int8: bool = False
+    soften: bool = True
     dataset: str = "demo"
     pretrained: str | None = None
     device: str = "cpu"
@@ -113,6 +115,8 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
             "reconstruction": config.reconstruction or preset_kind,
             "iterations": steps,
             "batch_size": batch_size,
+            "safe_int8": config.safe_int8,
+            "soften": config.soften,
             "seed": config.seed,
         }
         _artifact(clip, calibrations[source], artifacts[name], key, report)
@@ -156,6 +160,7 @@ def _check_settings(config: RunConfig) -> None:
         if (given := getattr(config, name)) not in choices:
             names = ", ".join(choice for choice in choices if choice)
             raise SettingError(f"The {name} {given!r} is unknown; choose one of {names}.")
+    check_safe_int8(config.safe_int8, config.track)
     resolve_config(config.method, config.preset, {})
 
 
@@ -187,6 +192,8 @@ def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], 
                 reconstruction=key["reconstruction"],
                 iterations=key["iterations"],
                 batch_size=key["batch_size"],
+                safe_int8=key["safe_int8"],
+                soften=key["soften"],
                 seed=key["seed"],
                 progress=progress,
                 checkpoint=unfinished,

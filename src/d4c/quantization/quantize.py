@@ -99,8 +99,7 @@ def quantize(
         raise SettingError(
             f"The reconstruction {kind!r} is unknown; choose one of {', '.join(get_args(Reconstruction))}."
         )
-    if safe_int8 and track == "paper":
-        raise SettingError("safe_int8 is for integer kernels, which compute nothing of track 'paper'; leave one out.")
+    check_safe_int8(safe_int8, track)
     if ranges not in get_args(RangeRule):
         raise SettingError(f"The ranges {ranges!r} are unknown; choose one of {', '.join(get_args(RangeRule))}.")
     if not towers or any(tower not in TOWERS for tower in towers):
@@ -171,6 +170,12 @@ def quantize(
     recipe["seconds"] = round(time.perf_counter() - started, 3)
     recipe["peak_memory_bytes"] = torch.cuda.max_memory_allocated(clip.device) if on_gpu else None
     return QuantizedCLIP(quantized, plan, recipe)
+
+
+def check_safe_int8(safe_int8: bool, track: str) -> None:
+    """Raise SettingError for `safe_int8` on track "paper", whose weights no integer kernel reads."""
+    if safe_int8 and track == "paper":
+        raise SettingError("safe_int8 is for integer kernels, which compute nothing of track 'paper'; leave one out.")
 
 
 def _check_weights(clip: CLIP, towers: Sequence[str]) -> None:
