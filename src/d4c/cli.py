@@ -183,7 +183,11 @@ def quantize(
     reconstruction: Reconstruction = None,
     iterations: Annotated[int | None, typer.Option(help="Reconstruction steps a unit.")] = None,
     importance: Annotated[
-        str | None, typer.Option(help="none, or gradient: image tokens count by what their errors do to the embedding.")
+        str | None,
+        typer.Option(
+            help="none; embedding or zeroshot: image tokens count by what their errors do to the embedding, or to the "
+            "zero-shot distribution over generic prompts."
+        ),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option(help="Exception PATTERN=SCHEME over layer names; may be repeated.")

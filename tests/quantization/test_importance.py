@@ -1,4 +1,4 @@
-"""The weight of a token is what a small error of it costs the embedding."""
+"""The weight of a token is what a small error of it costs the embedding, or the zero-shot distribution."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import Tensor
 import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization import importance, reconstruction
-from d4c.quantization.importance import token_importance
+from d4c.quantization.importance import Error, embedding_error, token_importance, zeroshot_error
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLinear
-from d4c.quantization.optimization import ReconstructionConfig, Unit, samples, squared_error
+from d4c.quantization.optimization import Importance, ReconstructionConfig, Unit, samples, squared_error
 from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import with_ranges
 from d4c.quantization.reconstruction import UnitKind, reconstruct
 from d4c.quantization.scheme import QuantArgs, Scheme
 from d4c.quantization.stages import run_stage, stages
+from d4c.synthesis.prompts import generic_prompts
 
 
 def models(clip: CLIP) -> tuple[CLIP, CLIP, Tensor]:
@@ -36,14 +37,30 @@ def vit(tiny_vit: CLIP) -> tuple[CLIP, CLIP, Tensor]:
     return models(tiny_vit)
 
 
-def embedding_error(quantized: CLIP, reference: CLIP, state: Tensor, after: int, inputs: Tensor) -> Tensor:
-    """Sum over samples of 1 - cos, from the state behind stage `after` of the quantized model."""
-    for stage in stages(quantized, "image")[after + 1 :]:
-        state = stage.run(quantized, state, inputs)
-    return (1 - F.cosine_similarity(state, reference.encode_image(inputs), dim=-1)).sum()
+def one_minus_cosine(reference: CLIP, own: Tensor, wanted: Tensor) -> Tensor:
+    return 1 - (F.normalize(own, dim=-1) * F.normalize(wanted, dim=-1)).sum(-1)
 
 
-def test_it_is_the_squared_slope_of_the_embedding_error(vit: tuple[CLIP, CLIP, Tensor]) -> None:
+def prompt_divergence(reference: CLIP, own: Tensor, wanted: Tensor) -> Tensor:
+    """KL of the zero-shot distributions over one prompt of each noun, all positions of each prompt computed."""
+    whole = copy.copy(reference)
+    whole.text = copy.copy(reference.text)
+    whole.text.trim = False
+    texts = F.normalize(whole.encode_text(reference.tokenize(generic_prompts(180))), dim=-1)
+    p, q = ((reference.logit_scale * F.normalize(x, dim=-1) @ texts.T).softmax(-1) for x in (wanted, own))
+    return (p * (p.log() - q.log())).sum(-1)
+
+
+ERRORS = {
+    "embedding": (lambda _: embedding_error, one_minus_cosine),
+    "zeroshot": (zeroshot_error, prompt_divergence),
+}
+
+
+@pytest.mark.parametrize(("make", "written_out"), ERRORS.values(), ids=ERRORS)
+def test_it_is_the_squared_slope_of_the_error(
+    make: Callable[[CLIP], Error], written_out: Callable[[CLIP, Tensor, Tensor], Tensor], vit: tuple[CLIP, CLIP, Tensor]
+) -> None:
     """Finite differences of every element of one state, without the steps of activations, which have no slope."""
     reference, quantized, pixels = copy.deepcopy(vit[0]).double(), copy.deepcopy(vit[1]).double(), vit[2][:2].double()
     for module in quantized.modules():
@@ -51,23 +68,26 @@ def test_it_is_the_squared_slope_of_the_embedding_error(vit: tuple[CLIP, CLIP, T
             module.enabled = False
     chain = stages(quantized, "image")
     state = run_stage(chain[1], quantized, run_stage(chain[0], quantized, pixels, pixels), pixels)
-    squares = torch.zeros(state.shape[1], dtype=torch.float64)
+    places = torch.cartesian_prod(*map(torch.arange, state.shape))
     step = 1e-5
     with torch.no_grad():
-        for place in torch.cartesian_prod(*map(torch.arange, state.shape)):
-            sides = []
-            for sign in (1, -1):
-                moved = state.clone()
-                moved[tuple(place)] += sign * step
-                sides.append(float(embedding_error(quantized, reference, moved, 1, pixels)))
-            squares[place[1]] += ((sides[0] - sides[1]) / (2 * step)) ** 2
-    found = token_importance(quantized, reference, pixels)["image.blocks.0"]
+        moved = state.repeat(2, len(places), 1, 1, 1)
+        for sign, copies in zip((1, -1), moved, strict=True):
+            copies[torch.arange(len(places)), *places.T] += sign * step
+        moved = moved.flatten(0, 2)
+        for stage in chain[2:]:
+            moved = stage.run(quantized, moved, pixels)
+        wanted = reference.encode_image(pixels)
+        up, down = written_out(reference, moved, wanted.repeat(2 * len(places), 1)).view(2, len(places), -1).sum(-1)
+    squares = torch.zeros(state.shape[1], dtype=torch.float64)
+    squares.index_add_(0, places[:, 1], ((up - down) / (2 * step)).square())
+    found = token_importance(quantized, reference, pixels, make(reference))["image.blocks.0"]
     assert torch.allclose(found, (squares / squares.mean())[:, None].expand(found.shape), rtol=1e-3)
 
 
 def test_every_output_with_tokens_has_weights_of_mean_one(vit: tuple[CLIP, CLIP, Tensor]) -> None:
     reference, quantized, pixels = vit
-    found = token_importance(quantized, reference, pixels)
+    found = token_importance(quantized, reference, pixels, embedding_error)
     blocks = {n: m for n, m in quantized.image.blocks.named_modules() if isinstance(m, QuantizedLinear)}
     states = {stage.name for stage in stages(quantized, "image")[:-1]}  # the last one is the embedding
     assert found.keys() == {f"image.blocks.{name}" for name in blocks} | states
@@ -80,15 +100,15 @@ def test_every_output_with_tokens_has_weights_of_mean_one(vit: tuple[CLIP, CLIP,
 
 def test_batches_are_samples_one_by_one(vit: tuple[CLIP, CLIP, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     reference, quantized, pixels = vit
-    whole = token_importance(quantized, reference, pixels)
+    whole = token_importance(quantized, reference, pixels, embedding_error)
     monkeypatch.setattr(importance, "BATCH", 1)
-    for name, weights in token_importance(quantized, reference, pixels).items():
+    for name, weights in token_importance(quantized, reference, pixels, embedding_error).items():
         assert torch.allclose(weights, whole[name], rtol=1e-3, atol=1e-5)
 
 
 def test_tokens_that_nobody_reads_do_not_count(vit: tuple[CLIP, CLIP, Tensor]) -> None:
     """Behind the last block, only the class token is."""
-    found = token_importance(vit[1], vit[0], vit[2])["image.blocks.1"]
+    found = token_importance(vit[1], vit[0], vit[2], embedding_error)["image.blocks.1"]
     assert torch.equal(found[1:], torch.zeros_like(found[1:]))
     assert torch.allclose(found[0], torch.full_like(found[0], len(found)))
 
@@ -98,14 +118,14 @@ def test_where_nothing_reaches_the_embedding_all_channels_count_alike(vit: tuple
     last = quantized.get_submodule("image.projection")
     assert isinstance(last, QuantizedLinear)
     last.weight.zero_()
-    found = token_importance(quantized, reference, pixels)["image.blocks.0"]
+    found = token_importance(quantized, reference, pixels, embedding_error)["image.blocks.0"]
     assert torch.equal(found, torch.ones_like(found))
 
 
 def test_the_models_are_left_as_they_were(vit: tuple[CLIP, CLIP, Tensor]) -> None:
     reference, quantized, pixels = vit
     with torch.no_grad():  # gradients are needed inside, whatever the caller has set
-        token_importance(quantized, reference, pixels)
+        token_importance(quantized, reference, pixels, embedding_error)
     assert all(p.grad is None for clip in (reference, quantized) for p in clip.parameters())
     assert not any(module._forward_hooks for module in quantized.modules())
 
@@ -128,13 +148,13 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> Learned:
     return units
 
 
-@pytest.mark.parametrize("kind", ["block", "layer"])
+@pytest.mark.parametrize(("kind", "choice"), [("block", "embedding"), ("layer", "embedding"), ("block", "zeroshot")])
 def test_units_with_tokens_are_learned_with_the_weights_of_their_outputs(
-    vit: tuple[CLIP, CLIP, Tensor], kind: UnitKind, learned: Learned
+    vit: tuple[CLIP, CLIP, Tensor], kind: UnitKind, choice: Importance, learned: Learned
 ) -> None:
     reference, quantized, pixels = vit[0], copy.deepcopy(vit[1]), vit[2]
-    found = token_importance(quantized, reference, pixels)
-    reconstruct(quantized, reference, "image", pixels, lambda _: kind, ReconstructionConfig(importance="gradient"))
+    found = token_importance(quantized, reference, pixels, ERRORS[choice][0](reference))
+    reconstruct(quantized, reference, "image", pixels, lambda _: kind, ReconstructionConfig(importance=choice))
     weighted = [(unit, outputs) for unit, outputs in learned if unit.targets.ndim == 3]
     assert len(weighted) == {"block": 3, "layer": 8}[kind]
     for unit, outputs in weighted:
@@ -151,7 +171,7 @@ def test_other_towers_are_learned_without(
     reference, quantized, inputs = models(request.getfixturevalue(model))
     if tower == "text":
         inputs = reference.tokenize(["a cat", "two old dogs"])
-    reconstruct(quantized, reference, tower, inputs, lambda _: "block", ReconstructionConfig(importance="gradient"))
+    reconstruct(quantized, reference, tower, inputs, lambda _: "block", ReconstructionConfig(importance="zeroshot"))
     assert learned
     assert all(unit.importance is None for unit, _ in learned)
 

@@ -13,7 +13,7 @@ from d4c.graphs import Repeated
 from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.rounding import SoftRounding
 
-Importance = Literal["none", "gradient"]
+Importance = Literal["none", "embedding", "zeroshot"]
 
 
 TEMPERATURE = 1000.0
@@ -29,7 +29,8 @@ class ReconstructionConfig:
     thousands of steps. With `annealing="temperature"` it is the mean squared error alone: a temperature that grows to
     `TEMPERATURE` decides every weight, while what is still soft makes up for it; and a unit stays as it was if
     learning did not lower its error.
-    With `importance="gradient"` the tokens of an image count as `token_importance` says.
+    With an `importance` other than "none" the tokens of an image count as `token_importance` says: by what they do to
+    the embedding, or to the zero-shot distribution.
     With `closed_form_start`, GPTQ finds the weights that learned rounding starts from.
     Learning rates of activation scales are relative to the scale, or absolute with `absolute_scales`.
     """

@@ -69,10 +69,10 @@ def quantize(
     values ("percentile"); weights are always searched for the least error. Then rounding and activation scales are
     learned unit by unit, in `iterations` steps of `batch_size` samples each: whole blocks ("block", the deployable
     default), single layers ("layer"), as published ("published": transformer layers, ResNet bottlenecks; default of
-    track "paper"), or not at all ("none": ranges only). With `importance="gradient"` instead of "none" each token of a
-    vision transformer counts by what its errors do to the embedding (`token_importance`). `overrides` maps
-    patterns over layer names to schemes, such as {r"image\.blocks\.0\..*": "W8A8"}; they come after the track's own
-    exceptions.
+    track "paper"), or not at all ("none": ranges only). With an `importance` other than "none" each token of
+    a vision transformer counts by what its errors do to the embedding ("embedding") or to the zero-shot distribution
+    over generic prompts ("zeroshot"; `token_importance`). `overrides` maps patterns over layer names to schemes, such
+    as {r"image\.blocks\.0\..*": "W8A8"}; they come after the track's own exceptions.
 
     With `target_bits` (mean bits a weight) or `target_bytes` (of packed weights; scales, biases and norms come on top)
     the layers without exception get widths of their own, see `mixed_overrides`: the divergence of each at each width is

@@ -17,7 +17,7 @@ from d4c.models.clip import CLIP
 from d4c.models.vit import VisionTransformer
 from d4c.quantization.checkpoint import Checkpoint, set_stage_state, stage_state
 from d4c.quantization.gptq import GPTQ, Layer
-from d4c.quantization.importance import token_importance
+from d4c.quantization.importance import embedding_error, token_importance, zeroshot_error
 from d4c.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.optimization import ReconstructionConfig, Unit, optimize
 from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
@@ -48,8 +48,10 @@ def reconstruct(
     if tower == "text":
         inputs = reference.text.crop(inputs)
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
-    weighted = config.importance == "gradient" and tower == "image" and isinstance(reference.image, VisionTransformer)
-    weights = token_importance(quantized, reference, inputs) if weighted else {}
+    weights: dict[str, Tensor] = {}
+    if config.importance != "none" and tower == "image" and isinstance(reference.image, VisionTransformer):
+        error = embedding_error if config.importance == "embedding" else zeroshot_error(reference)
+        weights = token_importance(quantized, reference, inputs, error)
     walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
     chain = stages(quantized, tower)
     for index, stage in enumerate(chain):

@@ -1,8 +1,6 @@
-"""What each quantized layer costs, measured on the zero-shot distribution over generic prompts.
+"""What each quantized layer costs: by how much the model diverges from the float one, the mean over calibration images.
 
-With p = softmax(s cos) over the prompts, s the logit scale, for each calibration image, the divergence of a model is
-the mean over images of KL(p of the float model || p of the model), in nats. Layers of both towers change p, so that
-both are measured in one unit.
+`divergence.py` says what is measured: the zero-shot distribution over generic prompts, in nats.
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
 from d4c.models.layers import Attention
 from d4c.models.resnet import AttentionPool
 from d4c.quantization.calibration import by_length, prepare
+from d4c.quantization.divergence import divergence, log_distribution
 from d4c.quantization.layers import QuantizedLayer, QuantizedMatMul
 from d4c.quantization.placement import TOWERS, LayerPlan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
@@ -194,7 +192,7 @@ class Probe:
             for tower in TOWERS
             for converted, clip in ((False, reference), (True, quantized))
         }
-        self.expected = self._log_p(self.features["image", False], self.features["text", False])
+        self.expected = self._log_p(*(self.features[tower, False] for tower in TOWERS))
 
     def divergence(self, towers: Sequence[str] = TOWERS) -> float:
         """Divergence of the model with these towers quantized."""
@@ -250,12 +248,10 @@ class Probe:
         return torch.cat(state)
 
     def _log_p(self, images: Tensor, texts: Tensor) -> Tensor:
-        cosines = F.normalize(images.double(), dim=-1) @ F.normalize(texts.double(), dim=-1).T
-        return (self.reference.logit_scale * cosines).log_softmax(-1)
+        return log_distribution(images, texts, self.reference.logit_scale)
 
     def _divergence(self, images: Tensor, texts: Tensor) -> float:
-        found = self._log_p(images, texts)
-        return float(F.kl_div(found, self.expected, reduction="batchmean", log_target=True))
+        return float(divergence(self._log_p(images, texts), self.expected).mean())
 
 
 @contextmanager
