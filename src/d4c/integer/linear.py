@@ -38,6 +38,12 @@ class Codes(nn.Module):
         """Lowest and highest code, and what int8 codes are moved by."""
         return self.low, self.high, self.shift
 
+    def grid(self, step: Tensor) -> Tensor:
+        """[4]: what values in units of `step` are multiplied with, the zero point, the lowest and the highest int8."""
+        zero = self.zero_point.float() - self.shift
+        values = step / self.scale, zero, *(torch.full_like(zero, end - self.shift) for end in (self.low, self.high))
+        return torch.stack([value.reshape(()).float() for value in values])
+
     def forward(self, x: Tensor) -> Tensor:
         return to_codes(x, self.scale, self.zero_point, self.ends)
 
@@ -98,9 +104,10 @@ class IntegerLinear(nn.Module):
     ) -> Tensor:
         """Codes [..., K] to [..., O], as `d4c.integer.products.product` says."""
         shape = *codes.shape[:-1], self.outputs
-        codes = F.pad(codes, (0, -self.depth % DEPTH)).flatten(0, -2)
+        if missing := -self.depth % DEPTH:
+            codes = F.pad(codes, (0, missing))
         rows = None if residual is None else residual.reshape(-1, self.outputs)
-        given = codes, self.unpacked(), self.scale, self.offset
+        given = codes.flatten(0, -2), self.unpacked(), self.scale, self.offset
         return product(*given, dtype=dtype, act=act, rounding=rounding, residual=rows).view(shape)
 
 

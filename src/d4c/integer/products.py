@@ -22,10 +22,10 @@ ROWS = 17
 
 
 class Rounding(nn.Module):
-    """The codes of the quantizers that read a product, one quantizer for each of its outputs [O].
+    """The codes of the quantizers that read a product, each as many of its outputs [..., O] as the others.
 
-    `whole` codes are int8, moved by 128 where they have 8 bits, for the next product; others are codes less their zero
-    point, whole numbers that bf16 holds. `factor` is what an output is multiplied with before its quantizer.
+    Quantizers come with a factor, which an output is multiplied with before. `whole` codes are int8, moved by 128 where
+    they have 8 bits, for the next product; others are codes less their zero point, whole numbers that bf16 holds.
     """
 
     inverse: Tensor
@@ -33,21 +33,23 @@ class Rounding(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, quantizers: list[tuple[Codes, int, float]], whole: bool) -> None:
+    def __init__(self, quantizers: list[tuple[Codes, float]], whole: bool) -> None:
         super().__init__()
         columns: dict[str, list[Tensor]] = {"inverse": [], "zero": [], "low": [], "high": []}
-        for codes, outputs, factor in quantizers:
+        for codes, factor in quantizers:
             zero_point = codes.zero_point.float()
             move = torch.full_like(zero_point, codes.shift) if whole else zero_point
             values = (factor / codes.scale, zero_point - move, codes.low - move, codes.high - move)
             for name, value in zip(columns, values, strict=True):
-                columns[name].append(value.reshape(1).expand(outputs))
+                columns[name].append(value.reshape(1))
         for name, parts in columns.items():
             self.register_buffer(name, torch.cat(parts))
         self.whole = whole
 
     def forward(self, y: Tensor) -> Tensor:
-        return (torch.round(y * self.inverse) + self.zero).clamp(self.low, self.high)
+        parts = y.unflatten(-1, (len(self.inverse), -1))
+        inverse, zero, low, high = (t[:, None] for t in (self.inverse, self.zero, self.low, self.high))
+        return (torch.round(parts * inverse) + zero).clamp(low, high).flatten(-2)
 
 
 def product(
@@ -69,7 +71,7 @@ def product(
     if rounding is not None and rounding.whole:
         dtype = torch.int8
     if codes.is_cuda and can_compile():
-        from d4c.integer.kernels import fused_product
+        from d4c.kernels.product import fused_product
 
         return fused_product(codes, weight, scale, offset, dtype, act, rounding, residual)
     y = int32_product(codes, weight) * scale + offset

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d4c.graphs import fused
+from d4c.graphs import can_compile, fused
 from d4c.integer.linear import Codes, IntegerLinear, to_codes
 from d4c.integer.products import Rounding, check_activation
 from d4c.models.layers import Attention, Block, join_heads, split_heads
@@ -55,10 +55,12 @@ class IntegerAttention(nn.Module):
         width = self.out.outputs
         factors = ((width // self.heads) ** -0.5, 1.0, 1.0)
         quantizers = [Codes(quantizer) for quantizer in (scores.a, scores.b, context.b)]
-        self.rounding = Rounding([(c, width, f) for c, f in zip(quantizers, factors, strict=True)], whole=False)
+        self.rounding = Rounding(list(zip(quantizers, factors, strict=True)), whole=False)
         self.scale = float(scores.a.scale * scores.b.scale)
         self.step: Tensor
         self.register_buffer("step", context.b.scale.detach().clone())
+        self.grid: Tensor
+        self.register_buffer("grid", self.out.codes.grid(self.step))
         self.first_key: Tensor | None
         self.first_value: Tensor | None
         key, value = attn.first_key, attn.first_value
@@ -69,12 +71,22 @@ class IntegerAttention(nn.Module):
     def forward(self, codes: Tensor, causal: bool, residual: Tensor) -> Tensor:
         if self.first_key is None or self.first_value is None:
             qkv = self.qkv.product(codes, self.dtype, rounding=self.rounding)
-            q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
-            context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
+            given = self._without_first(qkv, causal)
         else:
             context = self._with_first(self.qkv.product(codes, torch.float32), self.first_key, self.first_value)
-        given = context_codes(context, self.step, *rounds(self.out))
+            given = context_codes(context, self.step, *rounds(self.out))
         return self.out.product(given, self.dtype, residual=residual)
+
+    def _without_first(self, qkv: Tensor, causal: bool) -> Tensor:
+        """Codes of the context, from a kernel of ours where it takes what is given."""
+        if qkv.is_cuda and can_compile() and not causal:
+            from d4c.kernels import attention
+
+            if attention.fits(qkv, self.heads):
+                return attention.forward(qkv, self.heads, self.scale, self.grid)
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
+        context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
+        return context_codes(context, self.step, *rounds(self.out))
 
     def _with_first(self, qkv: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention with one more position that all see: few and short prompts, written out."""
@@ -97,7 +109,7 @@ class IntegerBlock(nn.Module):
         self.norm1, self.norm2, self.act, self.dtype = block.norm1, block.norm2, mlp.act, dtype
         self.attn = IntegerAttention(block.attn, dtype)
         self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)
-        self.rounding = Rounding([(self.fc2.codes, self.fc1.outputs, 1.0)], whole=True)
+        self.rounding = Rounding([(self.fc2.codes, 1.0)], whole=True)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         x = x.to(self.dtype)
@@ -115,19 +127,26 @@ def before(norm: nn.LayerNorm, layer: IntegerLinear, x: Tensor) -> Tensor:
     return norm_codes(x, norm.weight, norm.bias, *rounds(layer), norm.eps)
 
 
+@fused
+def patch_codes(pixels: Tensor, side: int, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
+    """Pixels [N, C, S, S] as codes of patches [N, S / side, S / side, C side side]."""
+    n, channels, size, _ = pixels.shape
+    grid = size // side
+    patches = pixels.view(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return to_codes(patches, scale, zero_point, ends)
+
+
 class IntegerPatches(nn.Module):
     """The patch embedding as one product over the pixels of a patch."""
 
-    def __init__(self, conv: QuantizedConv2d) -> None:
+    def __init__(self, conv: QuantizedConv2d, dtype: torch.dtype) -> None:
         super().__init__()
-        self.side = conv.stride[0]
-        self.product = integer(conv)
+        self.side, self.dtype = conv.stride[0], dtype
+        self.linear = integer(conv)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        n, channels, size, _ = pixels.shape
-        grid = size // self.side
-        patches = pixels.view(n, channels, grid, self.side, grid, self.side).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return cast(Tensor, self.product(patches)).permute(0, 3, 1, 2)
+        codes = patch_codes(pixels, self.side, *rounds(self.linear))
+        return self.linear.product(codes, self.dtype).permute(0, 3, 1, 2)
 
 
 class IntegerEmbedding(nn.Module):
@@ -158,7 +177,7 @@ class InFloat(nn.Module):
 def to_integer(tower: VisionTransformer | TextTransformer, dtype: torch.dtype) -> None:
     """Replace the quantized layers of a tower by integer ones, in place."""
     if isinstance(tower, VisionTransformer):
-        tower.patch_embed = IntegerPatches(cast(QuantizedConv2d, tower.patch_embed))  # type: ignore[assignment]
+        tower.patch_embed = IntegerPatches(cast(QuantizedConv2d, tower.patch_embed), dtype)  # type: ignore[assignment]
     else:
         tower.token_embedding = IntegerEmbedding(tower.token_embedding)  # type: ignore[assignment, arg-type]
     tower.blocks = nn.ModuleList(IntegerBlock(cast(Block, block), dtype) for block in tower.blocks)

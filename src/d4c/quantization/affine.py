@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from d4c.graphs import can_compile
+
 
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even; the gradient passes straight through."""
@@ -25,9 +27,20 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (codes - zero_point) * scale
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
-    """Quantize and dequantize, differentiable in x and scale (straight-through rounding, LSQ: arXiv 1902.08153)."""
-    if not torch.is_grad_enabled():
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, dropped: Tensor | None = None
+) -> Tensor:
+    """Quantize and dequantize, differentiable in x and scale (straight-through rounding, LSQ: arXiv 1902.08153).
+
+    Where the boolean `dropped`, of the shape of x, is set, x stays as it is (QDrop: arXiv 2203.05740).
+    """
+    if x.is_cuda and can_compile():
+        from d4c.kernels import rounding
+
+        if rounding.fits(x, scale):
+            return rounding.fake_quantize(x, scale, zero_point, qmin, qmax, dropped)
+    if not torch.is_grad_enabled() and dropped is None:
         # The same steps in one tensor: most of their time is memory traffic.
         return (x / scale).round_().add_(zero_point).clamp_(qmin, qmax).sub_(zero_point).mul_(scale)
-    return ((round_ste(x / scale) + zero_point).clamp(qmin, qmax) - zero_point) * scale
+    y = ((round_ste(x / scale) + zero_point).clamp(qmin, qmax) - zero_point) * scale
+    return y if dropped is None else torch.where(dropped, x, y)

@@ -45,8 +45,8 @@ class ActivationQuantizer(nn.Module):
             return x
         if not self.enabled:
             return x
-        y = fake_quantize(x, self.scale, self.zero_point, self.args.qmin, self.args.qmax)
-        return torch.where(torch.rand_like(x) < self.drop, x, y) if self.drop else y
+        dropped = torch.rand_like(x) < self.drop if self.drop else None
+        return fake_quantize(x, self.scale, self.zero_point, self.args.qmin, self.args.qmax, dropped)
 
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of x in a float64 tensor."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from d4c.graphs import can_compile
 from d4c.quantization.layers import QuantizedLayer
 
 ZETA, GAMMA = 1.1, -0.1
@@ -21,7 +22,7 @@ class SoftRounding(nn.Module):
         super().__init__()
         self.scale, self.zero_point = layer.weight_scale, layer.weight_zero_point
         self.qmin, self.qmax = layer.weight_args.qmin, layer.weight_args.qmax
-        exact = weight / self.scale
+        exact = (weight / self.scale).contiguous()
         self.floor = exact.floor()
         rest = (exact - self.floor).clamp(1e-4, 1 - 1e-4)
         self.alpha = nn.Parameter(torch.logit((rest - GAMMA) / (ZETA - GAMMA)))
@@ -32,6 +33,11 @@ class SoftRounding(nn.Module):
         return ((self.temperature * self.alpha).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def forward(self) -> Tensor:
+        if self.alpha.is_cuda and can_compile():
+            from d4c.kernels.rounding import soft_weight
+
+            given = self.alpha, self.floor, self.scale, self.zero_point, self.temperature
+            return soft_weight(*given, self.qmin, self.qmax)
         codes = (self.floor + self.offset() + self.zero_point).clamp(self.qmin, self.qmax)
         return (codes - self.zero_point) * self.scale
 

@@ -18,7 +18,7 @@ from d4c.graphs import can_compile, compile_part
 from d4c.models.clip import CLIP
 from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, split_heads
 from d4c.models.vit import VisionTransformer
-from d4c.synthesis.attention import attention
+from d4c.synthesis.attention import by_products, self_attention
 from d4c.synthesis.config import CONTRASTIVE, Precision, SynthesisConfig
 
 QUICK_GELU = 1.702
@@ -75,8 +75,7 @@ class JointAttention(nn.Module):
         self.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        q, k, v = (split_heads(t, self.heads) for t in F.linear(x, self.weight, self.bias).chunk(3, -1))
-        return self.out(join_heads(attention(q, k, v)))
+        return self.out(self_attention(F.linear(x, self.weight, self.bias), self.heads))
 
 
 class LastBlock(nn.Module):
@@ -90,7 +89,7 @@ class LastBlock(nn.Module):
         norm1, attn, norm2, mlp = self.block.norm1, self.block.attn, self.block.norm2, self.block.mlp
         y = norm1(x)
         q, k, v = (split_heads(t, attn.heads) for t in (attn.q(y[:, :1]), attn.k(y), attn.v(y)))
-        cls = x[:, :1] + attn.out(join_heads(attention(q, k, v)))
+        cls = x[:, :1] + attn.out(join_heads(by_products(q, k, v)))
         return cls + mlp(norm2(cls))
 
 

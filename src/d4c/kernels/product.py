@@ -17,7 +17,7 @@ from d4c.models.layers import QuickGELU
 
 GROUP = 8
 """Tiles of rows that follow one another, so that the weights they share stay in the cache."""
-TILES = ((128, 128, 64, 4, 5), (128, 128, 64, 8, 4), (128, 64, 64, 4, 4), (256, 128, 128, 8, 3))
+TILES = ((128, 128, 128, 4, 3), (128, 128, 64, 4, 5), (128, 64, 64, 4, 4))
 """Rows, columns, depth, warps and stages of the tiles among which the first call of a shape chooses."""
 
 
@@ -28,21 +28,34 @@ def _configs() -> list[Any]:
     ]
 
 
+@triton.jit
+def _tanh(x):
+    return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _round(y, inverse, zero, low, high):
+    # To the nearest integer, halves to even ones: beyond 2^23 float32 holds nothing finer.
+    y = y * inverse + 12582912.0 - 12582912.0 + zero
+    return tl.minimum(tl.maximum(y, low), high)
+
+
 @triton.autotune(configs=_configs(), key=["o", "k", "ACT", "ROUND", "ADD", "rows_class"])
 @triton.heuristics({"WHOLE": lambda given: given["k"] % given["DEPTH"] == 0})
 @triton.jit(do_not_specialize=["r", "rows_class"])
 def _kernel(
     a, b, scale, offset, inverse, zero, low, high, residual, out,
     r, o, k, rows_class,
-    ACT: tl.constexpr, ROUND: tl.constexpr, ADD: tl.constexpr, WHOLE: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    PART: tl.constexpr, ACT: tl.constexpr, ROUND: tl.constexpr, ADD: tl.constexpr, WHOLE: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     down, across = tl.cdiv(r, ROWS), tl.cdiv(o, COLUMNS)
     first = tile // (GROUP * across) * GROUP
     height = min(down - first, GROUP)
     row = (first + tile % (GROUP * across) % height) * ROWS + tl.arange(0, ROWS)
-    column = tile % (GROUP * across) // height * COLUMNS + tl.arange(0, COLUMNS)
+    first_column = tile % (GROUP * across) // height * COLUMNS
+    column = first_column + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
     # Rows and columns beyond the end are computed from others and not written.
     a_at = a + (row % r).to(tl.int64)[:, None] * k + depth[None, :]
@@ -62,15 +75,19 @@ def _kernel(
     y = sums.to(tl.float32) * tl.load(scale + column, mask=known, other=0.0)[None, :]
     y += tl.load(offset + column, mask=known, other=0.0)[None, :]
     if ACT == 1:
-        y = y * tl.sigmoid(1.702 * y)
+        # y sigmoid(1.702 y), with one instruction for the only part that is not a sum or product.
+        half = 0.5 * y
+        y = half * _tanh(0.851 * y) + half
     elif ACT == 2:
         y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
     if ROUND:
-        # To the nearest integer, halves to even ones: beyond 2^23 float32 holds nothing finer.
-        y = y * tl.load(inverse + column, mask=known, other=0.0)[None, :] + 12582912.0 - 12582912.0
-        y += tl.load(zero + column, mask=known, other=0.0)[None, :]
-        y = tl.maximum(y, tl.load(low + column, mask=known, other=0.0)[None, :])
-        y = tl.minimum(y, tl.load(high + column, mask=known, other=0.0)[None, :])
+        if PART % COLUMNS == 0:  # a tile has one quantizer
+            by = first_column // PART
+            y = _round(y, tl.load(inverse + by), tl.load(zero + by), tl.load(low + by), tl.load(high + by))
+        else:
+            by = tl.minimum(column, o - 1) // PART
+            steps, zeros = tl.load(inverse + by)[None, :], tl.load(zero + by)[None, :]
+            y = _round(y, steps, zeros, tl.load(low + by)[None, :], tl.load(high + by)[None, :])
     at = row.to(tl.int64)[:, None] * o + column[None, :]
     inside = (row < r)[:, None] & known[None, :]
     if ADD:
@@ -98,6 +115,7 @@ def fused_product(
     _kernel[lambda given: (triton.cdiv(r, given["ROWS"]) * triton.cdiv(o, given["COLUMNS"]),)](
         codes, weight, scale, offset, *columns, out if residual is None else residual.contiguous(), out,
         r, o, k, r.bit_length(),
+        PART=o if rounding is None else o // len(rounding.inverse),
         ACT=kind, ROUND=rounding is not None, ADD=residual is not None, GROUP=GROUP,
     )  # fmt: skip
     return out
