@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from d4c.errors import ArtifactError, DataError
+from d4c.files import sha256
 from d4c.synthesis.calibration import CalibrationSet
 
+BOX = torch.tensor([1, 0, 8, 7])
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
 
 
@@ -25,7 +28,8 @@ def make(n: int = 3, size: int = 8) -> CalibrationSet:
     targets = torch.tensor([0, -1, 1] + [0] * (n - 3))
     texts = ("a photo of a cat.", "a photo of a naïve 猫.")
     prompts = tuple("" if t < 0 else texts[t] for t in targets.tolist())
-    return CalibrationSet(pixels, prompts, targets, texts, {"mean": MEAN, "std": STD, "seed": 3, "loss": [[1, 0.5]]})
+    provenance = {"mean": MEAN, "std": STD, "seed": 3, "loss": [[1, 0.5]]}
+    return CalibrationSet(pixels, prompts, targets, texts, provenance, BOX.expand(n, 4))
 
 
 def test_a_saved_set_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -34,7 +38,15 @@ def test_a_saved_set_comes_back_bit_for_bit(tmp_path: Path) -> None:
     two = CalibrationSet.load(tmp_path / "set")
     assert torch.equal(one.pixels.view(torch.int32), two.pixels.view(torch.int32))
     assert torch.equal(one.targets, two.targets)
+    assert two.boxes is not None
+    assert torch.equal(two.boxes, BOX.expand(3, 4))
     assert (one.prompts, one.texts, one.provenance) == (two.prompts, two.texts, two.provenance)
+
+
+def test_a_set_of_before_boxes_were_kept_loads(tmp_path: Path) -> None:
+    replace(make(), boxes=None).save(tmp_path / "set")
+    assert set(load_file(tmp_path / "set" / "calibration.safetensors")) == {"pixels", "targets"}
+    assert CalibrationSet.load(tmp_path / "set").boxes is None
 
 
 def test_the_pictures_on_disk_are_the_pixels_clipped_to_8_bits(tmp_path: Path) -> None:
@@ -76,11 +88,26 @@ def flip_a_bit(folder: Path) -> None:
     (folder / "calibration.safetensors").write_bytes(data)
 
 
+def rewrite(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    """Other tensors, with the hash that they should have."""
+
+    def attack(folder: Path) -> None:
+        tensors = load_file(folder / "calibration.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "calibration.safetensors")
+        edit(lambda r: r.update(sha256=sha256(folder / "calibration.safetensors")))(folder)
+
+    return attack
+
+
 ATTACKS: dict[str, Callable[[Path], None]] = {
     "no tensors": lambda f: (f / "calibration.safetensors").unlink(),
     "no record": lambda f: (f / "provenance.json").unlink(),
     "flipped bit": flip_a_bit,
     "truncated": lambda f: (f / "calibration.safetensors").write_bytes(b"\x00" * 20),
+    "another tensor": rewrite(lambda t: t.update(masks=torch.zeros(3))),
+    "no targets": rewrite(lambda t: t.pop("targets")),
+    "box of nothing": rewrite(lambda t: t["boxes"].zero_()),
     "not json": lambda f: (f / "provenance.json").write_text("{"),
     "not utf-8": lambda f: (f / "provenance.json").write_bytes(b"\xff\xfe"),
     "json list": lambda f: (f / "provenance.json").write_text("[]"),
@@ -105,21 +132,25 @@ def test_a_damaged_set_is_refused_in_one_sentence(tmp_path: Path, attack: Callab
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pixels": torch.zeros(3, 3, 8, 8).double()},
-        {"pixels": torch.zeros(3, 3, 8, 7)},
-        {"pixels": torch.zeros(3, 1, 8, 8)},
-        {"pixels": torch.zeros(2, 3, 8, 8)},
-        {"pixels": torch.full((3, 3, 8, 8), torch.nan)},
-        {"targets": torch.zeros(3)},
-        {"targets": torch.tensor([0, -1, 2])},
-        {"targets": torch.tensor([0, -2, 1])},
-        {"provenance": {}},
-    ],
-    ids=["double", "not square", "grey", "too few", "nan", "float targets", "beyond texts", "negative", "no mean"],
-)
+MISFITS: dict[str, dict[str, Any]] = {
+    "double": {"pixels": torch.zeros(3, 3, 8, 8).double()},
+    "not square": {"pixels": torch.zeros(3, 3, 8, 7)},
+    "grey": {"pixels": torch.zeros(3, 1, 8, 8)},
+    "too few": {"pixels": torch.zeros(2, 3, 8, 8)},
+    "nan": {"pixels": torch.full((3, 3, 8, 8), torch.nan)},
+    "float targets": {"targets": torch.zeros(3)},
+    "beyond texts": {"targets": torch.tensor([0, -1, 2])},
+    "negative": {"targets": torch.tensor([0, -2, 1])},
+    "no mean": {"provenance": {}},
+    "float boxes": {"boxes": BOX.float().expand(3, 4)},
+    "boxes too few": {"boxes": BOX.expand(2, 4)},
+    "box beyond": {"boxes": torch.tensor([1, 0, 9, 8]).expand(3, 4)},
+    "box before": {"boxes": torch.tensor([-1, 0, 6, 7]).expand(3, 4)},
+    "box without rows": {"boxes": torch.tensor([2, 4, 5, 4]).expand(3, 4)},
+}
+
+
+@pytest.mark.parametrize("change", MISFITS.values(), ids=MISFITS)
 def test_parts_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         replace(make(), **change)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.identity import model_hash
 from d4c.synthesis.config import CONTRASTIVE, MODEL_FREE, OPTIMISED, SynthesisConfig
 from d4c.synthesis.loop import evaluate_step
+from d4c.synthesis.prompts import prompt_features
 from d4c.synthesis.setup import draw_targets, prepare
 from d4c.synthesis.synthesizer import synthesize
 from d4c.synthesis.views import draw_step
@@ -105,6 +107,22 @@ def test_every_method_gives_a_set_that_can_be_saved_and_read(tiny: CLIP, method:
     assert len(made.texts) == (180 if method in (*CONTRASTIVE, "pse") else 0)
     assert again.provenance["model"] == {"name": "tiny", "sha256": model_hash(tiny)}
     assert again.provenance["config"]["method"] == again.provenance["method"] == method
+    assert (again.boxes is None) == (method not in ("d4c", "pgsi+scg"))
+
+
+def test_the_boxes_of_a_set_are_those_that_the_model_was_shown(demo_vit: CLIP) -> None:
+    """What the set says of the foreground is so for its own boxes, cut out by hand."""
+    made = synthesize(demo_vit, "pgsi+scg", images=12, iterations=6, lr=0.06, seed=2, precision="float32")
+    assert made.boxes is not None
+    size = demo_vit.image_size
+    crops = [pixels[:, b:d, a:c] for pixels, (a, b, c, d) in zip(made.pixels, made.boxes.tolist(), strict=True)]
+    shown = torch.cat([F.interpolate(crop[None], size=(size, size), mode="bilinear") for crop in crops])
+    with torch.no_grad():
+        features = F.normalize(demo_vit.encode_image(shown), dim=-1)
+    nearest = (features @ prompt_features(demo_vit, made.texts).T).argmax(-1)
+    share = float((nearest == made.targets).float().mean())
+    assert share == made.provenance["recognised"]["foreground"]
+    assert share > made.provenance["recognised"]["image"] + 0.5
 
 
 def test_the_model_is_left_as_it_was(tiny: CLIP) -> None:

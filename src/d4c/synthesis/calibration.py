@@ -32,7 +32,9 @@ class CalibrationSet:
     `pixels` is float32 [N, 3, S, S] on the CPU, normalised with the model's mean and std. `prompts` holds each
     image's target prompt ("" where it has none), `targets` int64 [N] its index in `texts` (-1 where none), `texts` all
     prompts that were candidates. `provenance` is JSON: method, settings, seed, model, versions; "mean" and "std"
-    must be in it, since they turn pixels back into pictures.
+    must be in it, since they turn pixels back into pictures. `boxes` int64 [N, 4] are the left, top, right and bottom
+    edges in pixels, the last two behind the box, of the square that each image's object was put into: of "d4c" and
+    "pgsi+scg", the only methods that have a foreground; elsewhere, and in sets of before they were kept, None.
     Raises DataError when these do not fit together.
     """
 
@@ -41,6 +43,7 @@ class CalibrationSet:
     targets: Tensor
     texts: tuple[str, ...]
     provenance: dict[str, Any]
+    boxes: Tensor | None = None
 
     def __post_init__(self) -> None:
         pixels, targets = self.pixels, self.targets
@@ -62,6 +65,11 @@ class CalibrationSet:
                     f"image {i} has prompt {prompt[:60]!r} and target {target}, which is another of the "
                     f"{len(self.texts)} texts or none; expected texts[target], or '' and -1."
                 )
+        if self.boxes is not None and not are_boxes(self.boxes, n, pixels.shape[-1]):
+            raise DataError(
+                f"the boxes are {describe(self.boxes)}, expected int64 [{n}, 4] with left < right and top < bottom "
+                f"inside of {pixels.shape[-1]} pixels; make the images anew."
+            )
         mean, std = self.provenance.get("mean"), self.provenance.get("std")
         if not is_triple(mean) or not is_triple(std) or min(std) <= 0:
             raise DataError("the provenance has no 'mean' and 'std' of three numbers each; take them from the model.")
@@ -86,8 +94,10 @@ class CalibrationSet:
         pictures = self.pictures()
         digits = max(3, len(str(len(self) - 1)))
         with atomic_folder(path) as temporary:
-            tensors = {"pixels": self.pixels.contiguous(), "targets": self.targets.contiguous()}
-            save_file(tensors, temporary / TENSORS)
+            tensors = {"pixels": self.pixels, "targets": self.targets}
+            if self.boxes is not None:
+                tensors["boxes"] = self.boxes
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
             (temporary / "images").mkdir()
             for i, picture in enumerate(pictures):
                 Image.fromarray(picture).save(temporary / "images" / f"{i:0{digits}d}.png")
@@ -115,11 +125,11 @@ class CalibrationSet:
             raise ArtifactError(
                 f"{path / TENSORS} cannot be read ({type(error).__name__}); make the calibration set anew."
             ) from None
-        if set(tensors) != {"pixels", "targets"}:
-            raise ArtifactError(f"{path / TENSORS} holds {sorted(tensors)}, expected pixels and targets.")
+        if set(tensors) - {"boxes"} != {"pixels", "targets"}:
+            raise ArtifactError(f"{path / TENSORS} holds {sorted(tensors)}, expected pixels, targets and maybe boxes.")
         prompts, texts = tuple(record["prompts"]), tuple(record["texts"])
         try:
-            return cls(tensors["pixels"], prompts, tensors["targets"], texts, record["provenance"])
+            return cls(prompts=prompts, texts=texts, provenance=record["provenance"], **tensors)
         except DataError as error:
             raise ArtifactError(f"{path} is no valid calibration set: {error}") from None
 
@@ -144,6 +154,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
+
+
+def are_boxes(boxes: Tensor, n: int, size: int) -> bool:
+    """Whether these are n boxes that are not empty inside of images of `size` pixels a side."""
+    if boxes.dtype != torch.int64 or list(boxes.shape) != [n, 4]:
+        return False
+    low, high = boxes[:, :2], boxes[:, 2:]
+    return bool((low >= 0).all() and (low < high).all() and (high <= size).all())
 
 
 def is_triple(value: Any) -> TypeGuard[Sequence[float]]:

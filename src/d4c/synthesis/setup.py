@@ -21,18 +21,21 @@ class Setup:
 
     `texts` [P, D] unit prompt features, none where the method has no prompts; `targets` int64 [N] their indices, -1
     where there are none; `group` int64 [N]; `weight` [N] is 1 / size of the image's group, so that each group's loss
-    is a mean and gets its own gradient from the sum; `window` is the foreground box, where the method has one.
+    is a mean and gets its own gradient from the sum. Where the method has foreground boxes, `boxes` int64 [N, 4] are
+    their left, top, right and bottom edges in pixels, the last two behind the box, and `window` what cuts them out.
     """
 
     texts: Tensor
     targets: Tensor
     group: Tensor
     weight: Tensor
+    boxes: Tensor | None
     window: Windows | None
 
     def __getitem__(self, rows: slice) -> Setup:
+        boxes = None if self.boxes is None else self.boxes[rows]
         window = None if self.window is None else self.window[rows]
-        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], window)
+        return Setup(self.texts, self.targets[rows], self.group[rows], self.weight[rows], boxes, window)
 
 
 def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
@@ -48,12 +51,16 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
     group = torch.arange(n, device=device) // config.inseparable
     weight = 1 / group.bincount()[group].float()
     size = clip.image_size
-    window = windows(draw_boxes(n, size, config, generator), size) if config.boxes else None
+    boxes = window = None
+    if config.boxes:
+        drawn = draw_boxes(n, size, config, generator)
+        boxes = torch.stack([drawn.left, drawn.top, drawn.left + drawn.side, drawn.top + drawn.side], -1)
+        window = windows(drawn, size)
     if config.start == "noise":
         start = gaussian_noise(n, size, generator)
     else:
         start = normalise(clip, pink_noise(n, size, generator))
-    return Setup(texts, targets, group, weight, window), start, generator
+    return Setup(texts, targets, group, weight, boxes, window), start, generator
 
 
 def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:

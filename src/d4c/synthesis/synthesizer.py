@@ -69,6 +69,7 @@ def synthesize(
     started = time.perf_counter()
     texts: tuple[str, ...] = ()
     targets = torch.full((config.images,), -1)
+    boxes: Tensor | None = None
     provenance: dict[str, Any] = {
         "method": method,
         "preset": preset,
@@ -97,13 +98,14 @@ def synthesize(
         pixels = join(loop.images, rows, config.images)
         losses = total(loop.history * (len(loop.images) / config.images))
         targets = setup.targets.cpu()
+        boxes = None if setup.boxes is None else setup.boxes.cpu()
         if config.prompted:
             provenance["recognised"] = recognised(model, loop.config, setup, pixels)
         provenance["loss"] = thin(losses)
         pixels = pixels.cpu()
     provenance["seconds"] = round(time.perf_counter() - started, 3)
     chosen = tuple(texts[target] if target >= 0 else "" for target in targets.tolist())
-    return CalibrationSet(pixels, chosen, targets, texts, provenance)
+    return CalibrationSet(pixels, chosen, targets, texts, provenance, boxes)
 
 
 def finish(loop: Loop, file: Path | None, key: dict[str, Any], progress: Progress | None) -> None:
