@@ -30,7 +30,7 @@ demo: $(VENV)/.core ## Quantize the embedded demo CLIP without data and measure 
 	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick -o $(RUN)
 
 test: $(VENV)/.dev ## Run the tests (at most 10 minutes on 2 cores, installation included).
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 test-slow: $(VENV)/.dev ## Run the tests that are too slow for every change.
 	$(BIN)/python -m pytest -m slow
