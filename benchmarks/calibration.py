@@ -7,8 +7,8 @@ published placement, no reconstruction), `reconstruction` (the same with the pub
 `demo` (with `--only demo-vit,demo-rn`: deployable track, both towers, emoji pack).
 `--models` holds bench-vit.safetensors and bench-rn.safetensors; `--data` holds tiny-imagenet-val.parquet,
 cifar10-test.parquet and a parquet of real images to draw from (`--real`). Calibration sets are kept in the folder
-`calibration` beside the output, decoded pictures and float embeddings in `cache`. Every cell is one line of the output file,
-written when it is done; a second call goes on behind the last one, and `--minutes` ends a call early.
+`calibration` beside the output, decoded pictures and float embeddings in `cache`. Every cell is one line of the output
+file, written when it is done; a second call goes on behind the last one, and `--minutes` ends a call early.
 `benchmarks/calibration_table.py` makes the tables.
 """
 
