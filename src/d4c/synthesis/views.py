@@ -189,10 +189,14 @@ def crop(images: Tensor, window: Windows) -> Tensor:
 def blur(images: Tensor, amount: Tensor) -> Tensor:
     """The [1 2 1] / 4 filter along both axes, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0.
 
-    It is the mean of two by two neighbours, twice.
+    It is the sum of two neighbours, twice along each axis. Sums are many times faster than a pooling on a CPU.
     """
-    blurred = F.avg_pool2d(F.avg_pool2d(images, 2, 1, padding=1), 2, 1)
-    return images.lerp(blurred, amount[:, None, None, None].to(images.dtype))
+    blurred = F.pad(images, (1, 1, 1, 1))
+    for _ in range(2):
+        blurred = blurred[..., 1:] + blurred[..., :-1]
+    for _ in range(2):
+        blurred = blurred[..., 1:, :] + blurred[..., :-1, :]
+    return images.lerp(blurred / 16, amount[:, None, None, None].to(images.dtype))
 
 
 def perturb(images: Tensor, draws: Perturbation) -> Tensor:

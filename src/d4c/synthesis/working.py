@@ -20,6 +20,7 @@ from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, spli
 from d4c.models.vit import VisionTransformer
 from d4c.synthesis.attention import by_products, self_attention
 from d4c.synthesis.config import CONTRASTIVE, Precision, SynthesisConfig
+from d4c.synthesis.cpu import fold_batchnorms, product, use_products
 
 QUICK_GELU = 1.702
 
@@ -61,7 +62,7 @@ class PatchProduct(nn.Module):
         n, channels, size, _ = pixels.shape
         grid = size // self.side
         patches = pixels.view(n, channels, grid, self.side, grid, self.side).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return F.linear(patches, self.weight).permute(0, 3, 1, 2)
+        return product(patches, self.weight).permute(0, 3, 1, 2)
 
 
 class JointAttention(nn.Module):
@@ -76,6 +77,16 @@ class JointAttention(nn.Module):
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         return self.out(self_attention(F.linear(x, self.weight, self.bias), self.heads))
+
+
+class HostAttention(JointAttention):
+    """The same on a CPU: there, in bf16, the gradient of PyTorch's fused kernel takes eight times that of products."""
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        qkv = product(x, self.weight, self.bias)
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
+        attend = by_products if x.dtype == torch.bfloat16 else F.scaled_dot_product_attention
+        return self.out(join_heads(attend(q, k, v)))
 
 
 class LastBlock(nn.Module):
@@ -98,17 +109,23 @@ def speed_up(model: CLIP, config: SynthesisConfig) -> None:
 
     Patches and q, k, v each come from one product; the last block computes the class token alone; x sigmoid(1.702 x)
     becomes SiLU(1.702 x) / 1.702, one kernel with the factors in the weights around it. In bf16 everything but
-    BatchNorm, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are compiled. The
-    baselines look inside the tower: for them it keeps its parts and is not compiled.
+    BatchNorm, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are compiled; on a
+    CPU products are those of oneDNN, kernels lie in its favourite layout, and in float32 BatchNorm is part of the
+    convolutions. The baselines look inside the tower: for them it keeps its parts and is not compiled.
     """
-    tower, whole = model.image, config.method in CONTRASTIVE
+    tower, whole, cpu = model.image, config.method in CONTRASTIVE, model.device.type == "cpu"
     if isinstance(tower, VisionTransformer) and whole:
         tower.patch_embed = PatchProduct(tower.patch_embed)  # type: ignore[assignment]
         for block in tower.blocks:
             simplify_activation(block.mlp)  # type: ignore[arg-type]
         for block in tower.blocks[:-1]:
-            block.attn = JointAttention(block.attn)  # type: ignore[arg-type]
+            block.attn = (HostAttention if cpu else JointAttention)(block.attn)  # type: ignore[arg-type]
         tower.blocks[-1] = LastBlock(tower.blocks[-1])  # type: ignore[arg-type]
+    if cpu:
+        use_products(tower)
+        if whole and config.precision == "float32":
+            fold_batchnorms(tower)
+        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.precision == "bf16":
         for module in tower.modules():
             if not isinstance(module, nn.BatchNorm2d):
