@@ -216,8 +216,50 @@ def test_convolution_before_a_quantizer_runs_in_integers(
     assert (np.abs(got - want) > 0.5).mean() <= 1e-3
 
 
+def three_layers() -> dict[str, layers.Scaled]:
+    """Weights of different bits behind one quantizer, the first with a factor."""
+    made = [linear(bits, 8) for bits in (4, 6, 8)]
+    for layer in made:
+        layer.input_quantizer = made[0].input_quantizer
+    return dict(zip("qkv", zip(made, (0.3, 1.0, 1.0), strict=True), strict=True))
+
+
+def joint(parts: dict[str, layers.Scaled], shape: Shape) -> bytes:
+    """The outputs one behind the other, the last first."""
+
+    def emit(g: Graph, x: str) -> str:
+        return g.node("Concat", layers.joint_linear(g, x, parts, "qkv")[::-1], "all", axis=-1)
+
+    return graph_of(emit, shape)
+
+
+@RANGES
+def test_layers_side_by_side_are_exact(spread: float, runtime: Run) -> None:
+    parts = three_layers()
+    x = spread * torch.randn(2, 5, 48)
+    want = [factor * layer.integer_forward(x) for layer, factor in parts.values()]  # type: ignore[operator]
+    assert_close(runtime(joint(parts, ("batch", "length", 48)), {"x": x.numpy()}), torch.cat(want[::-1], -1))
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 48), ("batch", "length", 48)], ids=str)
+def test_layers_side_by_side_are_one_integer_product(shape: Shape, tmp_path: Path) -> None:
+    """In both runtimes, though each weight is stored in its own bits."""
+    model = joint(three_layers(), shape)
+    stored = {t.name: len(t.raw_data) for t in onnx.load_from_string(model).graph.initializer if "/weight" in t.name}
+    size = 48 * 40
+    assert sum(stored.values()) - stored["qkv/weight_scale"] == size // 2 + size * 3 // 4 + size
+    nodes = Counter(node.op_type for node in optimized(model, tmp_path).node)
+    assert nodes == {"QuantizeLinear": 1, "MatMulIntegerToFloat": 1, "Sub": 1, "Split": 1, "Concat": 1}
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    primitives = [str(n["primitiveType"].value) for n in found if n["layerType"].value == "FullyConnected"]
+    assert len(primitives) == 1
+    assert primitives[0].endswith("I8")
+
+
 def test_readers_of_one_quantizer_share_its_nodes(tmp_path: Path) -> None:
-    """As q, k and v of an attention do."""
+    """As k and v of an attention pool do."""
     q, k = linear(8, 8), linear(8, 8)
     k.input_quantizer = q.input_quantizer
 

@@ -39,6 +39,18 @@ def scale(name: str, factor: float) -> Callable[[ModelProto], None]:
     return change
 
 
+def scale_part(name: str, part: int, factor: float) -> Callable[[ModelProto], None]:
+    """Multiply one third of a constant, as q, k or v has in what the three share."""
+
+    def change(model: ModelProto) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        array = numpy_helper.to_array(tensor).copy()
+        np.split(array, 3)[part][:] *= factor
+        tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+    return change
+
+
 def unmasked(model: ModelProto) -> None:
     tensor = next(t for t in model.graph.initializer if t.name == "text.mask/full")
     tensor.CopyFrom(numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), tensor.name))
@@ -74,7 +86,6 @@ def test_an_untouched_graph_agrees_in_every_layer(text: tuple[QuantizedCLIP, Gra
     [
         "text.token_embedding/scale",
         "text.blocks.0.norm1/weight",
-        "text.blocks.1.attn.k/weight_scale",
         "text.blocks.1.attn.context.b/input_scale",
         "text.blocks.2.mlp.fc1/negative_bias",
         "text.projection/weight_scale",
@@ -86,8 +97,17 @@ def test_a_constant_off_by_a_thousandth_is_found(name: str, text: tuple[Quantize
         check(text, tmp_path, scale(name, 1.001))
 
 
+@pytest.mark.parametrize("constant", ["weight_scale", "negative_bias"])
+@pytest.mark.parametrize("part", [0, 1, 2], ids="qkv".__getitem__)
+def test_each_layer_of_a_joint_product_is_checked(
+    constant: str, part: int, text: tuple[QuantizedCLIP, Graph], tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match=rf"computes text\.blocks\.1\.attn\.{'qkv'[part]} differently"):
+        check(text, tmp_path, scale_part(f"text.blocks.1.attn.qkv/{constant}", part, 1.01))
+
+
 def test_of_several_differences_the_first_is_named(text: tuple[QuantizedCLIP, Graph], tmp_path: Path) -> None:
-    late, early = "text.blocks.2.attn.v", "text.blocks.1.mlp.fc2"
+    late, early = "text.blocks.2.mlp.fc1", "text.blocks.1.mlp.fc2"
     with pytest.raises(ArtifactError, match=f"computes {early} differently"):
         check(text, tmp_path, scale(f"{late}/weight_scale", 2), scale(f"{early}/weight_scale", 2))
 
@@ -112,11 +132,11 @@ def test_the_message_says_what_wide_weights_do_on_older_processors(artifact: Pat
     clip = d4c.load_quantized(artifact)
     layer = clip.layers()["text.blocks.0.attn.q"]
     layer.set_codes(layer.codes.sign() * 100)
-    change = scale("text.blocks.0.attn.q/weight_scale", 2)
+    scales = "text.blocks.0.attn.qkv/weight_scale"
     with pytest.raises(ArtifactError, match=r"computes text\.blocks\.0\.attn\.q differently.*without VNNI"):
-        check((clip, text_graph(clip, unpacked=True)), tmp_path, change)
+        check((clip, text_graph(clip, unpacked=True)), tmp_path, scale_part(scales, 0, 2))
     with pytest.raises(ArtifactError, match=r"computes text\.blocks\.0\.attn\.k differently(?!.*VNNI)"):
-        check((clip, text_graph(clip, unpacked=True)), tmp_path, scale("text.blocks.0.attn.k/weight_scale", 2))
+        check((clip, text_graph(clip, unpacked=True)), tmp_path, scale_part(scales, 1, 2))
 
 
 def test_the_check_is_the_same_every_time(exported: tuple[QuantizedCLIP, Export]) -> None:

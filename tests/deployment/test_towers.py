@@ -23,6 +23,7 @@ from d4c.deployment.sessions import INTEGER_KERNELS, open_session
 from d4c.deployment.towers import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.layers import Attention
 from d4c.models.resnet import ModifiedResNet
 from d4c.quantization.layers import QuantizedAvgPool2d, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
@@ -42,9 +43,10 @@ def ort(file: Path, inputs: Tensor) -> np.ndarray[Any, Any]:
 
 
 def products(clip: CLIP, tower: str) -> int:
-    """How many quantized products a tower has."""
+    """How many quantized products a tower has, where q, k and v of a block are one."""
     kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
-    return sum(isinstance(module, kinds) for module in getattr(clip, tower).modules())
+    modules = list(getattr(clip, tower).modules())
+    return sum(isinstance(m, kinds) for m in modules) - 2 * sum(isinstance(m, Attention) for m in modules)
 
 
 def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:
@@ -71,6 +73,17 @@ def test_no_product_runs_in_floating_point(exported: Exported, fixed: dict[str, 
         assert sum(found[kind] for kind in INTEGER_KERNELS) == products(clip, tower)
         assert not FLOAT_PRODUCTS & set(found)
         assert "Cast" not in found or tower == "text"  # every weight was unfolded at load
+
+
+def test_nothing_is_cut_or_scaled_in_the_blocks_of_a_text_tower(exported: Exported, tmp_path: Path) -> None:
+    """The time of one prompt is that of many small nodes: each block splits twice and multiplies with two constants."""
+    clip, made = exported
+    found = kernels(made.folder / "text.onnx", tmp_path, {})
+    blocks = len(clip.text.blocks)
+    assert clip.text.begin_id is not None
+    assert found["Split"] == 2 * blocks
+    assert found["Slice"] == 3  # tokens, positions and the mask
+    assert found["Mul"] == 2 * blocks + 1  # and rows of the token table
 
 
 @FIXED

@@ -20,10 +20,11 @@ Shape = Sequence[int | str]
 
 @dataclass(frozen=True)
 class Layer:
-    """The tensors that a module of the PyTorch model reads and the one that it writes, in the graph."""
+    """The tensors that a module of the PyTorch model reads and the one that it writes, `factor` times, in the graph."""
 
     inputs: tuple[str, ...]
     output: str
+    factor: float = 1.0
 
 
 class Graph:
@@ -62,6 +63,11 @@ class Graph:
         """Append one node of the default domain with one output."""
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
+
+    def split(self, x: str, sizes: str, names: Sequence[str]) -> list[str]:
+        """Parts of a tensor along its last axis; `sizes` is a tensor as well."""
+        self.nodes.append(helper.make_node("Split", [x, sizes], list(names), name=f"{x}/split", axis=-1))
+        return list(names)
 
     def constant(self, name: str, value: NDArray[Any] | Tensor) -> str:
         """Store an array of float32 or integers under a name; storing the same name again keeps the first."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from onnx import TensorProto
-from torch import Tensor, nn
+from torch import nn
 
 from d4c.deployment.forms import fake_quantized, weight_codes
 from d4c.deployment.graph import Graph, Layer
@@ -19,36 +21,43 @@ from d4c.quantization.layers import (
     QuantizedMatMul,
 )
 
+Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
+# A layer, and what its output is multiplied with.
+Scaled = tuple[Product, float]
 
-def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None) -> str:
-    """x W^T + b over the last axis of x, as MatMul and Sub(-b).
+
+def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None, factor: float = 1.0) -> str:
+    """x W^T + b over the last axis of x, times a factor, as MatMul and Sub(-b).
 
     ONNX Runtime makes a float Gemm of MatMul and Add(b) where shapes are static, and dequantizes its weight in every
     run: five times slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
     patches, since ONNX Runtime computes a convolution in integers only when its output is quantized.
     """
-    assert isinstance(layer, nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d)
+    assert isinstance(layer, Product)
     output = output or name
-    if isinstance(layer, QuantizedLinear | QuantizedConv2d):
-        operands = [
-            fake_quantized(g, x, layer.input_quantizer, name),
-            _weight(g, layer, layer.codes.flatten(1).t(), 1, name),
-        ]
-    else:
-        operands = [x, g.constant(f"{name}/weight", layer.weight.flatten(1).t())]
-    if layer.bias is None:
-        product = g.node("MatMul", operands, output)
-    else:
-        product = g.node("MatMul", operands, f"{name}/product")
-        g.node("Sub", [product, g.constant(f"{name}/negative_bias", -layer.bias)], output)
-    return _record(g, layer, name, (x,), output, product)
+    product = _product(g, x, {name: (layer, factor)}, name, output)
+    return _record(g, layer, name, (x,), output, product, factor)
+
+
+def joint_linear(g: Graph, x: str, layers: Mapping[str, Scaled], name: str) -> list[str]:
+    """Linear layers that read one tensor through one quantizer, as one product whose columns are split.
+
+    For the few rows of a prompt one wide product takes less time than several, and so does what comes behind it.
+    """
+    product = _product(g, x, layers, name, name)
+    sizes = g.integers(*(len(layer.weight) for layer, _ in layers.values()))
+    outputs = g.split(name, sizes, list(layers))
+    for part, (layer, factor) in layers.items():
+        _record(g, layer, part, (x,), part, product, factor)
+    return outputs
 
 
 def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
     """Convolution; a quantized layer has its bias on the steps of the accumulator, to which runtimes round it."""
     assert isinstance(layer, nn.Conv2d | QuantizedConv2d)
     if isinstance(layer, QuantizedConv2d):
-        operands = [fake_quantized(g, x, layer.input_quantizer, name), _weight(g, layer, layer.codes, 0, name)]
+        weight = _weight(g, {name: (layer, 1.0)}, 0, name)
+        operands = [fake_quantized(g, x, layer.input_quantizer, name), weight]
     else:
         operands = [x, g.constant(f"{name}/weight", layer.weight)]
     if layer.bias is not None:
@@ -153,17 +162,46 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
     return _record(g, layer, name, (tokens,), name)
 
 
-def _weight(g: Graph, layer: QuantizedLinear | QuantizedConv2d, codes: Tensor, axis: int, name: str) -> str:
-    """Dequantized weight with its output channels along `axis`."""
-    packed = weight_codes(g, codes.contiguous().cpu().numpy().astype(np.int8), layer.weight_args.num_bits, name)
-    scale = g.constant(f"{name}/weight_scale", layer.weight_scale.flatten())
-    return g.node("DequantizeLinear", [packed, scale], f"{name}/weight_values", axis=axis)
+def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: str) -> str:
+    """The node that multiplies in linear layers side by side; their sums with the biases go to `output`."""
+    first, _ = next(iter(layers.values()))
+    if isinstance(first, QuantizedLinear | QuantizedConv2d):
+        operands = [fake_quantized(g, x, first.input_quantizer, name), _weight(g, layers, 1, name)]
+    else:
+        columns = [factor * layer.weight.flatten(1).t() for layer, factor in layers.values()]
+        operands = [x, g.constant(f"{name}/weight", torch.cat(columns, 1))]
+    if first.bias is None:
+        return g.node("MatMul", operands, output)
+    product = g.node("MatMul", operands, f"{name}/product")
+    biases = [-factor * layer.bias for layer, factor in layers.values() if layer.bias is not None]
+    g.node("Sub", [product, g.constant(f"{name}/negative_bias", torch.cat(biases))], output)
+    return product
+
+
+def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str) -> str:
+    """Dequantized weights with their output channels along `axis`, each stored in its own bits."""
+    packed, scales = [], []
+    for part, (layer, factor) in layers.items():
+        assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
+        codes = layer.codes.flatten(1).t() if axis == 1 else layer.codes
+        array = codes.contiguous().cpu().numpy().astype(np.int8)
+        packed.append(weight_codes(g, array, layer.weight_args.num_bits, part))
+        scales.append(factor * layer.weight_scale.flatten())
+    joined = packed[0] if len(packed) == 1 else g.node("Concat", packed, f"{name}/weight_codes", axis=axis)
+    scale = g.constant(f"{name}/weight_scale", torch.cat(scales))
+    return g.node("DequantizeLinear", [joined, scale], f"{name}/weight_values", axis=axis)
 
 
 def _record(
-    g: Graph, layer: nn.Module, name: str, inputs: tuple[str, ...], output: str, product: str | None = None
+    g: Graph,
+    layer: nn.Module,
+    name: str,
+    inputs: tuple[str, ...],
+    output: str,
+    product: str | None = None,
+    factor: float = 1.0,
 ) -> str:
-    g.layers[name] = Layer(inputs, output)
+    g.layers[name] = Layer(inputs, output, factor)
     if product is not None and isinstance(layer, QuantizedLinear | QuantizedConv2d | QuantizedMatMul):
         g.products[name] = product
     return output

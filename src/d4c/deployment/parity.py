@@ -118,7 +118,7 @@ def _check_stage(
 ) -> tuple[Tensor, StageParity]:
     feeds = {parts.g.inputs[0].name: inputs.numpy(), before: state.numpy()}
     nodes = parts.between(feeds, after)
-    written = {node.output[0] for node in nodes}
+    written = {name for node in nodes for name in node.output}
     layers = [name for name, layer in parts.g.layers.items() if layer.output in written]
     with _recorded(clip, layers) as seen:
         expected = stage.run(clip, state, inputs)
@@ -166,7 +166,7 @@ def _layer_errors(
     outputs = [parts.g.layers[layer].output for layer in layers]
     computed = run(open_session(parts.model(apart, known, outputs)), known)
     for layer, got in zip(layers, computed, strict=True):
-        want = seen[layer][1]
+        want = seen[layer][1] * np.float32(parts.g.layers[layer].factor)
         if want.ndim > got.ndim:  # the patch embedding, a linear layer in the graph
             want = want.reshape(*want.shape[:2], -1).swapaxes(1, 2)
         yield _largest(got, want)

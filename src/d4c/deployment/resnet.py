@@ -6,7 +6,7 @@ from torch import nn
 
 from d4c.deployment.graph import Graph
 from d4c.deployment.layers import add, average_pool, batch_norm, conv, linear, pool_factor
-from d4c.deployment.transformer import attend
+from d4c.deployment.transformer import attend, query_factor
 from d4c.models.resnet import AttentionPool, Bottleneck, Downsample, ModifiedResNet, Stem
 
 
@@ -54,7 +54,7 @@ def _attention_pool(g: Graph, x: str, pool: AttentionPool, name: str, output: st
     x = g.node("Concat", [mean, x], f"{name}/tokens", axis=1)
     x = g.node("Add", [x, g.constant(f"{name}/positions", pool.positional_embedding)], f"{name}/input")
     first = g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)], f"{name}/query")
-    q = linear(g, first, pool.q, f"{name}.q")
+    q = linear(g, first, pool.q, f"{name}.q", factor=query_factor(pool))
     k, v = (linear(g, x, layer, f"{name}.{part}") for part, layer in (("k", pool.k), ("v", pool.v)))
     y = linear(g, attend(g, q, k, v, pool, name), pool.out, f"{name}.out")
     g.node("Squeeze", [y, g.integers(1)], output)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from onnx import TensorProto
 from torch import Tensor
 
 from d4c.deployment.graph import Graph, Layer, Shape
-from d4c.deployment.layers import activation, embedding, layer_norm, linear, matmul
+from d4c.deployment.layers import activation, embedding, joint_linear, layer_norm, linear, matmul
 from d4c.models.layers import Attention, Block
 from d4c.models.resnet import AttentionPool
 from d4c.models.text import TextTransformer
 from d4c.models.vit import VisionTransformer
+
+
+@dataclass(frozen=True)
+class First:
+    """Key and value [heads, d] of one more position that all see; its products stay float.
+
+    `sizes` is a tensor with how many positions there are of its kind and of the others: 1 and the length.
+    """
+
+    key: Tensor
+    value: Tensor
+    sizes: str
 
 
 def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, size: int, output: str) -> None:
@@ -61,9 +75,10 @@ def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, output:
     future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
     corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
     mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
+    sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if kept else None
     for i, module in enumerate(tower.blocks):
         assert isinstance(module, Block)
-        x = g.state(_block(g, x, module, f"text.blocks.{i}", mask), shape)
+        x = g.state(_block(g, x, module, f"text.blocks.{i}", mask, sizes), shape)
     # The first position that holds end-of-text, or where no id is known the largest one.
     marks = tokens
     if tower.eos_id is not None:
@@ -76,9 +91,9 @@ def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, output:
     linear(g, x, tower.projection, "text.projection", output)
 
 
-def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None) -> str:
+def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None, sizes: str | None = None) -> str:
     y = layer_norm(g, x, block.norm1, f"{name}.norm1")
-    y = _attention(g, y, block.attn, f"{name}.attn", mask)
+    y = _attention(g, y, block.attn, f"{name}.attn", mask, sizes)
     x = g.node("Add", [x, y], f"{name}/attended")
     y = layer_norm(g, x, block.norm2, f"{name}.norm2")
     y = linear(g, y, block.mlp.fc1, f"{name}.mlp.fc1")
@@ -87,10 +102,20 @@ def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None) -
     return g.node("Add", [x, y], name)
 
 
-def _attention(g: Graph, x: str, attn: Attention, name: str, mask: str | None) -> str:
-    q, k, v = (linear(g, x, layer, f"{name}.{part}") for part, layer in (("q", attn.q), ("k", attn.k), ("v", attn.v)))
-    first = None if attn.first_key is None or attn.first_value is None else (attn.first_key, attn.first_value)
+def _attention(g: Graph, x: str, attn: Attention, name: str, mask: str | None, sizes: str | None) -> str:
+    layers = {f"{name}.q": (attn.q, query_factor(attn)), f"{name}.k": (attn.k, 1.0), f"{name}.v": (attn.v, 1.0)}
+    q, k, v = joint_linear(g, x, layers, f"{name}.qkv")
+    first = None
+    if sizes is not None:
+        assert attn.first_key is not None
+        assert attn.first_value is not None
+        first = First(attn.first_key, attn.first_value, sizes)
     return linear(g, attend(g, q, k, v, attn, name, mask, first), attn.out, f"{name}.out")
+
+
+def query_factor(module: Attention | AttentionPool) -> float:
+    """1 / sqrt(d), which the weight of q takes in, so that no node is left to multiply."""
+    return float((len(module.q.weight) // module.heads) ** -0.5)
 
 
 def attend(
@@ -101,12 +126,9 @@ def attend(
     module: Attention | AttentionPool,
     name: str,
     mask: str | None = None,
-    first: tuple[Tensor, Tensor] | None = None,
+    first: First | None = None,
 ) -> str:
-    """softmax(q k^T / sqrt(d)) v over heads, joined to [batch, length, C]; q, k, v are [batch, length, C].
-
-    `first` is the key and value [heads, d] of one more position that all see; its products stay float.
-    """
+    """softmax(q k^T) v over heads, joined to [batch, length, C]; q, k, v are that, too, and q times `query_factor`."""
     width = len(module.k.weight)
     depth = width // module.heads
 
@@ -114,26 +136,23 @@ def attend(
         split = g.reshape(x, [0, 0, module.heads, depth], f"{x}/split")
         return g.node("Transpose", [split], f"{x}/heads", perm=perm)
 
-    q = g.node("Mul", [q, g.scalar(depth**-0.5)], f"{q}/scaled")
     queries = heads(q, [0, 2, 1, 3])
     scores = matmul(g, queries, heads(k, [0, 2, 3, 1]), module.scores, f"{name}.scores")
     if mask is not None:
         scores = g.node("Add", [scores, mask], f"{name}.scores/masked")
     if first is not None:
         # One dot product a query: too little for a matrix product.
-        own = g.node("Mul", [queries, g.constant(f"{name}/first_key", first[0][:, None])], f"{name}.first/products")
+        own = g.node("Mul", [queries, g.constant(f"{name}/first_key", first.key[:, None])], f"{name}.first/products")
         own = g.node("ReduceSum", [own, g.integers(-1)], f"{name}.first/scores", keepdims=1)
         scores = g.node("Concat", [own, scores], f"{name}.first/all_scores", axis=-1)
     attention = g.node("Softmax", [scores], f"{name}.scores/softmax", axis=-1)
-    value = attention
+    weight = attention
     if first is not None:
-        end = g.constant("integers/end", np.array([np.iinfo(np.int64).max], np.int64))
-        one, last = g.integers(1), g.integers(-1)
-        value = g.node("Slice", [attention, g.integers(0), one, last], f"{name}.first/weights")
-        value = g.node("Mul", [value, g.constant(f"{name}/first_value", first[1][:, None])], f"{name}.first/context")
-        attention = g.node("Slice", [attention, one, end, last], f"{name}.scores/weights")
+        weight, attention = g.split(attention, first.sizes, [f"{name}.first/weights", f"{name}.scores/weights"])
     context = matmul(g, attention, heads(v, [0, 2, 1, 3]), module.context, f"{name}.context")
     if first is not None:
+        value = g.constant(f"{name}/first_value", first.value[:, None])
+        value = g.node("Mul", [weight, value], f"{name}.first/context")
         context = g.node("Add", [context, value], f"{name}.first/joined")
     context = g.node("Transpose", [context], f"{name}.context/rows", perm=[0, 2, 1, 3])
     return g.reshape(context, [0, 0, width], f"{name}.context/joined")
