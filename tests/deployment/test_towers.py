@@ -23,7 +23,6 @@ from d4c.deployment.sessions import INTEGER_KERNELS, open_session
 from d4c.deployment.towers import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
-from d4c.models.layers import Attention
 from d4c.models.resnet import ModifiedResNet
 from d4c.quantization.layers import QuantizedAvgPool2d, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
@@ -43,10 +42,10 @@ def ort(file: Path, inputs: Tensor) -> np.ndarray[Any, Any]:
 
 
 def products(clip: CLIP, tower: str) -> int:
-    """How many quantized products a tower has, where q, k and v of a block are one."""
+    """How many quantized products a tower has, where q, k and v of a text block are one."""
     kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
-    modules = list(getattr(clip, tower).modules())
-    return sum(isinstance(m, kinds) for m in modules) - 2 * sum(isinstance(m, Attention) for m in modules)
+    joint = len(clip.text.blocks) if tower == "text" else 0
+    return sum(isinstance(module, kinds) for module in getattr(clip, tower).modules()) - 2 * joint
 
 
 def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:

@@ -42,7 +42,8 @@ def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = N
 def joint_linear(g: Graph, x: str, layers: Mapping[str, Scaled], name: str) -> list[str]:
     """Linear layers that read one tensor through one quantizer, as one product whose columns are split.
 
-    For the few rows of a prompt one wide product takes less time than several, and so does what comes behind it.
+    For the few rows of one prompt a wide product takes less time than several. For hundreds of rows it does not, and
+    the split copies them.
     """
     product = _product(g, x, layers, name, name)
     sizes = g.integers(*(len(layer.weight) for layer, _ in layers.values()))
