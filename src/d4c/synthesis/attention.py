@@ -11,6 +11,7 @@ from d4c.models.layers import join_heads, split_heads
 
 ORDERLESS = 128
 """Tokens up to which any kernel will do: gradients of queries are then sums of at most two blocks of 64 keys."""
+KERNELS = can_compile()  # looked up here, since the compiler warns of a cached function in what it traces
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
@@ -19,7 +20,7 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
     Where it can be, it is one kernel of ours with an ordered gradient. The gradient of the libraries' kernels adds
     blocks of keys as they come; asked for an order, it still differed between two runs of a compiled ViT-L/14.
     """
-    if qkv.is_cuda and can_compile():
+    if qkv.is_cuda and KERNELS:
         from d4c.kernels import attention
 
         if attention.fits(qkv, heads):
