@@ -16,6 +16,7 @@ from d4c.models.clip import CLIP
 from d4c.quantization.layers import QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROMPTS = ["a photo of a cat.", "an emoji of a very small green tree frog"]
 
 
@@ -54,12 +55,14 @@ def test_blocks_in_float32_are_those_of_the_simulation(demo_vit: CLIP, scheme: s
             state = behind
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @torch.no_grad()
-def test_bf16_between_the_products_costs_little(demo_vit: CLIP) -> None:
+def test_bf16_between_the_products_costs_little(demo_vit: CLIP, device: str) -> None:
     clip = quantized(demo_vit, "W8A8")
     pixels = d4c.synthesize(demo_vit, "leaves", images=8, seed=1).pixels
-    ours, simulated = accelerate(clip, torch.bfloat16).encode_image(pixels), clip.encode_image(pixels)
-    assert F.cosine_similarity(ours, simulated).min() > 0.998
+    simulated = clip.encode_image(pixels)
+    ours = accelerate(clip.to(device), torch.bfloat16).encode_image(pixels.to(device))
+    assert F.cosine_similarity(ours.cpu(), simulated).min() > 0.998
 
 
 @torch.no_grad()
