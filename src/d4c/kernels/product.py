@@ -5,15 +5,17 @@ Without it a product writes int32 and the next kernel reads it again, which take
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from d4c.integer.products import Rounding
 from d4c.models.layers import QuickGELU
+
+if TYPE_CHECKING:
+    from d4c.integer.products import Rounding
 
 GROUP = 8
 """Tiles of rows that follow one another, so that the weights they share stay in the cache."""
