@@ -39,16 +39,21 @@ def scale(name: str, factor: float) -> Callable[[ModelProto], None]:
     return change
 
 
-def scale_part(name: str, part: int, factor: float) -> Callable[[ModelProto], None]:
-    """Multiply one third of a constant, as q, k or v has in what the three share."""
+def scale_part(name: str, part: int, factor: float, parts: int = 3) -> Callable[[ModelProto], None]:
+    """Multiply one part of a constant, as q, k or v has in what they share."""
 
     def change(model: ModelProto) -> None:
         tensor = next(t for t in model.graph.initializer if t.name == name)
         array = numpy_helper.to_array(tensor).copy()
-        np.split(array, 3)[part][:] *= factor
+        np.split(array, parts)[part][:] *= factor
         tensor.CopyFrom(numpy_helper.from_array(array, name))
 
     return change
+
+
+def another_row(model: ModelProto) -> None:
+    """Read the smallest token of each prompt in place of its end."""
+    next(node for node in model.graph.node if node.op_type == "ArgMax").op_type = "ArgMin"
 
 
 def unmasked(model: ModelProto) -> None:
@@ -104,6 +109,38 @@ def test_each_layer_of_a_joint_product_is_checked(
 ) -> None:
     with pytest.raises(ArtifactError, match=rf"computes text\.blocks\.1\.attn\.{'qkv'[part]} differently"):
         check(text, tmp_path, scale_part(f"text.blocks.1.attn.qkv/{constant}", part, 1.01))
+
+
+@pytest.mark.parametrize("layer", ["attn.q", "attn.out", "norm2", "mlp.fc1", "mlp.fc2"])
+def test_layers_that_compute_one_row_are_checked(layer: str, text: tuple[QuantizedCLIP, Graph], tmp_path: Path) -> None:
+    name = f"text.blocks.2.{layer}"
+    constant = "weight" if layer == "norm2" else "weight_scale"
+    with pytest.raises(ArtifactError, match=rf"computes {name} differently"):
+        check(text, tmp_path, scale(f"{name}/{constant}", 1.01))
+
+
+@pytest.mark.parametrize("part", [0, 1], ids="kv".__getitem__)
+def test_keys_and_values_of_the_last_block_are_checked(
+    part: int, text: tuple[QuantizedCLIP, Graph], tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match=rf"computes text\.blocks\.2\.attn\.{'kv'[part]} differently"):
+        check(text, tmp_path, scale_part("text.blocks.2.attn.kv/weight_scale", part, 1.01, parts=2))
+
+
+def test_the_class_token_of_the_last_block_is_checked(artifact: Path, tmp_path: Path) -> None:
+    clip = d4c.load_quantized(artifact)
+    graph = image_graph(clip)
+    model = graph.model("0")
+    layer = f"{graph.states[-1].name}.mlp.fc2"
+    scale(f"{layer}/weight_scale", 1.01)(model)
+    onnx.save(model, tmp_path / "image.onnx")
+    with pytest.raises(ArtifactError, match=f"computes {layer} differently"):
+        check_tower(tmp_path / "image.onnx", graph, clip, "image")
+
+
+def test_another_row_is_found(text: tuple[QuantizedCLIP, Graph], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"computes text\.blocks\.2 differently"):
+        check(text, tmp_path, another_row)
 
 
 def test_of_several_differences_the_first_is_named(text: tuple[QuantizedCLIP, Graph], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,25 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
 from torch import Tensor
 
 import d4c
 from d4c.deployment.export import Export
+from d4c.deployment.graph import Graph
 from d4c.deployment.parity import check_tower
 from d4c.deployment.sessions import INTEGER_KERNELS, open_session
 from d4c.deployment.towers import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.resnet import ModifiedResNet
+from d4c.models.vit import VisionTransformer
 from d4c.quantization.layers import QuantizedAvgPool2d, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
 
 Exported = tuple[QuantizedCLIP, Export]
+Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
 TEXTS = ["a photo of a dog", "a very long sentence about a cat in the snow, seen from far away", "tree"]
 FLOAT_PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv"}
 
@@ -42,10 +47,10 @@ def ort(file: Path, inputs: Tensor) -> np.ndarray[Any, Any]:
 
 
 def products(clip: CLIP, tower: str) -> int:
-    """How many quantized products a tower has, where q, k and v of a text block are one."""
+    """How many quantized products a tower has, where q, k and v of a text block are one, in the last k and v."""
     kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
-    joint = len(clip.text.blocks) if tower == "text" else 0
-    return sum(isinstance(module, kinds) for module in getattr(clip, tower).modules()) - 2 * joint
+    joined = 2 * len(clip.text.blocks) - 1 if tower == "text" else 0
+    return sum(isinstance(module, kinds) for module in getattr(clip, tower).modules()) - joined
 
 
 def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:
@@ -83,6 +88,58 @@ def test_nothing_is_cut_or_scaled_in_the_blocks_of_a_text_tower(exported: Export
     assert found["Split"] == 2 * blocks
     assert found["Slice"] == 3  # tokens, positions and the mask
     assert found["Mul"] == 2 * blocks + 1  # and rows of the token table
+
+
+def picked_behind(g: Graph) -> ModelProto:
+    """The graph with all rows in its last block, and the one that reaches the embedding picked behind it."""
+    model = g.model("0")
+    picks = {node.output[0]: node for node in model.graph.node if node.output[0] in {*g.rows, "text.mask/end"}}
+    last = g.states[-1].name
+    nodes = []
+    for node in model.graph.node:
+        if node.output[0] in picks:
+            continue
+        if last in node.input:
+            pick = picks[g.rows[0]]
+            node.input[0] = f"{last}/picked"
+            nodes.append(helper.make_node(pick.op_type, [last, *pick.input[1:]], [node.input[0]]))
+            nodes[-1].attribute.extend(pick.attribute)
+        node.input[:] = [picks[name].input[0] if name in picks else name for name in node.input]
+        nodes.append(node)
+    graph = helper.make_graph(nodes, "whole", model.graph.input, model.graph.output, model.graph.initializer)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def transformers(clip: CLIP) -> Iterator[tuple[Graph, Tensor]]:
+    """Graphs of the towers that are transformers, and inputs."""
+    yield text_graph(clip), clip.text.crop(clip.tokenize(TEXTS))
+    if isinstance(clip.image, VisionTransformer):
+        yield image_graph(clip), d4c.synthesize(clip, "leaves", images=2).pixels
+
+
+def test_one_row_of_the_last_block_is_all_that_counts(exported: Exported, runtime: Run) -> None:
+    """Bit for bit: rows of a block meet in keys and values only."""
+    for g, inputs in transformers(exported[0]):
+        feeds = {g.inputs[0].name: inputs.numpy()}
+        whole = runtime(picked_behind(g).SerializeToString(), feeds)
+        assert np.array_equal(runtime(g.model("0").SerializeToString(), feeds), whole)
+
+
+def test_the_last_block_computes_one_row(exported: Exported) -> None:
+    """All but its keys and values."""
+    parts = (".q", ".k", ".v", ".out", ".fc1", ".fc2")
+    for g, inputs in transformers(exported[0]):
+        names = [name for name in g.layers if ".blocks." in name and name.endswith(parts)]
+        model = g.model("0")
+        model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+        session = open_session(model.SerializeToString())
+        found = session.run(names, {g.inputs[0].name: inputs.numpy()})
+        rows = dict(zip(names, (len(array[0]) for array in found), strict=True))
+        length = rows[names[0]]
+        assert length > 1
+        for name, count in rows.items():
+            one = name.startswith(f"{g.states[-1].name}.") and not name.endswith((".k", ".v"))
+            assert count == (1 if one else length), name
 
 
 @FIXED

@@ -32,7 +32,8 @@ class Graph:
 
     A node carries the name of what it computes. Tensors are called after the modules of the PyTorch model, and
     `layers` says what each module reads and writes, so that the two can be compared piece by piece, and `products`
-    which node multiplies in each quantized layer. `unpacked` stores all weights as int8.
+    which node multiplies in each quantized layer. `rows` are tensors of which a graph takes one row of the module's.
+    `unpacked` stores all weights as int8.
     """
 
     def __init__(self, name: str, unpacked: bool = False) -> None:
@@ -44,6 +45,7 @@ class Graph:
         self.states: list[ValueInfoProto] = []
         self.layers: dict[str, Layer] = {}
         self.products: dict[str, str] = {}
+        self.rows: list[str] = []
         self.quantized: dict[tuple[str, int], str] = {}
 
     def input(self, name: str, dtype: int, shape: Shape) -> str:

@@ -1,16 +1,21 @@
-"""Vision and text transformers as ONNX nodes."""
+"""Vision and text transformers as ONNX nodes.
+
+One row of the last block reaches the embedding: the class token, or the end of a prompt. So that block computes keys
+and values of all rows, and everything else of that row alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from onnx import TensorProto
-from torch import Tensor
+from torch import Tensor, nn
 
-from d4c.deployment.graph import Graph, Layer, Shape
-from d4c.deployment.layers import activation, embedding, joint_linear, layer_norm, linear, matmul
+from d4c.deployment.graph import Graph, Layer
+from d4c.deployment.layers import Scaled, activation, embedding, joint_linear, layer_norm, linear, matmul
 from d4c.models.layers import Attention, Block
 from d4c.models.resnet import AttentionPool
 from d4c.models.text import TextTransformer
@@ -27,6 +32,17 @@ class First:
     key: Tensor
     value: Tensor
     sizes: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """The row of each sample that reaches the embedding.
+
+    `pick` takes it from a tensor [batch, length, C], as [batch, 1, C]; `mask` is what a causal mask has for it.
+    """
+
+    pick: Callable[[str], str]
+    mask: str | None = None
 
 
 def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, size: int, output: str) -> None:
@@ -50,12 +66,14 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
     table[0] += tower.class_embedding
     x = g.node("Add", [x, g.constant("image.embed/positions", table)], "image.embed/tokens")
     x = layer_norm(g, x, tower.norm_pre, "image.norm_pre")
-    shape: Shape = ["batch", side * side + 1, width]
-    x = g.state(g.node("Identity", [x], "image.embed"), shape)
-    for i, module in enumerate(tower.blocks):
-        assert isinstance(module, Block)
-        x = g.state(_block(g, x, module, f"image.blocks.{i}"), shape)
-    x = g.node("Gather", [x, g.constant("image.head/first", np.array(0, np.int64))], "image.head/class", axis=1)
+    length = side * side + 1
+    x = g.state(g.node("Identity", [x], "image.embed"), ["batch", length, width])
+
+    def class_token(x: str) -> str:
+        return g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)], f"{x}/class")
+
+    x = _blocks(g, x, tower.blocks, "image", length, Row(class_token))
+    x = g.node("Squeeze", [x, g.integers(1)], "image.head/class")
     x = layer_norm(g, x, tower.norm_post, "image.norm_post")
     linear(g, x, tower.projection, "image.projection", output)
 
@@ -70,30 +88,59 @@ def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, output:
     x = embedding(g, tokens, tower.token_embedding, "text.token_embedding")
     table = g.constant("text.embed/table", tower.positional_embedding[kept:])
     positions = g.node("Slice", [table, g.integers(0), length, g.integers(0)], "text.embed/positions")
-    shape: Shape = ["batch", "length_behind_begin" if kept else "length", width]
-    x = g.state(g.node("Add", [x, positions], "text.embed"), shape)
+    behind = "length_behind_begin" if kept else "length"
+    x = g.state(g.node("Add", [x, positions], "text.embed"), ["batch", behind, width])
     future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
     corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
     mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
     sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if kept else None
-    for i, module in enumerate(tower.blocks):
-        assert isinstance(module, Block)
-        x = g.state(_block(g, x, module, f"text.blocks.{i}", mask, sizes), shape)
     # The first position that holds end-of-text, or where no id is known the largest one.
     marks = tokens
     if tower.eos_id is not None:
-        end = g.constant("text.head/eos_id", np.array(tower.eos_id, np.int64))
-        marks = g.node("Equal", [tokens, end], "text.head/is_end")
-        marks = g.node("Cast", [marks], "text.head/marks", to=TensorProto.INT32)
-    position = g.node("ArgMax", [marks], "text.head/position", axis=1, keepdims=1)
-    x = g.node("GatherND", [x, position], "text.head/state", batch_dims=1)
+        end = g.constant("text.end/eos_id", np.array(tower.eos_id, np.int64))
+        marks = g.node("Equal", [tokens, end], "text.end/is_end")
+        marks = g.node("Cast", [marks], "text.end/marks", to=TensorProto.INT32)
+    position = g.node("ArgMax", [marks], "text.end/position", axis=1, keepdims=1)
+    position = g.node("Unsqueeze", [position, g.integers(-1)], "text.end/row")
+
+    def end_of_text(x: str) -> str:
+        return g.node("GatherND", [x, position], f"{x}/end", batch_dims=1)
+
+    row = Row(end_of_text, g.node("Gather", [mask, position], "text.mask/end", axis=0))
+    x = _blocks(g, x, tower.blocks, "text", behind, row, mask, sizes)
+    x = g.node("Squeeze", [x, g.integers(1)], "text.head/state")
     x = layer_norm(g, x, tower.norm_final, "text.norm_final")
     linear(g, x, tower.projection, "text.projection", output)
 
 
-def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None, sizes: str | None = None) -> str:
-    y = layer_norm(g, x, block.norm1, f"{name}.norm1")
-    y = _attention(g, y, block.attn, f"{name}.attn", mask, sizes)
+def _blocks(
+    g: Graph,
+    x: str,
+    blocks: nn.ModuleList,
+    tower: str,
+    length: int | str,
+    row: Row,
+    mask: str | None = None,
+    sizes: str | None = None,
+) -> str:
+    """The one row that reaches the embedding, behind the last block: [batch, 1, C]."""
+    for i, block in enumerate(blocks):
+        assert isinstance(block, Block)
+        last = i == len(blocks) - 1
+        x = _block(g, x, block, f"{tower}.blocks.{i}", mask, sizes, row if last else None)
+        g.state(x, ["batch", 1 if last else length, len(block.norm1.weight)])
+    return x
+
+
+def _block(
+    g: Graph, x: str, block: Block, name: str, mask: str | None, sizes: str | None, row: Row | None = None
+) -> str:
+    """The state behind a block, of all rows or of one."""
+    y = query = layer_norm(g, x, block.norm1, f"{name}.norm1")
+    if row is not None:
+        x, query, mask = row.pick(x), row.pick(y), row.mask
+        g.rows += [x, query]
+    y = _attention(g, query, y, block.attn, f"{name}.attn", mask, sizes)
     x = g.node("Add", [x, y], f"{name}/attended")
     y = layer_norm(g, x, block.norm2, f"{name}.norm2")
     y = linear(g, y, block.mlp.fc1, f"{name}.mlp.fc1")
@@ -102,13 +149,21 @@ def _block(g: Graph, x: str, block: Block, name: str, mask: str | None = None, s
     return g.node("Add", [x, y], name)
 
 
-def _attention(g: Graph, x: str, attn: Attention, name: str, mask: str | None, sizes: str | None) -> str:
-    layers = {f"{name}.q": (attn.q, query_factor(attn)), f"{name}.k": (attn.k, 1.0), f"{name}.v": (attn.v, 1.0)}
-    if mask is None:
-        # Splitting the rows of all patches takes more time than one wide product saves.
-        q, k, v = (linear(g, x, layer, part, factor=factor) for part, (layer, factor) in layers.items())
+def _attention(g: Graph, query: str, x: str, attn: Attention, name: str, mask: str | None, sizes: str | None) -> str:
+    """What `query`, which is x or one row of it, attends to in x."""
+    q, k, v = (f"{name}.{part}" for part in "qkv")
+    factor = query_factor(attn)
+    shared: dict[str, Scaled] = {k: (attn.k, 1.0), v: (attn.v, 1.0)}
+    if mask is not None and query == x:
+        joint_linear(g, x, {q: (attn.q, factor), **shared}, f"{name}.qkv")
     else:
-        q, k, v = joint_linear(g, x, layers, f"{name}.qkv")
+        linear(g, query, attn.q, q, factor=factor)
+        if mask is not None:
+            joint_linear(g, x, shared, f"{name}.kv")
+        else:
+            # Splitting the rows of all patches takes more time than one wide product saves.
+            linear(g, x, attn.k, k)
+            linear(g, x, attn.v, v)
     first = None
     if sizes is not None:
         assert attn.first_key is not None
