@@ -71,7 +71,7 @@ def _backward(
 def _soft(alpha, temperature, at, known):
     """sigmoid(T alpha), and the offset before it is clamped to 0 .. 1."""
     share = tl.sigmoid(tl.load(temperature) * tl.load(alpha + at, mask=known, other=0.0))
-    return share, share * 1.2 - 0.1
+    return share, share * 1.2 - 0.1  # zeta - gamma and gamma of d4c.quantization.rounding
 
 
 @triton.jit
