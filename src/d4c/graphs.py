@@ -82,10 +82,17 @@ def can_compile() -> bool:
 
 
 def compiler_options() -> dict[str, Any]:
-    """What the compiler is told: to choose no kernel by a measurement, which could end otherwise in the next run."""
+    """What the compiler is told: to choose no kernel by a measurement, which could end otherwise in the next run.
+
+    Kernels of the same sum of products differ in which product they round before they add, and the measured ones are
+    kept on disk: a process alone cannot show the difference, two machines do.
+    """
     import torch._inductor.config as inductor  # takes seconds to import
 
-    return {"deterministic": True} if hasattr(inductor, "deterministic") else {}
+    options = {"triton.autotune_pointwise": False}
+    if hasattr(inductor, "deterministic"):
+        options["deterministic"] = True  # the same for reductions, not for kernels element by element
+    return options
 
 
 def compile_part(module: torch.nn.Module) -> None:
