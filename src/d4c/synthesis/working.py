@@ -108,10 +108,10 @@ def speed_up(model: CLIP, config: SynthesisConfig) -> None:
     """Make the image tower of a working copy faster, in place: same function, to the rounding of its precision.
 
     Patches and q, k, v each come from one product; the last block computes the class token alone; x sigmoid(1.702 x)
-    becomes SiLU(1.702 x) / 1.702, one kernel with the factors in the weights around it. In bf16 everything but
-    BatchNorm, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are compiled; on a
-    CPU products are those of oneDNN, kernels lie in its favourite layout, and in float32 BatchNorm is part of the
-    convolutions. The baselines look inside the tower: for them it keeps its parts and is not compiled.
+    becomes SiLU(1.702 x) / 1.702, one kernel with the factors in the weights around it. On a CPU products are those of
+    oneDNN, kernels lie in its favourite layout, and BatchNorm is part of the convolutions. In bf16 everything but a
+    BatchNorm that is left, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are
+    compiled. The baselines look inside the tower: for them it keeps its parts and is not compiled.
     """
     tower, whole, cpu = model.image, config.method in CONTRASTIVE, model.device.type == "cpu"
     if isinstance(tower, VisionTransformer) and whole:
@@ -123,7 +123,7 @@ def speed_up(model: CLIP, config: SynthesisConfig) -> None:
         tower.blocks[-1] = LastBlock(tower.blocks[-1])  # type: ignore[arg-type]
     if cpu:
         use_products(tower)
-        if whole and config.precision == "float32":
+        if whole:
             fold_batchnorms(tower)
         tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.precision == "bf16":
