@@ -135,7 +135,9 @@ def synthesize(
     preset: Preset = "default",
     images: Annotated[int | None, typer.Option(help="How many images; default by preset.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimisation steps; default by preset.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images at once, in whole groups of 16; default all.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images at once, in whole groups of 16; default all of a process.")
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts: a .txt or .json file.")] = None,
     pretrained: Pretrained = None,
     seed: Seed = 0,

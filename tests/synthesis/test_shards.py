@@ -19,10 +19,13 @@ from d4c.synthesis.shards import share
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 9))
 def test_shares_are_whole_units_and_hold_each_image_once(images: int, unit: int, count: int) -> None:
     rows: list[int] = []
+    most = images
     for rank in range(count):
         with patch.object(shards, "place", return_value=(rank, count)):
             part = share(images, unit)
         assert part.start % unit == 0 or part.start == images
+        assert len(range(images)[part]) <= most
+        most = most if rank else len(range(images)[part])
         rows += range(images)[part]
     assert rows == list(range(images))
 
@@ -36,3 +39,4 @@ def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:
     one, two = (CalibrationSet.load(tmp_path / name) for name in ("one", "two"))
     assert torch.equal(one.pixels.view(torch.int32), two.pixels.view(torch.int32))
     assert one.prompts == two.prompts
+    assert [(made.provenance["batch"], made.provenance["processes"]) for made in (one, two)] == [(16, 1), (16, 2)]

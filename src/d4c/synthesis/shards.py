@@ -38,10 +38,13 @@ def place() -> tuple[int, int]:
 
 
 def share(images: int, unit: int) -> slice:
-    """The rows of this process: consecutive units of `unit` images that go through the tower together."""
+    """The rows of this process: consecutive units of `unit` images that go through the tower together.
+
+    No process has more than the first.
+    """
     rank, count = place()
     units = -(-images // unit)
-    return slice(*(min(images, units * r // count * unit) for r in (rank, rank + 1)))
+    return slice(*(min(images, -(-units * r // count) * unit) for r in (rank, rank + 1)))
 
 
 def join(part: Tensor, rows: slice, total: int) -> Tensor:

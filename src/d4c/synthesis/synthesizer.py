@@ -25,7 +25,7 @@ from d4c.synthesis.loop import Loop, chunks
 from d4c.synthesis.natural import dead_leaves, gaussian_noise, pink_noise
 from d4c.synthesis.prompts import resolve_prompts
 from d4c.synthesis.setup import Setup, normalise, prepare
-from d4c.synthesis.shards import join, share, total
+from d4c.synthesis.shards import join, place, share, total
 from d4c.synthesis.views import crop
 from d4c.synthesis.working import reproducible, resolve_precision, speed_up, working_copy
 
@@ -58,9 +58,9 @@ def synthesize(
     half minute: a call with the same arguments goes on there and ends with the same images; remove them behind it.
 
     The same seed, settings and device give the same images, bit for bit. How many go through the tower at once
-    (`batch`) only rounds float sums in another way. Under torchrun, behind `torch.distributed.init_process_group`,
-    each process makes its share and all return the whole set: the images of one process, bit for bit if that has
-    the same `batch` and every share is a multiple of it.
+    (`batch`, in the provenance) only rounds float sums in another way. Under torchrun, behind
+    `torch.distributed.init_process_group`, each process makes its share and all return the whole set: the images of
+    one process, bit for bit if that has the same `batch` and every share is a multiple of it.
     Raises SettingError for a setting and DataError for prompts that cannot be used.
     """
     config = resolve_config(method, preset, {"images": images, "iterations": iterations, **overrides})
@@ -97,6 +97,7 @@ def synthesize(
             finish(loop, file, {**provenance, "texts": texts, "rows": [rows.start, rows.stop]}, progress)
         pixels = join(loop.images, rows, config.images)
         losses = total(loop.history * (len(loop.images) / config.images))
+        provenance |= {"batch": loop.config.batch or len(loop.images), "processes": place()[1]}
         targets = setup.targets.cpu()
         boxes = None if setup.boxes is None else setup.boxes.cpu()
         if config.prompted:
