@@ -23,6 +23,7 @@ from d4c.files import atomic_file
 
 MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn")
 RANGES = {False: "-127 to 127", True: "-63 to 63"}
+NAMES = {"none": "ranges only", "gptq": "GPTQ", "demo": "emoji pack"}
 Row = dict[str, Any]
 
 
@@ -42,8 +43,9 @@ def measure(bench: Bench, cell: Row) -> Row:
 
 def table(rows: list[Row]) -> str:
     """Means over seeds, and the mean of the differences seed by seed with the lowest and the highest."""
-    lines = ["| model | images | reconstruction | float | " + " | ".join(RANGES.values()) + " | difference |"]
-    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    ranges = " | ".join(RANGES.values())
+    lines = [f"| model | test set | weights | float | {ranges} | difference | 1 - cosine, thousandths: {ranges} |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for model, reconstruction in dict.fromkeys((row["model"], row["reconstruction"]) for row in rows):
         own = [row for row in rows if (row["model"], row["reconstruction"]) == (model, reconstruction)]
         for data in datasets(model):
@@ -57,7 +59,13 @@ def table(rows: list[Row]) -> str:
             changes = [found[True][seed] - found[False][seed] for seed in both]
             means = [f"{statistics.mean(found[safe][seed] for seed in both):.2f}" for safe in RANGES]
             change = f"{statistics.mean(changes):+.2f} ({min(changes):+.2f} to {max(changes):+.2f})"
-            cells = [model, data, reconstruction, f"{own[0]['results'][data]['float_top1']:.2f}", *means, change]
+            names = [NAMES.get(word, word) for word in (data, reconstruction)]
+            cosines = [
+                statistics.mean(row["results"][data]["fidelity"]["cosine"] for row in own if row["safe"] == safe)
+                for safe in RANGES
+            ]
+            far = [f"{1e3 * (1 - cosine):.2f}" for cosine in cosines]
+            cells = [model, *names, f"{own[0]['results'][data]['float_top1']:.2f}", *means, change, *far]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -66,11 +74,11 @@ def page(results: Row) -> str:
     about = results["setup"]
     seeds = sorted({row["seed"] for row in results["rows"]})
     counts = {data: found["count"] for row in results["rows"] for data, found in row["results"].items()}
-    pictures = ", ".join(f"{count:,} of {data}" for data, count in counts.items())
+    pictures = ", ".join(f"{count:,} of {NAMES.get(data, data)}" for data, count in counts.items())
     return (
         "# 8-bit weights in seven bits\n\n"
-        f"Top-1 in per cent, both towers at W8A8, calibrated on dead leaves; seeds {seeds}, differences seed by seed "
-        f"with the lowest and the highest.\nPictures: {pictures}. {about['device']}, "
+        f"Top-1 in per cent, both towers at W8A8, calibrated on dead leaves; seeds {seeds}.\n"
+        f"Differences seed by seed: mean, lowest and highest. Pictures: {pictures}. {about['device']}, "
         f"torch {about['versions']['torch']}, commit {about['commit']}, `{about['command']}`.\n\n"
         f"{table(results['rows'])}"
     )
@@ -103,9 +111,9 @@ def main() -> None:
         results["setup"] = setup("cpu") | {"command": command("safe_int8.py")}
         with atomic_file(args.out) as file:
             file.write_text(json.dumps(results, indent=1) + "\n")
-        with atomic_file(args.out.with_suffix(".md")) as file:
-            file.write_text(page(results))
         print(cell, top1(found), flush=True)
+    with atomic_file(args.out.with_suffix(".md")) as file:
+        file.write_text(page(results))
 
 
 if __name__ == "__main__":
