@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,6 +28,19 @@ def test_gaussian_noise_is_white_and_standard() -> None:
     noise = gaussian_noise(32, 64, generator())
     assert float(noise.std()) == pytest.approx(1, abs=0.01)
     assert slope(noise) == pytest.approx(0, abs=0.15)
+
+
+@pytest.mark.parametrize("make", [gaussian_noise, spectral_noise, pink_noise, dead_leaves])
+def test_the_number_of_threads_changes_no_image(make: Callable[[int, int, torch.Generator], Tensor]) -> None:
+    threads = torch.get_num_threads()
+    made = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        made.append(make(16, 64, generator()))
+        assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
 
 
 def test_spectral_noise_has_power_of_minus_two_and_unit_variance() -> None:

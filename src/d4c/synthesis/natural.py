@@ -6,6 +6,9 @@ Baradad et al. 2021, "Learning to see by looking at noise"), and are the control
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Generator, Tensor
 
@@ -17,6 +20,18 @@ def gaussian_noise(n: int, size: int, generator: Generator) -> Tensor:
     return torch.randn(n, 3, size, size, generator=generator, device=generator.device)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread of the CPU what would be rounded differently by another number of them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()  # for MKL's transforms
 def spectral_noise(n: int, size: int, generator: Generator) -> Tensor:
     """Noise of amplitude 1/f, each channel of zero mean and unit variance, [n, 3, size, size]."""
     spectrum = torch.fft.rfft2(gaussian_noise(n, size, generator))

@@ -58,9 +58,9 @@ def synthesize(
     half minute: a call with the same arguments goes on there and ends with the same images; remove them behind it.
 
     The same seed, settings and device give the same images, bit for bit. How many go through the tower at once
-    (`batch`, in the provenance) only rounds float sums in another way. Under torchrun, behind
-    `torch.distributed.init_process_group`, each process makes its share and all return the whole set: the images of
-    one process, bit for bit if that has the same `batch` and every share is a multiple of it.
+    (`batch`), and on a CPU the number of threads, only round float sums in another way; the provenance has both. Under
+    torchrun, behind `torch.distributed.init_process_group`, each process makes its share and all return the whole set:
+    the images of one process, bit for bit if that has the same `batch` and threads and every share is a multiple of it.
     Raises SettingError for a setting and DataError for prompts that cannot be used.
     """
     config = resolve_config(method, preset, {"images": images, "iterations": iterations, **overrides})
@@ -98,6 +98,7 @@ def synthesize(
         pixels = join(loop.images, rows, config.images)
         losses = total(loop.history * (len(loop.images) / config.images))
         provenance |= {"batch": loop.config.batch or len(loop.images), "processes": place()[1]}
+        provenance["threads"] = torch.get_num_threads() if model.device.type == "cpu" else None
         targets = setup.targets.cpu()
         boxes = None if setup.boxes is None else setup.boxes.cpu()
         if config.prompted:
