@@ -15,8 +15,12 @@ from d4c.synthesis.synthesizer import synthesize
 
 TINY = CLIPConfig(16, ResNetConfig(32, 8, (1, 1, 1, 1), 4), TextConfig(64, 1, 1, 32, context_length=12))
 FEW: dict[str, Any] = {
-    "images": 7, "group_size": 2, "iterations": 3, "prompts": ["cat", "dog"], "precision": "float32",
-}  # fmt: skip
+    "images": 7,
+    "group_size": 2,
+    "iterations": 3,
+    "prompts": ["cat", "dog"],
+    "precision": "float32",
+}
 
 
 @pytest.fixture

@@ -18,17 +18,17 @@ from d4c.synthesis.shards import share
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 9))
-def test_shares_are_whole_units_and_hold_each_image_once(images: int, unit: int, count: int) -> None:
-    rows: list[int] = []
-    most = images
+def test_shares_are_whole_units_that_hold_each_image_once_and_the_first_is_largest(
+    images: int, unit: int, count: int
+) -> None:
+    shares: list[range] = []
     for rank in range(count):
         with patch.object(shards, "place", return_value=(rank, count)):
             part = share(images, unit)
         assert part.start % unit == 0 or part.start == images
-        assert len(range(images)[part]) <= most
-        most = most if rank else len(range(images)[part])
-        rows += range(images)[part]
-    assert rows == list(range(images))
+        shares.append(range(images)[part])
+    assert [row for rows in shares for row in rows] == list(range(images))
+    assert max(shares, key=len) == shares[0]
 
 
 def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:
