@@ -117,14 +117,14 @@ def measure(only: str | None) -> dict[str, dict[str, str]]:
                     export = track == "deployable" and kind in ("none", "gptq")
                     add(
                         f"{model} {track} {scheme} {kind}",
-                        lambda c=clip, s=scheme, t=track, k=kind, e=export: quantized(
-                            c, images, s, e, track=t, reconstruction=k
+                        lambda c=clip, x=images, s=scheme, t=track, k=kind, e=export: quantized(
+                            c, x, s, e, track=t, reconstruction=k
                         ),
                     )
         for name, settings in OPTIONS.items():
             rest = {"reconstruction": "none", **settings}
             scheme = "W8A8" if "safe_int8" in settings else "W4A8"
-            add(f"{model} {scheme} {name}", lambda c=clip, s=scheme, r=rest: quantized(c, images, s, False, **r))
+            add(f"{model} {scheme} {name}", lambda c=clip, x=images, s=scheme, r=rest: quantized(c, x, s, False, **r))
     return found
 
 

@@ -29,8 +29,8 @@ from synthesis import MODELS, make_clip
 from torch import nn
 
 import d4c
+from d4c.compiled import can_compile
 from d4c.files import atomic_file
-from d4c.graphs import can_compile
 from d4c.integer.accelerate import accelerate
 from d4c.models.clip import CLIP
 from d4c.models.vit import VisionTransformer

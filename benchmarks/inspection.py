@@ -20,13 +20,13 @@ from PIL import Image, ImageDraw, ImageFont
 from problems import commit
 
 import d4c
+from d4c.calibration.images import CalibrationSet
+from d4c.calibration.prompts import prompt_features
 from d4c.inspection.embedding import embedding_map
 from d4c.inspection.figures import activations_figure, coverage_figure, embedding_figure, structure_figure
-from d4c.inspection.inspect import inspect
+from d4c.inspection.inspect_sets import inspect
 from d4c.inspection.report import Inspection
 from d4c.models.clip import CLIP
-from d4c.synthesis.calibration import CalibrationSet
-from d4c.synthesis.prompts import prompt_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ TERMS = ("pgsi", "pgsi+scg", "pgsi+pae", "d4c")
 ORDER = ("noise", "pink", "leaves", "bns", "pse", *TERMS, "real")
 FREE = ("noise", "pink", "leaves")
 
-PROVENANCE = ("preset", "seed", "precision", "recognised", "pixels")
+PROVENANCE = ("preset", "seed", "precision", "recognized", "pixels")
 
 COLUMNS = 6
 SIDE = 64
@@ -48,11 +48,11 @@ LINE = 22
 
 PROMPTS = {
     "nearest prompts": ("nearest_prompts", 1, ".0f"),
-    "recognised, %": ("recognised", 100, ".0f"),
+    "recognized, %": ("recognized", 100, ".0f"),
     "cosine with nearest prompt": ("nearest_cosine", 1, ".2f"),
     "KL from uniform, nats": ("kl", 1, ".2f"),
     "KL of the set's mean": ("kl_of_mean", 1, ".2f"),
-    "1-NN tells it from real, %": ("nearest_neighbour", 100, ".0f"),
+    "1-NN tells it from real, %": ("nearest_neighbor", 100, ".0f"),
 }
 STRUCTURE = {
     "contrast": ("fg_bg_contrast", 1, ".3f"),
@@ -91,7 +91,7 @@ def drawn(figure: Figure) -> Image.Image:
 
 
 def small_png(picture: Image.Image, path: Path) -> None:
-    """As a PNG of 96 colours, with which none of the pictures takes more than 150 kB."""
+    """As a PNG of 96 colors, with which none of the pictures takes more than 150 kB."""
     picture.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path.name, f"{path.stat().st_size / 1000:.0f} kB", flush=True)
 

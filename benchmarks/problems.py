@@ -27,15 +27,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import d4c
+from d4c.calibration.images import CalibrationSet
 from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
 from d4c.evaluation.evaluate import score
 from d4c.evaluation.metrics import Metrics
 from d4c.evaluation.zeroshot import Embeddings, Encoder, class_embeddings
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
-from d4c.models.identity import model_hash
+from d4c.models.formats.identity import model_hash
 from d4c.models.preprocess import resize_and_crop
-from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.config import PRESETS
 
 PHOTOS = ("tiny-imagenet-val", "cifar10-test")
@@ -105,7 +105,7 @@ class Problem:
         self.reference = Embeddings(data, found["image"], found["text"], clip.logit_scale, 0.0)
 
     def batches(self) -> Iterator[Tensor]:
-        """Normalised pixels, exactly as the model's own preprocessing gives them."""
+        """Normalized pixels, exactly as the model's own preprocessing gives them."""
         for part in self.pixels.split(self.places.batch):
             yield (part.float() / 255 - self.mean) / self.std
 
@@ -130,7 +130,7 @@ class Problem:
 
 
 def decode(dataset: Dataset, size: int) -> Tensor:
-    """All pictures as a model of this size sees them before normalisation: uint8 [N, 3, size, size]."""
+    """All pictures as a model of this size sees them before normalization: uint8 [N, 3, size, size]."""
 
     def one(picture: Any) -> Any:
         return np.array(resize_and_crop(picture, size)).transpose(2, 0, 1)
@@ -170,7 +170,7 @@ class Bench:
 
 
 def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet:
-    """Randomly drawn pictures of a labelled parquet file, as calibration images without prompts."""
+    """Randomly drawn pictures of a labeled parquet file, as calibration images without prompts."""
     dataset = load_dataset(f"parquet:{path}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
     pixels = torch.stack([clip.preprocess(dataset.image(i)) for i in order.tolist()])

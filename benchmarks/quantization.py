@@ -31,9 +31,9 @@ from problems import PHOTOS, Bench, Places, command, datasets, measured, setup, 
 from synthesis import MODELS, make_clip
 
 import d4c
+from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.config import PRESETS
 
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")

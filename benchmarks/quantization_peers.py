@@ -25,12 +25,12 @@ from runtime_candidates import Array, Tower, float_graph, in_openvino, in_torch,
 from torch import Tensor
 
 import d4c
+from d4c.calibration.images import CalibrationSet
+from d4c.calibration.prompts import generic_prompts
 from d4c.evaluation.zeroshot import Encoder
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.quantization.placement import TOWERS
-from d4c.synthesis.calibration import CalibrationSet
-from d4c.synthesis.prompts import generic_prompts
 
 PROMPTS = 512
 SEED = 0

@@ -75,9 +75,9 @@ def ours(args: argparse.Namespace, folder: Path) -> None:
     from problems import commit
 
     import d4c
+    from d4c.calibration.prompts import generic_prompts
     from d4c.evaluation.datasets import load_dataset, pixel_batches
     from d4c.quantization.quantize import PROMPTS
-    from d4c.synthesis.prompts import generic_prompts
     from d4c.templates import fill_template
 
     args.commit = commit()
@@ -156,7 +156,7 @@ def theirs(args: argparse.Namespace, folder: Path) -> None:
     names = ("clip.model", "d4c.quantization.state", "d4c.quantization.quant_block")
     model_module, state, blocks = map(importlib.import_module, names)
     fake, modules = (importlib.import_module(f"d4c.quantization.{name}") for name in ("fake_quant", "quantized_module"))
-    importlib.import_module("d4c.quantization.observer").MSEObserver.perform_2D_search = range_search()
+    importlib.import_module("d4c.quantization.ranges.observer").MSEObserver.perform_2D_search = range_search()
     solver = importlib.import_module("d4c.solver.recon")
     collecting = clocked(solver, "save_inp_oup_data", args.device)
     tensors = load_file(folder / "tensors.safetensors")

@@ -43,11 +43,11 @@ from runtime_table import FLOAT, tables
 from synthesis import make_clip
 
 import d4c
+from d4c.calibration.prompts import generic_prompts
 from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
 from d4c.evaluation.evaluate import score
 from d4c.evaluation.zeroshot import Embeddings, class_embeddings, embed
 from d4c.files import atomic_file
-from d4c.synthesis.prompts import generic_prompts
 from d4c.templates import fill_template
 
 # Name of a tower in full size, the published configuration, and the trained model that stands for it in fidelity.

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor_config
 
 import d4c
-from d4c.deployment.towers import image_graph, text_graph
+from d4c.calibration.images import CalibrationSet
+from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.vit import VisionTransformer
-from d4c.quantization.calibration import by_length
-from d4c.synthesis.calibration import CalibrationSet
+from d4c.quantization.calibrate import by_length
 
 ORT, OPENVINO, TORCH = "ONNX Runtime", "OpenVINO", "PyTorch"
 SCHEMES = ("W8A8", "W4A8", "W6A6")

@@ -28,10 +28,10 @@ from d4c.evaluation.evaluate import score
 from d4c.evaluation.zeroshot import embed
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
-from d4c.quantization.allocation import CHOICES, allocate, patterns
-from d4c.quantization.packing import packed_size
+from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.placement import default_overrides
-from d4c.quantization.sensitivity import Sensitivity, measure_sensitivity
+from d4c.quantization.sensitivity.allocation import CHOICES, allocate, patterns
+from d4c.quantization.sensitivity.measure import Sensitivity, measure_sensitivity
 
 MODELS = ("demo-vit", "demo-rn", "bench-vit", "bench-rn")
 SCHEMES = ("W4A8", "W5A8", "W6A8")

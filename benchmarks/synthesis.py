@@ -38,11 +38,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import d4c
+from d4c.calibration.prompts import resolve_prompts
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.synthesis.config import PRESETS
-from d4c.synthesis.prompts import resolve_prompts
 from d4c.synthesis.shards import place, workers
 
 PUBLISHED = PRESETS["paper"]

@@ -27,11 +27,11 @@ from text_tower_table import SCHEMES, tables
 from torch import Tensor
 
 import d4c
+from d4c.calibration.prompts import generic_prompts
 from d4c.files import atomic_file
 from d4c.inspection.positions import begin_of_text_ratios, position_peaks
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.synthesis.prompts import generic_prompts
 
 MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn")
 EXCEPTION = {r"text\.blocks\.\d+\.mlp\..*": "W8A8"}

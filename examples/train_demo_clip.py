@@ -1,4 +1,4 @@
-"""Train a small CLIP on labelled folders of your own, from nothing, in minutes on one GPU.
+"""Train a small CLIP on labeled folders of your own, from nothing, in minutes on one GPU.
 
     python examples/train_demo_clip.py --images DIR [--images DIR2 ...] --arch demo-vit --minutes 5 --out FILE
 
@@ -32,8 +32,8 @@ from d4c.evaluation.zeroshot import fill_template
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.formats.openai import openai_layout
 from d4c.models.layers import Block
-from d4c.models.openai import openai_layout
 from d4c.models.resnet import Bottleneck
 from d4c.models.tokenizer import tokenize
 
@@ -116,10 +116,10 @@ def uniform(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def on_random_background(rgba: Tensor) -> Tensor:
-    """uint8 [N, 4, S, S] to RGB [N, 3, S, S] in 0 to 1; what is transparent turns white in 4 of 10, else a colour."""
+    """uint8 [N, 4, S, S] to RGB [N, 3, S, S] in 0 to 1; what is transparent turns white in 4 of 10, else a color."""
     x = rgba.float() / 255
-    colour = torch.rand(len(x), 3, 1, 1, device=x.device).where(uniform(x, 0, 1) > 0.4, 1.0)
-    return torch.lerp(colour, x[:, :3], x[:, 3:])
+    color = torch.rand(len(x), 3, 1, 1, device=x.device).where(uniform(x, 0, 1) > 0.4, 1.0)
+    return torch.lerp(color, x[:, :3], x[:, 3:])
 
 
 def crop_and_turn(x: Tensor) -> Tensor:
@@ -136,17 +136,17 @@ def crop_and_turn(x: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor) -> Tensor:
-    """Random brightness, contrast and saturation; one image in twenty loses its colours."""
+    """Random brightness, contrast and saturation; one image in twenty loses its colors."""
     x = x * uniform(x, 0.7, 1.3)
     mean = x.mean((1, 2, 3), keepdim=True)
     x = mean + (x - mean) * uniform(x, 0.7, 1.3)
     saturation = uniform(x, 0.6, 1.4) * (uniform(x, 0, 1) > 0.05)
-    grey = x.mean(1, keepdim=True)
-    return (grey + (x - grey) * saturation).clamp(0, 1)
+    gray = x.mean(1, keepdim=True)
+    return (gray + (x - gray) * saturation).clamp(0, 1)
 
 
 def erase(x: Tensor) -> Tensor:
-    """A square of the mean colour over a quarter of the images."""
+    """A square of the mean color over a quarter of the images."""
     size = x.shape[-1]
     half = uniform(x, 0.1, 0.22) * size * (uniform(x, 0, 1) < 0.25)
     along = torch.arange(size, device=x.device)
@@ -171,7 +171,7 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, own: Tensor, tr
     return 0.7 * to_text + 0.3 * nll.mean()
 
 
-def initialise(model: CLIP) -> None:
+def initialize(model: CLIP) -> None:
     """Random weights in OpenAI's proportions: residual branches begin small, those of the ResNet at zero."""
     nn.init.normal_(model.text.token_embedding.weight, std=0.02)
     for tower in (model.image, model.text):
@@ -191,7 +191,7 @@ def initialise(model: CLIP) -> None:
 
 @torch.no_grad()
 def follow(average: CLIP, model: CLIP, step: int) -> None:
-    """Move the average towards the model: over about the last 500 steps, over fewer at the start."""
+    """Move the average toward the model: over about the last 500 steps, over fewer at the start."""
     share = 1 - min(0.998, (step + 1) / (step + 10))
     for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if slow.is_floating_point():
@@ -207,7 +207,7 @@ def train(
     warm-up of 5 %, so that a run bound by the clock ends on time on any machine.
     """
     model = CLIP(config).to(device)
-    initialise(model)
+    initialize(model)
     model.text.trim = False  # the tokens are cut already, and looking at them would wait for the GPU
     average = copy.deepcopy(model)
     gpu = device.startswith("cuda")

@@ -17,12 +17,12 @@ from d4c.classification import classify
 from d4c.errors import DataError
 
 WORDS = st.lists(
-    st.sampled_from(["red", "green", "blue", "grey", "dark", "light"]), min_size=1, max_size=5, unique=True
+    st.sampled_from(["red", "green", "blue", "gray", "dark", "light"]), min_size=1, max_size=5, unique=True
 )
-COLOURS = st.lists(st.tuples(*[st.integers(1, 255)] * 3), min_size=1, max_size=4)
+COLORS = st.lists(st.tuples(*[st.integers(1, 255)] * 3), min_size=1, max_size=4)
 
 
-def mean_colour(pictures: list[Image.Image]) -> NDArray[np.float32]:
+def mean_color(pictures: list[Image.Image]) -> NDArray[np.float32]:
     return np.stack([np.asarray(picture.convert("RGB"), np.float32).mean((0, 1)) + 1 for picture in pictures])
 
 
@@ -31,26 +31,26 @@ def letters(prompts: list[str]) -> NDArray[np.float32]:
 
 
 def probabilities(images: Sequence[Any], labels: Sequence[str], **settings: Any) -> NDArray[np.float32]:
-    return classify(images, labels, logit_scale=20.0, embed_images=mean_colour, embed_texts=letters, **settings)
+    return classify(images, labels, logit_scale=20.0, embed_images=mean_color, embed_texts=letters, **settings)
 
 
-def plain(colours: Sequence[tuple[int, ...]]) -> list[Image.Image]:
-    return [Image.new("RGB", (2, 2), colour) for colour in colours]
+def plain(colors: Sequence[tuple[int, ...]]) -> list[Image.Image]:
+    return [Image.new("RGB", (2, 2), color) for color in colors]
 
 
-@given(COLOURS, WORDS)
-def test_each_picture_has_probabilities(colours: list[tuple[int, ...]], labels: list[str]) -> None:
-    found = probabilities(plain(colours), labels)
-    assert found.shape == (len(colours), len(labels))
+@given(COLORS, WORDS)
+def test_each_picture_has_probabilities(colors: list[tuple[int, ...]], labels: list[str]) -> None:
+    found = probabilities(plain(colors), labels)
+    assert found.shape == (len(colors), len(labels))
     assert np.allclose(found.sum(1), 1)
     assert (found >= 0).all()
 
 
-@given(COLOURS, WORDS, st.randoms())
-def test_the_order_of_labels_does_not_matter(colours: list[tuple[int, ...]], labels: list[str], random: Any) -> None:
+@given(COLORS, WORDS, st.randoms())
+def test_the_order_of_labels_does_not_matter(colors: list[tuple[int, ...]], labels: list[str], random: Any) -> None:
     order = random.sample(range(len(labels)), len(labels))
-    shuffled = probabilities(plain(colours), [labels[i] for i in order])
-    assert np.allclose(shuffled, probabilities(plain(colours), labels)[:, order], atol=1e-6)
+    shuffled = probabilities(plain(colors), [labels[i] for i in order])
+    assert np.allclose(shuffled, probabilities(plain(colors), labels)[:, order], atol=1e-6)
 
 
 @given(WORDS)
@@ -76,9 +76,9 @@ def test_transparent_parts_are_white() -> None:
 
 
 def test_more_pictures_than_a_batch_are_all_there() -> None:
-    colours = [(i, 100, 200) for i in range(150)]
-    found = probabilities(plain(colours), ["red", "blue"])
-    assert np.allclose(found[140:], probabilities(plain(colours[140:]), ["red", "blue"]), atol=1e-6)
+    colors = [(i, 100, 200) for i in range(150)]
+    found = probabilities(plain(colors), ["red", "blue"])
+    assert np.allclose(found[140:], probabilities(plain(colors[140:]), ["red", "blue"]), atol=1e-6)
 
 
 REFUSALS: dict[str, tuple[Any, Any, Any, str]] = {

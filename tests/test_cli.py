@@ -73,7 +73,7 @@ def few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize_module, "PROMPTS", 8)
-    monkeypatch.setattr("d4c.quantization.sensitivity.NOUNS", ["noun"] * 8)
+    monkeypatch.setattr("d4c.quantization.sensitivity.measure.NOUNS", ["noun"] * 8)
 
 
 def assert_one_sentence(err: str) -> None:
@@ -215,13 +215,13 @@ def test_quantize_keeps_what_is_rebuilt_until_the_artifact_is_safe(
         raise OSError(28, "No space left on device")
 
     words = ("quantize", "--model", "demo-vit", "--calibration", noise, "-o", tmp_path / "a")
-    monkeypatch.setattr("d4c.quantization.checkpoint.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("d4c.quantization.rounding.resume.SAVE_EVERY", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr("d4c.quantization.quantized.QuantizedCLIP.save_pretrained", full)
         assert d4c_command(*words, "--reconstruction", "gptq")[0] == 1
     assert (tmp_path / "a.unfinished" / "text.head.safetensors").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("d4c.quantization.reconstruction._Walk._rebuild", full)
+        patch.setattr("d4c.quantization.rounding.reconstruction._Walk._rebuild", full)
         assert d4c_command(*words, "--reconstruction", "gptq")[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -260,7 +260,7 @@ def test_evaluate_takes_a_model_or_an_artifact(d4c_command: Any, artifact: Path)
     assert 0.9 < quantized["fidelity"]["cosine"] < 1
 
 
-def test_a_table_that_is_piped_has_no_colour(d4c_command: Any) -> None:
+def test_a_table_that_is_piped_has_no_color(d4c_command: Any) -> None:
     code, out, err = d4c_command("evaluate", "demo-vit", "--limit", 5)
     assert code == 0
     assert "demo-vit" in out

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
+from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import default_overrides
 from d4c.quantization.quantize import Reconstruction
-from d4c.quantization.scheme import Track
 
 DOCS = Path(__file__).parent.parent / "docs"
 

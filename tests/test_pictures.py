@@ -15,12 +15,12 @@ from d4c.pictures import on_white, open_picture
 
 
 @given(st.integers(0, 255), st.integers(0, 255))
-def test_transparency_shows_white(alpha: int, grey: int) -> None:
-    shown = on_white(Image.new("RGBA", (1, 1), (grey, grey, grey, alpha))).getpixel((0, 0))
-    assert shown == pytest.approx((255 + (grey - 255) * alpha / 255,) * 3, abs=1)
+def test_transparency_shows_white(alpha: int, gray: int) -> None:
+    shown = on_white(Image.new("RGBA", (1, 1), (gray, gray, gray, alpha))).getpixel((0, 0))
+    assert shown == pytest.approx((255 + (gray - 255) * alpha / 255,) * 3, abs=1)
 
 
-def test_a_palette_with_a_transparent_colour_shows_white() -> None:
+def test_a_palette_with_a_transparent_color_shows_white() -> None:
     stream = io.BytesIO()
     blue = Image.new("RGB", (4, 4), "blue").convert("P")
     blue.save(stream, "GIF", transparency=blue.getpixel((0, 0)))

@@ -15,9 +15,9 @@ import torch
 import d4c
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.datasets import Dataset, load_dataset
-from d4c.models.checkpoint import load
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
+from d4c.models.formats.load import load
 from d4c.quantization import quantize as quantize_module
 from d4c.run import Progress, RunConfig, RunResult, float_size, run
 from d4c.synthesis import config as synthesis_config

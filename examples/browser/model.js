@@ -1,7 +1,7 @@
 // The image tower in onnxruntime-web; the labels' embeddings were made before, so that no text tower is needed.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
-import { decode, normalise, resizeAndCrop } from "./pixels.js";
+import { decode, normalize, resizeAndCrop } from "./pixels.js";
 
 // More threads take a server that isolates the page from other origins.
 ort.env.wasm.numThreads = 1;
@@ -12,7 +12,7 @@ export async function loadModel() {
   const graph = await (await fetched("image.onnx")).arrayBuffer();
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
   const encode = async (file) => {
-    const pixels = normalise(resizeAndCrop(await decode(file), settings.size), settings);
+    const pixels = normalize(resizeAndCrop(await decode(file), settings.size), settings);
     const input = new ort.Tensor("float32", pixels, [1, 3, settings.size, settings.size]);
     return (await session.run({ pixels: input })).embedding.data;
   };

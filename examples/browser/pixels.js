@@ -1,8 +1,8 @@
-// A picture to the normalised pixels that the model reads: the same steps as d4c.models.preprocess, that is Pillow's
+// A picture to the normalized pixels that the model reads: the same steps as d4c.models.preprocess, that is Pillow's
 // bicubic filter, wide enough to smooth when it shrinks. A canvas scales with other filters in every browser.
 
 /**
- * Red, green, blue, alpha of a picture over white, as it is stored: not rotated by EXIF, no colour profile. Throws if
+ * Red, green, blue, alpha of a picture over white, as it is stored: not rotated by EXIF, no color profile. Throws if
  * it does not decode.
  */
 export async function decode(file) {
@@ -18,7 +18,7 @@ export async function decode(file) {
   return context.getImageData(0, 0, bitmap.width, bitmap.height);
 }
 
-/** The centre square of {width, height, data: RGBA} with `size` pixels a side, as RGB bytes. */
+/** The center square of {width, height, data: RGBA} with `size` pixels a side, as RGB bytes. */
 export function resizeAndCrop({ width, height, data }, size) {
   const short = Math.min(width, height);
   const columns = taps(width, Math.floor((size * width) / short), size);
@@ -48,7 +48,7 @@ export function resizeAndCrop({ width, height, data }, size) {
 }
 
 /** RGB bytes [size, size, 3] to float32 [3, size, size]. */
-export function normalise(bytes, { mean, std }) {
+export function normalize(bytes, { mean, std }) {
   const count = bytes.length / 3;
   const out = new Float32Array(bytes.length);
   for (let i = 0; i < count; i++) {
@@ -63,10 +63,10 @@ function taps(input, full, size) {
   const stretch = Math.max(scale, 1);
   const first = roundHalfToEven((full - size) / 2);
   return Array.from({ length: size }, (_, i) => {
-    const centre = (first + i + 0.5) * scale;
-    const start = Math.max(0, Math.floor(centre - 2 * stretch + 0.5));
-    const end = Math.min(input, Math.floor(centre + 2 * stretch + 0.5));
-    const weights = Array.from({ length: end - start }, (_, j) => bicubic((start + j + 0.5 - centre) / stretch));
+    const center = (first + i + 0.5) * scale;
+    const start = Math.max(0, Math.floor(center - 2 * stretch + 0.5));
+    const end = Math.min(input, Math.floor(center + 2 * stretch + 0.5));
+    const weights = Array.from({ length: end - start }, (_, j) => bicubic((start + j + 0.5 - center) / stretch));
     const total = weights.reduce((a, b) => a + b);
     return { start, weights: weights.map((weight) => weight / total) };
   });

@@ -9,17 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from d4c.errors import ArtifactError, CheckpointError, D4CError, DataError, SettingError, quantize_extra
+from d4c.version import __version__
 
 if TYPE_CHECKING:
+    from d4c.calibration.images import CalibrationSet
     from d4c.deployment.export import export
     from d4c.evaluation.evaluate import evaluate
-    from d4c.models.checkpoint import load
+    from d4c.models.formats.load import load
     from d4c.quantization.quantize import quantize
-    from d4c.runtime.load import load_quantized
-    from d4c.synthesis.calibration import CalibrationSet
-    from d4c.synthesis.synthesizer import synthesize
-
-__version__ = "0.1.0"
+    from d4c.runtime.load_quantized import load_quantized
+    from d4c.synthesis.synthesize import synthesize
 
 __all__ = [
     "ArtifactError",
@@ -28,6 +27,7 @@ __all__ = [
     "D4CError",
     "DataError",
     "SettingError",
+    "__version__",
     "evaluate",
     "export",
     "load",
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "CalibrationSet": "d4c.synthesis.calibration",
+    "CalibrationSet": "d4c.calibration.images",
     "evaluate": "d4c.evaluation.evaluate",
     "export": "d4c.deployment.export",
-    "load": "d4c.models.checkpoint",
-    "load_quantized": "d4c.runtime.load",
+    "load": "d4c.models.formats.load",
+    "load_quantized": "d4c.runtime.load_quantized",
     "quantize": "d4c.quantization.quantize",
-    "synthesize": "d4c.synthesis.synthesizer",
+    "synthesize": "d4c.synthesis.synthesize",
 }
 
 

@@ -46,7 +46,7 @@ def classify(
 
 
 def label_embeddings(labels: Sequence[str], templates: Sequence[str], embed_texts: Embed) -> NDArray[np.float32]:
-    """Unit vectors [L, D]: the normalised mean of a label's unit embeddings under each template.
+    """Unit vectors [L, D]: the normalized mean of a label's unit embeddings under each template.
 
     Raises DataError if there are no labels or templates, or other things than strings.
     """

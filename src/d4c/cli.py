@@ -22,10 +22,11 @@ from d4c.display import (
     progress_bar,
 )
 from d4c.errors import D4CError, quantize_extra
+from d4c.version import __version__
 
 if TYPE_CHECKING:
     from d4c.models.clip import CLIP
-    from d4c.runtime.clip import RuntimeCLIP
+    from d4c.runtime.runtime_clip import RuntimeCLIP
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -67,7 +68,7 @@ def version(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        print(d4c.__version__)
+        print(__version__)
         raise typer.Exit
 
 
@@ -134,7 +135,7 @@ def synthesize(
     method: Method = "d4c",
     preset: Preset = "default",
     images: Annotated[int | None, typer.Option(help="How many images; default by preset.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Optimisation steps; default by preset.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Optimization steps; default by preset.")] = None,
     batch: Annotated[
         int | None, typer.Option(help="Images at once, in whole groups of 16; default all of a process.")
     ] = None,
@@ -145,7 +146,7 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Make calibration images from nothing but the model; goes on where it was stopped, shared out under torchrun."""
-    from d4c.synthesis.checkpoint import remove_checkpoints
+    from d4c.synthesis.resume import remove_checkpoints
     from d4c.synthesis.shards import workers
 
     unfinished = output.with_name(f"{output.name}.unfinished")
@@ -206,11 +207,12 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Quantize both towers and save the artifact; goes on where it was stopped."""
-    from d4c.quantization.artifact import refuse_occupied
-    from d4c.quantization.checkpoint import remove_checkpoint
+    from d4c.files import refuse_occupied
+    from d4c.quantization.artifact.folder import is_artifact
+    from d4c.quantization.rounding.resume import remove_checkpoint
 
     # Not at the end, when the work of hours would be lost.
-    refuse_occupied(output)
+    refuse_occupied(output, is_artifact, "a quantized model")
     unfinished = output.with_name(f"{output.name}.unfinished")
     clip = d4c.load(model, pretrained, device=_device(device))
     images = d4c.CalibrationSet.load(calibration)
@@ -257,7 +259,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Zero-shot accuracy of a model, an artifact or an export, with 95 % intervals."""
-    from d4c.quantization.artifact import is_artifact
+    from d4c.quantization.artifact.folder import is_artifact
 
     place = _device(device)
     model: CLIP | RuntimeCLIP
@@ -317,7 +319,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Explain images by numbers and figures, beside noise, dead leaves and real images: prompts, structure, ranges."""
-    from d4c.inspection.inspect import inspect_folders
+    from d4c.inspection.inspect_sets import inspect_folders
 
     with progress_bar("inspect") as progress:
         found = inspect_folders(
@@ -344,9 +346,9 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Find pictures by words; embeds only what is new or changed since the last search."""
-    from d4c.runtime.clip import RuntimeCLIP
     from d4c.runtime.gallery import open_gallery
     from d4c.runtime.page import printable, write_page
+    from d4c.runtime.runtime_clip import RuntimeCLIP
 
     clip = RuntimeCLIP(model, runtime)
     with progress_bar("embed") as progress:
@@ -376,8 +378,8 @@ def sensitivity(
     as_json: AsJson = False,
 ) -> None:
     """What each layer costs: quantized alone, at other bits, and left in float when all others are quantized."""
-    from d4c.files import atomic_file
-    from d4c.quantization.sensitivity import measure_sensitivity
+    from d4c.files import write_json
+    from d4c.quantization.sensitivity.measure import measure_sensitivity
 
     clip = d4c.load(model, pretrained, device=_device(device))
     images = d4c.CalibrationSet.load(calibration)
@@ -385,8 +387,7 @@ def sensitivity(
         found = measure_sensitivity(clip, images, scheme, progress=progress)
     text = json.dumps(found.to_dict(), indent=2)
     if output:
-        with atomic_file(output) as new:
-            new.write_text(text + "\n", encoding="utf-8")
+        write_json(output, found.to_dict())
     if as_json:
         print(text)
         return

@@ -13,8 +13,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Metrics
     from d4c.inspection.report import Inspection
-    from d4c.quantization.sensitivity import Sensitivity
-    from d4c.run import Progress as Report
+    from d4c.progress import Progress as Report
+    from d4c.quantization.sensitivity.measure import Sensitivity
     from d4c.run import RunResult
 
 errors = Console(stderr=True)
@@ -83,9 +83,9 @@ def print_inspection(found: Inspection) -> None:
     tables: list[dict[str, tuple[str, float, str]]] = [
         {
             f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
-            "recognised targets, %": ("recognised", 100, ".0f"),
+            "recognized targets, %": ("recognized", 100, ".0f"),
             "KL from uniform, nats": ("kl", 1, ".2f"),
-            f"1-NN tells it from {found.reference}, %": ("nearest_neighbour", 100, ".0f"),
+            f"1-NN tells it from {found.reference}, %": ("nearest_neighbor", 100, ".0f"),
             "range width, median layer": ("width", 1, ".2f"),
             "range overlap, median layer": ("overlap", 1, ".2f"),
             "range overlap, worst layer": ("worst_overlap", 1, ".2f"),
@@ -116,7 +116,7 @@ def print_inspection(found: Inspection) -> None:
 
 def print_sensitivity(found: Sensitivity) -> None:
     """The costliest layers, and sums by tower and kind."""
-    from d4c.quantization.sensitivity import GROUPS
+    from d4c.quantization.sensitivity.measure import GROUPS
 
     ranked = found.ranked()
     widths = sorted({bits for layer in ranked for bits in layer.by_width})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from d4c.errors import ArtifactError
 
 
 def fsync_path(path: Path) -> None:
@@ -70,3 +74,16 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data as indented JSON, whole or not at all."""
+    with atomic_file(path) as new:
+        new.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def refuse_occupied(folder: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Raise ArtifactError if writing to `folder` would remove anything but an earlier `what`, as `is_ours` tells."""
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not is_ours(folder):
+        raise ArtifactError(f"{folder} exists and is not {what}; choose another folder or remove it.")

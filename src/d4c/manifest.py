@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from d4c.files import atomic_folder, sha256
+from d4c.files import atomic_folder, sha256, write_json
 
 MANIFEST = "manifest.json"
 
@@ -57,4 +57,4 @@ def stage_folder(folder: Path, key: dict[str, Any]) -> Iterator[Path]:
         files = {str(p.relative_to(new)): sha256(p) for p in sorted(new.rglob("*")) if p.is_file()}
         manifest: dict[str, Any] = {"key": fingerprint(key), "inputs_and_settings": key, "files": files}
         manifest["seconds"] = round(time.perf_counter() - started, 2)
-        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_json(new / MANIFEST, manifest)

@@ -12,27 +12,27 @@ from typing import Any, get_args
 
 import torch
 
-import d4c
+from d4c.calibration.images import CalibrationSet
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.datasets import load_dataset
 from d4c.evaluation.evaluate import score
 from d4c.evaluation.metrics import Metrics
 from d4c.evaluation.zeroshot import embed
-from d4c.files import atomic_file
+from d4c.files import write_json
 from d4c.manifest import is_done, outcome, seconds, stage_folder
-from d4c.models.checkpoint import load
 from d4c.models.clip import CLIP
-from d4c.models.identity import model_hash
-from d4c.quantization.artifact import load_quantized
-from d4c.quantization.checkpoint import remove_checkpoint
+from d4c.models.formats.identity import model_hash
+from d4c.models.formats.load import load
+from d4c.progress import Progress
+from d4c.quantization.artifact.folder import load_quantized
+from d4c.quantization.formats.scheme import Scheme, Track
 from d4c.quantization.quantize import Reconstruction, check_safe_int8, quantize
-from d4c.quantization.scheme import Scheme, Track
-from d4c.synthesis.calibration import CalibrationSet
-from d4c.synthesis.checkpoint import remove_checkpoints
+from d4c.quantization.rounding.resume import remove_checkpoint
 from d4c.synthesis.config import resolve_config
-from d4c.synthesis.synthesizer import synthesize
+from d4c.synthesis.resume import remove_checkpoints
+from d4c.synthesis.synthesize import synthesize
+from d4c.version import __version__
 
-Progress = Callable[[int, int], None]
 # Opens a progress display for a stage; the value is called with what is done and the total.
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 
@@ -95,7 +95,7 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
     dataset = load_dataset(config.dataset)
     clip = load(config.model, config.pretrained, device=config.device)
     _prepare_folder(folder)
-    _write_json(folder / "config.json", {**asdict(config), "versions": versions()})
+    write_json(folder / "config.json", {**asdict(config), "versions": versions()})
     model = model_hash(clip)
 
     calibrations: dict[str, Path] = {}
@@ -132,13 +132,13 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
     ]
     stages = [*calibrations.values(), *artifacts.values(), evaluation]
     result = RunResult(folder, rows, {path.name: seconds(path) for path in stages})
-    _write_json(folder / "metrics.json", result.to_dict())
+    write_json(folder / "metrics.json", result.to_dict())
     return result
 
 
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
-    return {"d4c": d4c.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def float_size(clip: CLIP) -> int:
@@ -215,7 +215,7 @@ def _evaluation(
             reference = reference or embeddings
             metrics = score(embeddings, dataset, reference=None if path is None else reference)
             rows.append({"name": name, "bytes": size, "metrics": metrics.to_dict()})
-        _write_json(new / "metrics.json", {"rows": rows})
+        write_json(new / "metrics.json", {"rows": rows})
 
 
 def _size(artifact: Path) -> int:
@@ -240,8 +240,3 @@ def _is_run(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and {"preset", "versions"} <= set(config)
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    with atomic_file(path) as new:
-        new.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

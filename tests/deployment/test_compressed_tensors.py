@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 import d4c
-from d4c.quantization.layers import ActivationQuantizer, QuantizedLayer
-from d4c.quantization.packing import pack
-from d4c.quantization.scheme import QuantArgs
+from d4c.quantization.formats.packing import pack
+from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
 
 pytest.importorskip("compressed_tensors")
 from compressed_tensors.compressors import PackedQuantizationCompressor

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 import d4c
 from d4c import cli
-from d4c.deployment import parity
 from d4c.deployment.export import Export
-from d4c.deployment.sessions import open_session
+from d4c.deployment.onnx import parity
+from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.errors import ArtifactError, SettingError
 from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
-from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
 
 Exported = tuple[QuantizedCLIP, Export]
 FILES = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json", "metrics.json", "export.json"}

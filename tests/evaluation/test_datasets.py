@@ -22,16 +22,16 @@ from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
 from d4c.models.clip import CLIP
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 
-COLOURS = ["red", "lime", "blue", "gray", "olive"]
+COLORS = ["red", "lime", "blue", "gray", "olive"]
 
 
-def plain(colour: str) -> Image.Image:
-    return Image.new("RGB", (6, 5), colour)
+def plain(color: str) -> Image.Image:
+    return Image.new("RGB", (6, 5), color)
 
 
-def encoded(colour: str) -> bytes:
+def encoded(color: str) -> bytes:
     stream = io.BytesIO()
-    plain(colour).save(stream, "PNG")
+    plain(color).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -40,7 +40,7 @@ def write_parquet(path: Path, metadata: dict[str, str] | None, **columns: Any) -
     return f"parquet:{path}"
 
 
-def colour_of(dataset: Dataset, i: int) -> tuple[int, ...]:
+def color_of(dataset: Dataset, i: int) -> tuple[int, ...]:
     return dataset.image(i).convert("RGB").getpixel((0, 0))
 
 
@@ -65,12 +65,12 @@ def test_a_dataset_is_its_own_spec() -> None:
 def test_parquet_rows_keep_order_labels_and_names(tmp_path: Path) -> None:
     names = json.dumps(["warm", "cold"])
     spec = write_parquet(
-        tmp_path / "a.parquet", {"classes": names}, image=[encoded(c) for c in COLOURS[:3]], label=[0, 1, 1]
+        tmp_path / "a.parquet", {"classes": names}, image=[encoded(c) for c in COLORS[:3]], label=[0, 1, 1]
     )
     found = load_dataset(spec)
     assert (found.classes, found.labels.tolist()) == (("warm", "cold"), [0, 1, 1])
     assert found.templates == PHOTO_TEMPLATES
-    assert [colour_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    assert [color_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 GOOD = {"image": [encoded("red")], "label": [0]}
@@ -120,7 +120,7 @@ def write_tree(root: Path, tree: dict[str, list[str]]) -> None:
     for folder, files in tree.items():
         (root / folder).mkdir(parents=True)
         for i, name in enumerate(files):
-            plain(COLOURS[i]).save(root / folder / name, "PNG")
+            plain(COLORS[i]).save(root / folder / name, "PNG")
 
 
 def test_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     found = load_dataset(f"folder:{tmp_path}")
     assert (found.classes, found.labels.tolist()) == (("cat", "polar bear"), [0, 1, 1])
-    assert [colour_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (255, 0, 0)]
+    assert [color_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (255, 0, 0)]
 
 
 def test_classes_txt_gives_folders_other_names(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def by_class_index(root: Path) -> None:
 def imagenet(tmp_path: Path) -> Path:
     for wnid in WNIDS:
         (tmp_path / "val" / wnid).mkdir(parents=True)
-    for wnid, colour in ((WNIDS[3], "red"), (WNIDS[999], "blue")):
-        plain(colour).save(tmp_path / "val" / wnid / "ILSVRC2012_val_1.JPEG")
+    for wnid, color in ((WNIDS[3], "red"), (WNIDS[999], "blue")):
+        plain(color).save(tmp_path / "val" / wnid / "ILSVRC2012_val_1.JPEG")
     return tmp_path
 
 
@@ -225,7 +225,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
 @given(st.integers(1, 255), st.integers(1, 300))
 def test_a_subset_is_spread_evenly(count: int, limit: int) -> None:
     subset = made_up(count).subset(limit)
-    chosen = [colour_of(subset, i)[0] for i in range(len(subset))]
+    chosen = [color_of(subset, i)[0] for i in range(len(subset))]
     assert len(chosen) == min(count, limit)
     gaps = np.diff(chosen)
     assert len(set(gaps.tolist())) <= 2

@@ -44,7 +44,7 @@ def test_evaluating_is_embedding_and_scoring(demo_vit: CLIP, noisy: CLIP, few: D
     assert without_time(whole) == without_time(score(embed(noisy, part), part, reference=reference))
     assert without_time(whole) == without_time(evaluate(noisy, part, reference=reference))
     assert whole.fidelity is not None
-    assert 0 < whole.fidelity.centred_cosine < whole.fidelity.cosine < 1
+    assert 0 < whole.fidelity.centered_cosine < whole.fidelity.cosine < 1
 
 
 def test_accuracy_is_what_a_loop_over_images_counts(demo_vit: CLIP, few: Dataset) -> None:

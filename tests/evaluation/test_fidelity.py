@@ -34,7 +34,7 @@ seeds = st.integers(0, 2**31)
 def test_a_model_is_wholly_faithful_to_itself(seed: int) -> None:
     side = random_embeddings(seed)
     found = fidelity(side, side)
-    assert (found.cosine, found.centred_cosine, found.text_cosine) == pytest.approx((1, 1, 1), abs=1e-5)
+    assert (found.cosine, found.centered_cosine, found.text_cosine) == pytest.approx((1, 1, 1), abs=1e-5)
     assert found.agreement.value == 100
     assert found.kl == 0
 
@@ -44,17 +44,17 @@ def test_parts_are_what_a_loop_over_images_gives(seed: int, other: int) -> None:
     ours, theirs = random_embeddings(seed), random_embeddings(other)
     found = fidelity(ours, theirs)
     mean = sum(theirs.image) / len(theirs.image)
-    cosines, centred, same, kl = [], [], 0, []
+    cosines, centered, same, kl = [], [], 0, []
     for a, b in zip(ours.image, theirs.image, strict=True):
         cosines.append(float(a @ b))
-        centred.append(float((a - mean) @ (b - mean) / ((a - mean).norm() * (b - mean).norm())))
+        centered.append(float((a - mean) @ (b - mean) / ((a - mean).norm() * (b - mean).norm())))
         p, q = ([math.exp(30 * float(x @ t)) for t in side.text] for x, side in ((b, theirs), (a, ours)))
         p, q = [v / sum(p) for v in p], [v / sum(q) for v in q]
         kl.append(sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
         same += p.index(max(p)) == q.index(max(q))
     n = len(cosines)
     assert found.cosine == pytest.approx(sum(cosines) / n, abs=1e-5)
-    assert found.centred_cosine == pytest.approx(sum(centred) / n, abs=1e-4)
+    assert found.centered_cosine == pytest.approx(sum(centered) / n, abs=1e-4)
     assert found.agreement.value == pytest.approx(100 * same / n)
     assert found.kl == pytest.approx(sum(kl) / n, rel=1e-3, abs=1e-5)
 

@@ -40,7 +40,7 @@ def test_template_takes_the_name_in_lower_case_with_its_article(template: str, n
     assert fill_template(template, name.lower()) == prompt
 
 
-def test_class_embedding_is_the_normalised_mean_over_templates(demo_vit: CLIP, few: Dataset) -> None:
+def test_class_embedding_is_the_normalized_mean_over_templates(demo_vit: CLIP, few: Dataset) -> None:
     with torch.no_grad():
         together = class_embeddings(demo_vit, few, batch_size=5)
         for name, row in zip(few.classes, together, strict=True):

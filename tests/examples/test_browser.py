@@ -70,10 +70,10 @@ def test_pixels_are_pythons_within_a_step(size: tuple[int, int], tmp_path: Path)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
     program = f"""
 import {{ readFileSync, writeFileSync }} from "node:fs";
-import {{ normalise, resizeAndCrop }} from {json.dumps((EXAMPLE / "pixels.js").as_uri())};
+import {{ normalize, resizeAndCrop }} from {json.dumps((EXAMPLE / "pixels.js").as_uri())};
 const data = readFileSync({json.dumps(str(tmp_path / "rgba"))});
 const bytes = resizeAndCrop({{ width: {size[0]}, height: {size[1]}, data }}, 64);
-writeFileSync({json.dumps(str(tmp_path / "pixels"))}, normalise(bytes, {{ mean: {list(mean)}, std: {list(std)} }}));
+writeFileSync({json.dumps(str(tmp_path / "pixels"))}, normalize(bytes, {{ mean: {list(mean)}, std: {list(std)} }}));
 """
     subprocess.run([str(NODE), "--input-type=module", "-e", program], check=True)
     found = np.fromfile(tmp_path / "pixels", np.float32).reshape(3, 64, 64)

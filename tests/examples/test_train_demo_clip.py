@@ -1,4 +1,4 @@
-"""The training example learns coloured shapes on the CPU and writes a file that d4c loads."""
+"""The training example learns colored shapes on the CPU and writes a file that d4c loads."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def example() -> Iterator[ModuleType]:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight pictures a class, transparent around a shape of random place and size."""
     root, rng = tmp_path_factory.mktemp("shapes"), random.Random(0)
-    for name, colour in SHAPES.items():
+    for name, color in SHAPES.items():
         (root / name).mkdir()
         for i in range(8):
             picture = Image.new("RGBA", (40, 40))
             x, y, side = rng.randrange(12), rng.randrange(12), rng.randrange(20, 28)
             draw = ImageDraw.Draw(picture)
-            (draw.ellipse if "circle" in name else draw.rectangle)((x, y, x + side, y + side), fill=colour)
+            (draw.ellipse if "circle" in name else draw.rectangle)((x, y, x + side, y + side), fill=color)
             picture.save(root / name / f"{i}.png")
     (root / "captions.json").write_text(json.dumps({name: [name.split("_")[1], "Shape"] for name in SHAPES}))
     return root
@@ -102,7 +102,7 @@ def test_augmented_pixels_stay_in_range(example: ModuleType) -> None:
     assert 0 <= float(x.min()) < float(x.max()) <= 1
 
 
-def test_opaque_pixels_keep_their_colour_on_any_background(example: ModuleType) -> None:
+def test_opaque_pixels_keep_their_color_on_any_background(example: ModuleType) -> None:
     rgba = torch.randint(0, 256, (8, 4, 5, 5), dtype=torch.uint8)
     rgba[:, 3] = 255
     torch.testing.assert_close(example.on_random_background(rgba), rgba[:, :3] / 255)

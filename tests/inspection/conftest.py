@@ -7,8 +7,8 @@ import os
 import pytest
 
 import d4c
+from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
-from d4c.synthesis.calibration import CalibrationSet
 
 # Compiling UMAP takes 20 seconds; interpreting it for few points takes 2. Numba reads this when it is imported.
 os.environ["NUMBA_DISABLE_JIT"] = "1"

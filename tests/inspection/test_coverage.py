@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import d4c
+from d4c.calibration.prompts import prompt_features, resolve_prompts
 from d4c.errors import DataError
 from d4c.evaluation.datasets import load_dataset, pixel_batches
 from d4c.inspection.coverage import coverage
 from d4c.inspection.features import unit_features
 from d4c.models.clip import CLIP
-from d4c.synthesis.prompts import prompt_features, resolve_prompts
 
 
 def units(n: int, width: int = 8, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(n, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_prompts_that_are_their_own_images_are_all_covered_and_recognised() -> None:
+def test_prompts_that_are_their_own_images_are_all_covered_and_recognized() -> None:
     texts = torch.eye(5)
     found = coverage(texts, texts, 200.0, torch.arange(5))
     assert found.nearest_prompts == found.prompts == 5
-    assert found.recognised == 1
+    assert found.recognized == 1
     assert found.target_cosine == found.nearest_cosine == found.best_cosine == (1,) * 5
     assert found.kl == pytest.approx([math.log(5)] * 5)
     assert found.kl_of_mean == pytest.approx(0, abs=1e-12)
@@ -70,10 +70,10 @@ def test_expected_prompts_is_the_mean_over_all_draws() -> None:
 def test_targets_count_only_where_there_are_any() -> None:
     texts = torch.eye(4)
     found = coverage(texts[[0, 1, 2]], texts, 50.0, torch.tensor([0, -1, 3]))
-    assert found.recognised == 0.5
+    assert found.recognized == 0.5
     assert found.target_cosine == (1, 0)
     without = coverage(texts[[0, 1, 2]], texts, 50.0)
-    assert (without.recognised, without.target_cosine, without.target_kl) == (None, (), ())
+    assert (without.recognized, without.target_cosine, without.target_kl) == (None, (), ())
 
 
 def test_target_divergence_is_the_cross_entropy() -> None:

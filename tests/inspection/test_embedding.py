@@ -21,19 +21,19 @@ def cluster(n: int, axis: int, noise: float = 0.1, seed: int = 0) -> Tensor:
 
 def test_distant_sets_are_always_told_apart() -> None:
     found = likeness(cluster(10, 0), cluster(10, 1))
-    assert found.nearest_neighbour == 1
+    assert found.nearest_neighbor == 1
     assert found.centroid_cosine < 0.2
 
 
 def test_draws_from_one_distribution_are_not_told_apart() -> None:
     found = likeness(cluster(200, 0, 1.0, seed=1), cluster(200, 0, 1.0, seed=2))
-    assert found.nearest_neighbour == pytest.approx(0.5, abs=0.1)  # standard error 0.025 to 0.035
+    assert found.nearest_neighbor == pytest.approx(0.5, abs=0.1)  # standard error 0.025 to 0.035
     assert found.centroid_cosine > 0.8
 
 
 def test_twins_are_always_mistaken_for_the_other_set() -> None:
     rows = cluster(10, 0, 1.0)
-    assert likeness(rows, rows).nearest_neighbour == 0
+    assert likeness(rows, rows).nearest_neighbor == 0
     assert likeness(rows, rows).centroid_cosine == pytest.approx(1)
 
 
@@ -45,7 +45,7 @@ def test_accuracy_is_that_of_a_loop_and_symmetric() -> None:
         nearest = max((j for j in range(len(rows)) if j != i), key=lambda j: float(row @ rows[j][0]))
         right[label].append(rows[nearest][1] == label)
     expected = sum(sum(part) / len(part) for part in right.values()) / 2
-    assert likeness(own, other).nearest_neighbour == pytest.approx(expected)
+    assert likeness(own, other).nearest_neighbor == pytest.approx(expected)
     assert likeness(other, own) == likeness(own, other)
 
 

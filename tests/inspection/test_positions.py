@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from d4c.calibration.prompts import generic_prompts
 from d4c.errors import DataError
 from d4c.inspection.positions import PARTS, begin_of_text_ratios, position_peaks
 from d4c.models.clip import CLIP
-from d4c.synthesis.prompts import generic_prompts
 
 TEXTS = ["a cat", "a very small drawing of an old red bicycle", "two dogs in the snow"]
 

@@ -7,10 +7,9 @@ import math
 import pytest
 import torch
 
+from d4c.calibration.natural import spectral_noise
 from d4c.inspection.spectrum import fit_band, luma, radial_power, rings, slopes
 from d4c.models.clip import CLIP
-from d4c.synthesis.natural import spectral_noise
-from d4c.synthesis.setup import normalise
 
 
 def test_rings_are_rounded_distances_from_frequency_zero() -> None:
@@ -49,7 +48,7 @@ def test_brightness_does_not_count_and_contrast_is_squared() -> None:
     torch.testing.assert_close(slopes(frequency, changed), slopes(frequency, power))
 
 
-def test_images_of_one_colour_have_no_power_and_a_finite_slope() -> None:
+def test_images_of_one_color_have_no_power_and_a_finite_slope() -> None:
     frequency, power = radial_power(torch.full((1, 16, 16), 0.5))
     assert power.max() < 1e-20
     assert bool(slopes(frequency, power).isfinite().all())
@@ -61,5 +60,5 @@ def test_slopes_are_fitted_from_two_waves_to_half_of_nyquist() -> None:
 
 
 def test_luma_of_a_grey_picture_is_its_value(demo_vit: CLIP) -> None:
-    grey = torch.rand(2, 1, 4, 4) * 3 - 1
-    torch.testing.assert_close(luma(demo_vit, normalise(demo_vit, grey.expand(-1, 3, -1, -1))), grey[:, 0])
+    gray = torch.rand(2, 1, 4, 4) * 3 - 1
+    torch.testing.assert_close(luma(demo_vit, demo_vit.normalize(gray.expand(-1, 3, -1, -1))), gray[:, 0])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d4c.graphs import can_compile
-from d4c.integer.linear import Codes
+from d4c.compiled import can_compile
+from d4c.integer.integer_linear import Codes
 from d4c.integer.products import Rounding, product
 from d4c.models.layers import QuickGELU
-from d4c.quantization.layers import ActivationQuantizer
-from d4c.quantization.scheme import QuantArgs
+from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.quantized_layers import ActivationQuantizer
 
 CASES = [(None, False, False), (QuickGELU(), True, False), (nn.GELU(), False, False), (None, False, True)]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d4c.graphs import can_compile
+from d4c.compiled import can_compile
 from d4c.models.layers import join_heads, split_heads
 
 pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() and can_compile()), reason="needs a GPU and Triton")

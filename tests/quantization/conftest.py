@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import d4c
+from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.synthesis.calibration import CalibrationSet
 
 TEXT = TextConfig(width=32, layers=2, heads=2, mlp_width=64)
 

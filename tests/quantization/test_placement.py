@@ -16,9 +16,9 @@ from d4c.models.clip import CLIP
 from d4c.models.layers import Add, Attention, Block, MatMul
 from d4c.models.resnet import AttentionPool
 from d4c.models.vit import VisionTransformer
-from d4c.quantization.layers import ActivationQuantizer, QuantizedAvgPool2d, QuantizedLayer, QuantizedPair
+from d4c.quantization.formats.scheme import QuantArgs, Scheme, Track
 from d4c.quantization.placement import LayerPlan, Plan, convert, default_overrides, make_plan, shared_inputs
-from d4c.quantization.scheme import QuantArgs, Scheme, Track
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedAvgPool2d, QuantizedLayer, QuantizedPair
 
 W3A5 = Scheme(3, 5)
 PRODUCTS = nn.Linear | nn.Conv2d | nn.Embedding | MatMul

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 import d4c
+from d4c.calibration.images import CalibrationSet
+from d4c.calibration.prompts import generic_prompts
+from d4c.calibration.softening import softened
 from d4c.errors import CheckpointError, DataError, SettingError
 from d4c.evaluation.datasets import load_dataset, pixel_batches
 from d4c.models.clip import CLIP
-from d4c.models.identity import model_hash
-from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
+from d4c.models.formats.identity import model_hash
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.softening import softened
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.stages import stages
-from d4c.synthesis.calibration import CalibrationSet
-from d4c.synthesis.prompts import generic_prompts
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow", "the moon over the sea"]
 # Fewer leave ranges that words of other prompts do not fit in: cosine 0.93 with four, even at 8 bits.
@@ -311,12 +311,12 @@ def test_a_dead_channel_of_a_convolution_stays_finite(tiny_rn: CLIP) -> None:
     assert_finite(made(dead, "W4A4", reconstruction="layer", **LEARNED), torch.randn(4, 3, 64, 64))
 
 
-@pytest.mark.parametrize("colour", [0.0, 1.3])
+@pytest.mark.parametrize("color", [0.0, 1.3])
 @pytest.mark.parametrize("model", ["tiny_vit", "tiny_rn"])
-def test_images_of_one_colour_give_finite_models(model: str, colour: float, request: pytest.FixtureRequest) -> None:
+def test_images_of_one_color_give_finite_models(model: str, color: float, request: pytest.FixtureRequest) -> None:
     clip: CLIP = request.getfixturevalue(model)
     calibration = d4c.synthesize(clip, "noise", images=3)
-    calibration.pixels.fill_(colour)
+    calibration.pixels.fill_(color)
     quantized = d4c.quantize(clip, "W4A4", calibration, **LEARNED)
     assert_finite(quantized, calibration.pixels)
     assert_finite(quantized, torch.randn_like(calibration.pixels))

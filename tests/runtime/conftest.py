@@ -15,7 +15,7 @@ from d4c.evaluation.datasets import demo_dataset
 from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.runtime.clip import RuntimeCLIP
+from d4c.runtime.runtime_clip import RuntimeCLIP
 
 
 @pytest.fixture(scope="session")

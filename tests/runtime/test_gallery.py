@@ -15,8 +15,8 @@ from PIL import Image
 
 from d4c.errors import DataError
 from d4c.runtime import gallery as gallery_module
-from d4c.runtime.clip import RuntimeCLIP
 from d4c.runtime.gallery import DEFAULT_NAME, Gallery, open_gallery
+from d4c.runtime.runtime_clip import RuntimeCLIP
 
 
 def assert_equal(a: Gallery, b: Gallery) -> None:

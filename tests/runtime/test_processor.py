@@ -12,12 +12,12 @@ import pytest
 
 import d4c
 from d4c.models.clip import CLIP
-from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.runtime import processor
-from d4c.runtime.clip import RuntimeCLIP
-from d4c.runtime.folder import read_export
+from d4c.runtime.exported import read_export
 from d4c.runtime.processor import CPUINFO, saturates
+from d4c.runtime.runtime_clip import RuntimeCLIP
 
 HASWELL = "processor : 0\nmodel name\t: old\nflags\t\t: fpu sse4_2 avx avx2 fma\nbugs\t\t: spectre\n\nprocessor : 1\n"
 SERVER = HASWELL.replace("fma", "fma avx512f avx512_vnni")
@@ -83,7 +83,7 @@ def test_numpy_and_linux_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_layers_fit_into_16_bits(exported: Path, quantized: QuantizedCLIP) -> None:
-    """The largest sum of two neighbours along the inputs, all activations as large as they get."""
+    """The largest sum of two neighbors along the inputs, all activations as large as they get."""
     unsafe = set(read_export(exported).saturating)
     for name, layer in quantized.layers().items():
         if isinstance(layer, QuantizedLinear | QuantizedConv2d) and name not in unsafe:

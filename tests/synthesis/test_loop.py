@@ -11,7 +11,7 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig
 from d4c.synthesis import loop
-from d4c.synthesis.synthesizer import synthesize
+from d4c.synthesis.synthesize import synthesize
 
 TINY = CLIPConfig(16, ResNetConfig(32, 8, (1, 1, 1, 1), 4), TextConfig(64, 1, 1, 32, context_length=12))
 FEW: dict[str, Any] = {

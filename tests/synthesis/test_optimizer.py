@@ -17,8 +17,8 @@ from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.loop import evaluate_step, image_losses
 from d4c.synthesis.optimizer import CoastingAdam
 from d4c.synthesis.setup import prepare
+from d4c.synthesis.tower.working import working_copy
 from d4c.synthesis.views import draw_step
-from d4c.synthesis.working import working_copy
 
 TINY = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TextConfig(64, 1, 1, 32, context_length=12))
 Gradient = Callable[[Tensor, int, slice], Tensor]

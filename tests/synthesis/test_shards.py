@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from d4c.calibration.images import CalibrationSet
 from d4c.synthesis import shards
-from d4c.synthesis.calibration import CalibrationSet
 from d4c.synthesis.shards import share
 
 

@@ -32,7 +32,7 @@ def test_the_gathered_gradient_is_that_of_the_sampler(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-def test_half_precision_rounds_colours_and_not_places() -> None:
+def test_half_precision_rounds_colors_and_not_places() -> None:
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     draws = draw_step(4, 64, SynthesisConfig(method="pgsi+pae"), torch.Generator().manual_seed(1)).perturbation
     assert draws is not None

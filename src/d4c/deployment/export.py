@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import d4c
 from d4c.errors import ArtifactError, SettingError, require
-from d4c.files import atomic_folder, sha256
-from d4c.quantization.artifact import load_quantized
-from d4c.quantization.layers import QuantizedConv2d, QuantizedLinear
+from d4c.files import atomic_folder, refuse_occupied, sha256, write_json
+from d4c.progress import Progress
+from d4c.quantization.artifact.folder import load_quantized
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.runtime.folder import FORMAT_VERSION
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
+from d4c.runtime.exported import FORMAT_VERSION
+from d4c.version import __version__
 
 if TYPE_CHECKING:
-    from d4c.deployment.parity import TowerParity
+    from d4c.deployment.onnx.parity import TowerParity
 
 COPIED = ("tokenizer.json", "preprocessor_config.json")
 
@@ -49,7 +49,7 @@ def export(
     format: str = "onnx",
     unpacked: bool = False,
     check: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Export:
     """Write both towers of a deployable artifact as ONNX graphs that runtimes execute with integer kernels.
 
@@ -65,11 +65,11 @@ def export(
         raise SettingError(f"The format {format!r} is unknown; 'onnx' is the one there is.")
     for library in ("onnx", "onnxruntime"):
         require(library, "onnx", "export needs")
-    from d4c.deployment.towers import image_graph, text_graph
+    from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 
     source = Path(artifact).resolve()
     target = source.with_name(f"{source.name}-onnx") if output is None else Path(output)
-    refuse_occupied(target)
+    refuse_occupied(target, is_export, "an export")
     clip = load_quantized(artifact)
     _refuse_paper_track(clip)
     copied = {name: _read_json(source / name) for name in COPIED}
@@ -78,9 +78,9 @@ def export(
     with atomic_folder(target) as new:
         for done, (tower, graph) in enumerate(graphs.items()):
             file = new / f"{tower}.onnx"
-            file.write_bytes(graph.model(d4c.__version__).SerializeToString())
+            file.write_bytes(graph.model(__version__).SerializeToString())
             if check:
-                from d4c.deployment.parity import check_tower
+                from d4c.deployment.onnx.parity import check_tower
 
                 parity[tower] = check_tower(file, graph, clip, tower)
             if progress:
@@ -89,16 +89,14 @@ def export(
             shutil.copyfile(source / name, new / name)
         sizes = {f"{tower}.onnx": (new / f"{tower}.onnx").stat().st_size for tower in graphs}
         result = Export(target, sizes, parity if check else None)
-        _write_json(new / "metrics.json", result.to_dict())
-        _write_json(new / "export.json", _description(clip, new, unpacked))
+        write_json(new / "metrics.json", result.to_dict())
+        write_json(new / "export.json", _description(clip, new, unpacked))
     return result
 
 
-def refuse_occupied(folder: Path) -> None:
-    """Raise ArtifactError if exporting to `folder` would remove anything but an earlier export."""
-    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not empty and not (folder / "export.json").is_file():
-        raise ArtifactError(f"{folder} exists and is no earlier export; choose another folder with -o or remove it.")
+def is_export(folder: Path) -> bool:
+    """Whether `export` wrote this folder."""
+    return (folder / "export.json").is_file()
 
 
 def _refuse_paper_track(clip: QuantizedCLIP) -> None:
@@ -119,12 +117,12 @@ def _read_json(path: Path) -> Any:
 
 
 def _description(clip: QuantizedCLIP, folder: Path, unpacked: bool) -> dict[str, Any]:
-    from d4c.deployment.graph import OPSET
+    from d4c.deployment.onnx.graph import OPSET
 
     text = clip.config.text
     return {
         "format_version": FORMAT_VERSION,
-        "d4c": d4c.__version__,
+        "d4c": __version__,
         "name": clip.name,
         "scheme": clip.recipe.get("scheme"),
         "overrides": clip.recipe.get("overrides"),
@@ -151,7 +149,3 @@ def _saturating(clip: QuantizedCLIP) -> list[str]:
         if isinstance(layer, QuantizedLinear | QuantizedConv2d)
         and 2 * layer.input_quantizer.args.qmax * int(layer.codes.abs().max()) > 32767
     ]
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

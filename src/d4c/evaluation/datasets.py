@@ -1,4 +1,4 @@
-"""Labelled images for zero-shot evaluation, decoded one batch at a time.
+"""Labeled images for zero-shot evaluation, decoded one batch at a time.
 
 `load_dataset` reads the embedded emoji pack, Parquet files, folders and the layouts that torchvision's CIFAR and
 ImageNet downloads have; it needs no torchvision and unpickles nothing.

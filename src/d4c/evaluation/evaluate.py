@@ -8,7 +8,8 @@ from d4c.errors import DataError
 from d4c.evaluation.datasets import Dataset, load_dataset
 from d4c.evaluation.fidelity import fidelity
 from d4c.evaluation.metrics import Metrics, label_ranks, wilson
-from d4c.evaluation.zeroshot import Embeddings, Encoder, Progress, embed
+from d4c.evaluation.zeroshot import Embeddings, Encoder, embed
+from d4c.progress import Progress
 
 
 def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | None = None) -> Metrics:

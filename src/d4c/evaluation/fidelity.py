@@ -12,7 +12,7 @@ from d4c.evaluation.zeroshot import Embeddings
 def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
     """Compare embeddings of the same images and classes; see `Fidelity` for what each number means.
 
-    An image that is the whole of the reference's mean (a dataset of one image) counts as centred cosine 0. Raises
+    An image that is the whole of the reference's mean (a dataset of one image) counts as centered cosine 0. Raises
     DataError if the two were not made from the same dataset or differ in embedding size.
     """
     if (model.dataset, model.image.shape, model.text.shape) != (
@@ -25,7 +25,7 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
             "embed the float model on the same dataset with the same limit."
         )
     mean = reference.image.mean(0)
-    centred = F.cosine_similarity(model.image - mean, reference.image - mean, dim=-1)
+    centered = F.cosine_similarity(model.image - mean, reference.image - mean, dim=-1)
     ours, theirs = model.scores(), reference.scores()
     log_ours, log_theirs = (
         (scores.double() * side.logit_scale).log_softmax(-1) for scores, side in ((ours, model), (theirs, reference))
@@ -33,7 +33,7 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
     same = int((ours.argmax(-1) == theirs.argmax(-1)).sum())
     return Fidelity(
         cosine=float((model.image * reference.image).sum(-1).mean()),
-        centred_cosine=float(centred.mean()),
+        centered_cosine=float(centered.mean()),
         text_cosine=float((model.text * reference.text).sum(-1).mean()),
         agreement=wilson(same, len(ours)),
         kl=float((log_theirs.exp() * (log_theirs - log_ours)).sum(-1).mean()),

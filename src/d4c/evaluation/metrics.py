@@ -31,13 +31,13 @@ class Fidelity:
     """How far a model stands from the float model that it came from, on the same images and classes.
 
     `cosine` is the mean over images of the cosine between both embeddings. CLIP's embeddings lie in a narrow cone, so
-    that even unrelated images have a high cosine; `centred_cosine` takes the float model's mean embedding away from
+    that even unrelated images have a high cosine; `centered_cosine` takes the float model's mean embedding away from
     both first. `text_cosine` is the mean over class embeddings. `agreement` is how often both choose the same class,
     `kl` the mean of KL(float || model) over their class probabilities, in nats.
     """
 
     cosine: float
-    centred_cosine: float
+    centered_cosine: float
     text_cosine: float
     agreement: Interval
     kl: float
@@ -58,7 +58,7 @@ class Metrics:
         lines = [f"{self.dataset}, {self.count} images: top-1 {self.top1}, top-5 {self.top5}"]
         if (f := self.fidelity) is not None:
             lines.append(
-                f"against float: cosine {f.cosine:.4f}, centred {f.centred_cosine:.4f}, text {f.text_cosine:.4f}, "
+                f"against float: cosine {f.cosine:.4f}, centered {f.centered_cosine:.4f}, text {f.text_cosine:.4f}, "
                 f"same class {f.agreement}, KL {f.kl:.4f} nats"
             )
         return "\n".join(lines)
@@ -90,10 +90,10 @@ def wilson(hits: int, count: int) -> Interval:
     interval it stays within 0 and 100 % and is not empty at 0 or `count` hits.
     """
     share, spread = hits / count, Z95**2 / count
-    centre = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    low = 0.0 if hits == 0 else centre - half
-    high = 1.0 if hits == count else centre + half
+    low = 0.0 if hits == 0 else center - half
+    high = 1.0 if hits == count else center + half
     return Interval(100 * share, 100 * low, 100 * high)
 
 

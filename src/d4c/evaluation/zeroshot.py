@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,14 +13,13 @@ from torch import Tensor
 
 from d4c.errors import D4CError
 from d4c.evaluation.datasets import Dataset, pixel_batches
+from d4c.progress import Progress
 from d4c.templates import fill_template
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
-
-Progress = Callable[[int, int], None]
 
 
 class Encoder(Protocol):
@@ -64,7 +63,7 @@ class Embeddings:
 
 
 def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int) -> Tensor:
-    """One unit vector a class, [C, D]: the normalised mean of the unit embeddings of its name under each template."""
+    """One unit vector a class, [C, D]: the normalized mean of the unit embeddings of its name under each template."""
     prompts = [fill_template(template, name.lower()) for name in dataset.classes for template in dataset.templates]
     tokens = torch.as_tensor(model.tokenize(prompts))
     parts = [

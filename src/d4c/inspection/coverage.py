@@ -28,7 +28,7 @@ class Coverage:
     prompts in the place of classes.
 
     For images with a target prompt, `target_cosine` is the cosine with it, `target_kl` = -log p(target), the KL
-    divergence of p from the certain target, and `recognised` the share whose nearest prompt is their target; the
+    divergence of p from the certain target, and `recognized` the share whose nearest prompt is their target; the
     tuples are empty and the share is None where no image has a target.
     """
 
@@ -41,7 +41,7 @@ class Coverage:
     kl_of_mean: float
     target_cosine: tuple[float, ...]
     target_kl: tuple[float, ...]
-    recognised: float | None
+    recognized: float | None
 
 
 def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor | None = None) -> Coverage:
@@ -71,7 +71,7 @@ def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor 
         kl_of_mean=float(kl_to_uniform(log_p.logsumexp(0) - math.log(n))),
         target_cosine=tuple(cosines[rows, aimed].tolist()),
         target_kl=tuple((-log_p[rows, aimed]).tolist()),
-        recognised=float((nearest.indices[rows] == aimed).double().mean()) if len(rows) else None,
+        recognized=float((nearest.indices[rows] == aimed).double().mean()) if len(rows) else None,
     )
 
 

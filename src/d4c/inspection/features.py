@@ -19,7 +19,7 @@ BATCH = 32
 
 @torch.no_grad()
 def unit_features(model: Encoder, pixels: Tensor) -> Tensor:
-    """Image embeddings [N, D] of unit length, float32 on the CPU, of normalised pixels [N, 3, S, S].
+    """Image embeddings [N, D] of unit length, float32 on the CPU, of normalized pixels [N, 3, S, S].
 
     Raises DataError if one of them is not finite.
     """

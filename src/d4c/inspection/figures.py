@@ -39,7 +39,7 @@ STYLE = {
     "savefig.dpi": 150,
 }
 
-# Okabe and Ito's palette with three of Paul Tol's colours, which people with any colour vision can tell apart; markers
+# Okabe and Ito's palette with three of Paul Tol's colors, which people with any color vision can tell apart; markers
 # repeat the distinction. A method looks the same in every figure.
 KNOWN = {
     "real": ("black", "o"),
@@ -57,7 +57,7 @@ OTHERS = [("#999933", "<"), ("#0072B2", ">"), ("#D55E00", "d"), ("#CC79A7", "X")
 
 
 def styles(names: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each set: fixed for real images and methods, by turns for other names."""
+    """Color and marker of each set: fixed for real images and methods, by turns for other names."""
     others = [name for name in names if name not in KNOWN]
     return {**KNOWN, **{name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}}
 
@@ -113,16 +113,16 @@ def structure_figure(sets: Mapping[str, Structure]) -> Figure:
     top = spectrum.subplots()
     look = styles(sets)
     for name, found in sets.items():
-        colour, marker = look[name]
+        color, marker = look[name]
         label = f"{name}, slope {np.mean(found.slope):.1f}"
-        top.loglog(found.frequency, found.power, color=colour, marker=marker, markersize=4, markevery=3, label=label)
+        top.loglog(found.frequency, found.power, color=color, marker=marker, markersize=4, markevery=3, label=label)
     anchor = sets.get("real") or next(iter(sets.values()))
     frequency = np.array(anchor.frequency)
     guide = 4 * anchor.power[0] * (frequency / frequency[0]) ** -2.0
     top.loglog(frequency, guide, color="black", linewidth=0.8, linestyle=":", label="1/f², slope -2")
     fitted = frequency[fit_band(torch.from_numpy(frequency))]
     top.axvspan(fitted[0], fitted[-1], color="#F2F2F2", zorder=0)
-    top.set(xlabel="spatial frequency, cycles per image (grey: where slopes are fitted)", ylabel="power of brightness")
+    top.set(xlabel="spatial frequency, cycles per image (gray: where slopes are fitted)", ylabel="power of brightness")
     top.legend(ncols=2, loc="lower left")
     panels = {
         "fg-bg contrast": {name: found.contrast for name, found in sets.items()},
@@ -146,7 +146,7 @@ def embedding_figure(points: Mapping[str, Points]) -> Figure:
         x, y = np.array(part).T
         axes.scatter(x, y, 22, color=look[name][0], marker=look[name][1], linewidths=0.8, alpha=0.8, label=name)
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    axes.set_title("image embeddings; only neighbourhoods have a meaning")
+    axes.set_title("image embeddings; only neighborhoods have a meaning")
     figure.legend(loc="outside lower center", ncols=5)
     return figure
 
@@ -163,9 +163,9 @@ def activations_figure(sets: Mapping[str, Mapping[str, Fit]], reference: str) ->
     figure = blank(height)
     left, right = figure.subplots(1, 2, sharey=True)
     for name, fits in shown.items():
-        colour, marker = styles(sets)[name]
+        color, marker = styles(sets)[name]
         rows = [layers.index(layer) for layer in fits]
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 0.7}
+        look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 0.7}
         left.plot([fit.width for fit in fits.values()], rows, label=name, **look)
         right.plot([fit.overlap for fit in fits.values()], rows, **look)
     left.axvline(1, color="black", linewidth=0.8, linestyle=":")

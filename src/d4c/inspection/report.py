@@ -58,7 +58,7 @@ class Inspection:
             out[name] = {
                 "nearest_prompts": found.coverage.nearest_prompts,
                 "expected_prompts": found.coverage.expected_prompts,
-                "recognised": found.coverage.recognised,
+                "recognized": found.coverage.recognized,
                 "nearest_cosine": fmean(found.coverage.nearest_cosine),
                 "kl": fmean(found.coverage.kl),
                 "kl_of_mean": found.coverage.kl_of_mean,
@@ -66,7 +66,7 @@ class Inspection:
                 "fg_bg_contrast": fmean(found.structure.contrast),
                 "entropy": fmean(found.structure.entropy),
                 "slope": fmean(found.structure.slope),
-                "nearest_neighbour": near.nearest_neighbour if near else None,
+                "nearest_neighbor": near.nearest_neighbor if near else None,
                 "centroid_cosine": near.centroid_cosine if near else None,
                 "width": median(fit.width for fit in found.fits.values()),
                 "extent": median(fit.extent for fit in found.fits.values()),

@@ -15,7 +15,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(clip: CLIP, pixels: Tensor) -> Tensor:
-    """Brightness [N, S, S] of normalised pixels [N, 3, S, S] on the scale where 0 is black and 1 white.
+    """Brightness [N, S, S] of normalized pixels [N, 3, S, S] on the scale where 0 is black and 1 white.
 
     Values beyond black and white are kept, since the model sees them.
     """

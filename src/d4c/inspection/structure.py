@@ -35,7 +35,7 @@ class Structure:
     `variance`: variance of the similarity over all pairs of a foreground and a background patch. `contrast`: mean
     similarity of pairs within the foreground or within the background minus that of pairs across; 0 if the two regions
     do not differ. `entropy`: differential entropy in nats of the similarities of all pairs of patches, from a
-    histogram of 100 bins over -1 to 1, so that it means the same for every set (PSAQ-ViT, arXiv 2203.02250, maximises
+    histogram of 100 bins over -1 to 1, so that it means the same for every set (PSAQ-ViT, arXiv 2203.02250, maximizes
     a kernel estimate of it); higher is more varied. `slope`: slope of the log radial power spectrum of brightness,
     see `spectrum`. `frequency` [F] in cycles per image and `power` [F], the mean over images, draw that spectrum.
     """

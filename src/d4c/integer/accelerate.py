@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from d4c.errors import SettingError
-from d4c.integer.transformer import to_integer
+from d4c.integer.integer_tower import to_integer
 from d4c.models.clip import CLIP
 from d4c.models.resnet import ModifiedResNet
-from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import QuantizedLayer
 
 
 def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CLIP:

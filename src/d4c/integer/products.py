@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d4c.compiled import can_compile
 from d4c.errors import SettingError
-from d4c.graphs import can_compile
 from d4c.models.layers import QuickGELU
 
 if TYPE_CHECKING:
-    from d4c.integer.linear import Codes
+    from d4c.integer.integer_linear import Codes
 
 DEPTH = 16
 """The integer products of NVIDIA's library take depths that are multiples of this."""
@@ -71,7 +71,7 @@ def product(
     if rounding is not None and rounding.whole:
         dtype = torch.int8
     if codes.is_cuda and can_compile():
-        from d4c.kernels.product import fused_product
+        from d4c.kernels.integer_product import fused_product
 
         return fused_product(codes, weight, scale, offset, dtype, act, rounding, residual)
     y = int32_product(codes, weight) * scale + offset

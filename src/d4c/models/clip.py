@@ -58,16 +58,23 @@ class CLIP(nn.Module):
         return self.log_logit_scale.device
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Preprocessed pixels [N, 3, S, S] to embeddings [N, D], not normalised to unit length."""
+        """Preprocessed pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length."""
         return self.image(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Token ids [N, L] to embeddings [N, D], not normalised to unit length."""
+        """Token ids [N, L] to embeddings [N, D], not normalized to unit length."""
         return self.text(tokens)
 
     def preprocess(self, image: Image) -> Tensor:
-        """A picture of any size and mode to normalised pixels [3, S, S]."""
+        """A picture of any size and mode to normalized pixels [3, S, S]."""
         return preprocess(image, self.image_size, self.config.mean, self.config.std)
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Pictures [N, 3, S, S] with values in [0, 1] to normalized pixels, on the device of the pictures."""
+        mean, std = (
+            torch.tensor(v, device=pictures.device)[:, None, None] for v in (self.config.mean, self.config.std)
+        )
+        return (pictures - mean) / std
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Prompts to token ids [N, context length]."""

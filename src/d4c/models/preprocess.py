@@ -1,4 +1,4 @@
-"""Pictures to normalised pixels: shorter side to the model's size (bicubic), centre crop, CLIP's mean and std.
+"""Pictures to normalized pixels: shorter side to the model's size (bicubic), center crop, CLIP's mean and std.
 
 Nothing here needs torch except `preprocess`, so that a runtime without torch sees the same pixels.
 """
@@ -22,9 +22,9 @@ _STRIP = 64
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of a picture as RGB, `size` pixels a side.
+    """The center square of a picture as RGB, `size` pixels a side.
 
-    Colours are converted last, as in CLIP's own transform; a rotation noted in EXIF is not applied, there as here.
+    Colors are converted last, as in CLIP's own transform; a rotation noted in EXIF is not applied, there as here.
     Of strips, only the pixels that the crop keeps are computed, so that 1 x 100,000 pixels do not become
     224 x 22,400,000. Raises DataError for an empty picture.
     """
@@ -45,7 +45,7 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
 def pixels(
     image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """A picture of any size and mode to normalised pixels [3, size, size]; raises DataError for an empty picture."""
+    """A picture of any size and mode to normalized pixels [3, size, size]; raises DataError for an empty picture."""
     scaled = np.asarray(resize_and_crop(image, size), np.float32) / np.float32(255)
     normal = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))

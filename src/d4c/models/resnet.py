@@ -114,7 +114,7 @@ class ModifiedResNet(nn.Module):
         return self.pool(x)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels [N, 3, S, S] to embeddings [N, D], not normalised to unit length."""
+        """Normalized pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length."""
         x = self.embed(pixels)
         for block in self.blocks:
             x = block(x)

@@ -97,7 +97,7 @@ class TextTransformer(nn.Module):
         return self.projection(self.norm_final(x[rows, self.end_of_text(self._behind_begin(tokens))]))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids [N, L] to embeddings [N, D], not normalised to unit length."""
+        """Token ids [N, L] to embeddings [N, D], not normalized to unit length."""
         self.check_begin(tokens)
         tokens = self.crop(tokens)
         x = self.embed(tokens)

@@ -1,4 +1,4 @@
-"""Prompts to token ids: CLIP's byte-pair encoding over the embedded merges (OpenAI, MIT; see `demo/licences`).
+"""Prompts to token ids: CLIP's byte-pair encoding over the embedded merges (OpenAI, MIT; see `demo/licenses`).
 
 Nothing here needs torch except `tokenize`, so that a runtime without torch cuts text the same way.
 """

@@ -35,7 +35,7 @@ class VisionTransformer(nn.Module):
         return self.projection(self.norm_post(x[:, 0]))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels [N, 3, S, S] to embeddings [N, D], not normalised to unit length."""
+        """Normalized pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length."""
         x = self.embed(pixels)
         for block in self.blocks:
             x = block(x)

@@ -13,7 +13,8 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.layers import Add, Attention, MatMul
 from d4c.models.resnet import AttentionPool, Bottleneck
-from d4c.quantization.layers import (
+from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
+from d4c.quantization.quantized_layers import (
     ActivationQuantizer,
     QuantizedAdd,
     QuantizedAvgPool2d,
@@ -23,7 +24,6 @@ from d4c.quantization.layers import (
     QuantizedMatMul,
     QuantizedPair,
 )
-from d4c.quantization.scheme import W8A8, QuantArgs, Scheme, Track
 
 TOWERS = ("image", "text")
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from d4c.calibration.softening import softened
 from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
-from d4c.quantization.calibration import calibrate
-from d4c.quantization.observer import RangeRule
+from d4c.quantization.calibrate import calibrate
+from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.scheme import Track
-from d4c.quantization.softening import softened
+from d4c.quantization.ranges.observer import RangeRule
 
 if TYPE_CHECKING:
-    from d4c.synthesis.calibration import CalibrationSet
+    from d4c.calibration.images import CalibrationSet
 
 # The published method chooses ranges on a quarter of its 128 images and a sixteenth of its 512 prompts.
 PUBLISHED_RANGE_SAMPLES = 32

@@ -5,34 +5,35 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-import d4c
+from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
-from d4c.models.identity import model_hash
+from d4c.models.formats.identity import model_hash
 from d4c.models.resnet import Bottleneck
-from d4c.quantization.allocation import mixed_overrides
-from d4c.quantization.calibration import prepare
-from d4c.quantization.checkpoint import Checkpoint, tensor_hash
-from d4c.quantization.layers import QuantizedLayer
-from d4c.quantization.observer import RangeRule
-from d4c.quantization.optimization import PAPER, Importance, ReconstructionConfig
+from d4c.progress import Progress
+from d4c.quantization.calibrate import prepare
+from d4c.quantization.formats.scheme import Scheme, Track
 from d4c.quantization.placement import TOWERS, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.reconstruction import UnitKind, reconstruct
-from d4c.quantization.scheme import Scheme, Track
-from d4c.quantization.sensitivity import Probe
-from d4c.synthesis.prompts import NOUNS, generic_prompts
+from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.ranges.observer import RangeRule
+from d4c.quantization.rounding.optimization import PAPER, Importance, ReconstructionConfig
+from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
+from d4c.quantization.rounding.resume import Checkpoint, tensor_hash
+from d4c.quantization.sensitivity.allocation import mixed_overrides
+from d4c.quantization.sensitivity.measure import Probe
+from d4c.version import __version__
 
 if TYPE_CHECKING:
-    from d4c.synthesis.calibration import CalibrationSet
+    from d4c.calibration.images import CalibrationSet
 
 Reconstruction = Literal["block", "layer", "published", "gptq", "none"]
 PROMPTS = 512
@@ -59,7 +60,7 @@ def quantize(
     towers: Sequence[str] = TOWERS,
     prompts: Sequence[str] | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     checkpoint: str | Path | None = None,
 ) -> QuantizedCLIP:
     r"""Quantize the towers of a float CLIP; the CLIP itself is left as it is.
@@ -141,7 +142,7 @@ def quantize(
         plan = make_plan(float_clip, scheme, track, exceptions, tuple(towers), safe_int8)
         quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, ranges)
     recipe: dict[str, Any] = {
-        "d4c": d4c.__version__,
+        "d4c": __version__,
         "torch": torch.__version__,
         "scheme": str(scheme),
         "track": track,
@@ -203,7 +204,7 @@ def _reconstruct(
     kind: Reconstruction,
     settings: ReconstructionConfig,
     seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     checkpoint: Checkpoint | None,
 ) -> None:
     def unit_of(stage: str) -> UnitKind:

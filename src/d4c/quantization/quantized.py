@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from d4c.models.clip import CLIP
-from d4c.quantization.layers import QuantizedLayer
 from d4c.quantization.placement import Plan
+from d4c.quantization.quantized_layers import QuantizedLayer
 
 
 class QuantizedCLIP(CLIP):
@@ -37,6 +37,6 @@ class QuantizedCLIP(CLIP):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the artifact: packed integers, config, tokenizer, preprocessing, model card. See `artifact`."""
-        from d4c.quantization.artifact import save
+        from d4c.quantization.artifact.folder import save
 
         save(self, Path(folder))

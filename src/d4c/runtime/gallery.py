@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,9 @@ from PIL import Image
 
 from d4c.errors import DataError
 from d4c.pictures import IMAGE_SUFFIXES, decoded, on_white
-from d4c.runtime.clip import RuntimeCLIP
+from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
+from d4c.runtime.runtime_clip import RuntimeCLIP
 
 DEFAULT_NAME = ".d4c-search.npz"
 BATCH = 32
@@ -55,7 +56,7 @@ def open_gallery(
     folder: str | Path,
     file: str | Path | None = None,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Gallery:
     """Bring the embeddings in `file` up to date with the pictures below `folder`, and read them.
 

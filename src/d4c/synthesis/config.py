@@ -20,8 +20,8 @@ CONTRASTIVE = {
 BASELINES = ("bns", "pse")
 """What the method is compared with: BatchNorm statistics for ResNets, patch-similarity entropy for transformers."""
 
-OPTIMISED = (*CONTRASTIVE, *BASELINES)
-"""The methods that optimise images."""
+OPTIMIZED = (*CONTRASTIVE, *BASELINES)
+"""The methods that optimize images."""
 
 MODEL_FREE = ("noise", "pink", "leaves")
 """The methods that ask nothing of the model but its image size, mean and std."""
@@ -49,7 +49,7 @@ class SynthesisConfig:
     targets: Literal["random", "even"] = "random"
     """Each image's prompt drawn alone, or every prompt floor or ceil of images / prompts times."""
     start: Literal["noise", "pink"] = "noise"
-    """N(0, 1) in normalised pixel space, or pictures of 1/f noise, which give smoother images in fewer iterations."""
+    """N(0, 1) in normalized pixel space, or pictures of 1/f noise, which give smoother images in fewer iterations."""
     optimizer: Literal["shared", "independent"] = "shared"
     """One Adam that steps once a group while the other groups coast on their momentum, or one step an iteration."""
     area_min: float = 0.4
@@ -107,7 +107,7 @@ class SynthesisConfig:
         return self.images if self.method == "bns" and self.statistics == "set" else self.group_size
 
     def __post_init__(self) -> None:
-        methods = (*MODEL_FREE, *OPTIMISED)
+        methods = (*MODEL_FREE, *OPTIMIZED)
         if self.method not in methods:
             raise SettingError(f"the synthesis method {self.method!r} is unknown; use one of {', '.join(methods)}.")
         hints = get_type_hints(SynthesisConfig)

@@ -1,4 +1,4 @@
-"""The optimisation itself: one step for all images, and the loop around it."""
+"""The optimization itself: one step for all images, and the loop around it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
+from d4c.compiled import Repeated
 from d4c.errors import SettingError
-from d4c.graphs import Repeated
 from d4c.models.clip import CLIP
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.contrast import contrastive_losses
+from d4c.synthesis.methods.bns import statistics_losses
+from d4c.synthesis.methods.contrastive import contrastive_losses
+from d4c.synthesis.methods.pse import similarity_losses
 from d4c.synthesis.optimizer import CoastingAdam
-from d4c.synthesis.setup import Setup, normalise
-from d4c.synthesis.similarity import similarity_losses
-from d4c.synthesis.statistics import statistics_losses
+from d4c.synthesis.setup import Setup
 from d4c.synthesis.views import Draws, draw_step
 
 CHECK_EVERY = 25
@@ -50,7 +50,7 @@ class Loop:
         self.history = torch.zeros(config.iterations, device=start.device)
         self.done = 0
         ends = (torch.zeros(3, 1, 1, device=start.device), torch.ones(3, 1, 1, device=start.device))
-        self.black, self.white = (normalise(clip, end) for end in ends)
+        self.black, self.white = (clip.normalize(end) for end in ends)
         self.repeat = Repeated(self.step, start.device, [generator])
 
     def step(self) -> None:
@@ -145,6 +145,6 @@ def evaluate_step(
 
 
 def image_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """What the method minimises, for each image [N]."""
+    """What the method minimizes, for each image [N]."""
     losses = {"bns": statistics_losses, "pse": similarity_losses}.get(config.method, contrastive_losses)
     return losses(clip, config, setup, images, draws)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared horizontal plus mean squared vertical difference of neighbours, [N, C, H, W] to [N]."""
+    """Mean squared horizontal plus mean squared vertical difference of neighbors, [N, C, H, W] to [N]."""
     horizontal = (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
     vertical = (images[..., 1:, :] - images[..., :-1, :]).square().mean((1, 2, 3))
     return horizontal + vertical

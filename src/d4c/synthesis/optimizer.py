@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d4c.graphs import fused
+from d4c.compiled import fused
 
 
 class CoastingAdam:

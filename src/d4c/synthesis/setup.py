@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from d4c.calibration.natural import gaussian_noise, pink_noise
+from d4c.calibration.prompts import prompt_features
 from d4c.models.clip import CLIP
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.natural import gaussian_noise, pink_noise
-from d4c.synthesis.prompts import prompt_features
 from d4c.synthesis.views import Windows, draw_boxes, windows
 
 
@@ -39,7 +39,7 @@ class Setup:
 
 
 def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
-    """The setup, the start images in normalised pixel space, and the generator for the steps to come."""
+    """The setup, the start images in normalized pixel space, and the generator for the steps to come."""
     device, n = clip.device, config.images
     generator = torch.Generator(device).manual_seed(seed)
     if config.prompted:
@@ -59,7 +59,7 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
     if config.start == "noise":
         start = gaussian_noise(n, size, generator)
     else:
-        start = normalise(clip, pink_noise(n, size, generator))
+        start = clip.normalize(pink_noise(n, size, generator))
     return Setup(texts, targets, group, weight, boxes, window), start, generator
 
 
@@ -71,9 +71,3 @@ def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor
     rounds = -(-n // prompts)
     order = torch.cat([torch.randperm(prompts, generator=generator, device=device) for _ in range(rounds)])[:n]
     return order[torch.randperm(n, generator=generator, device=device)]
-
-
-def normalise(clip: CLIP, pictures: Tensor) -> Tensor:
-    """Values in [0, 1] to the model's normalised pixel space."""
-    mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (clip.config.mean, clip.config.std))
-    return (pictures - mean) / std

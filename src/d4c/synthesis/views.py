@@ -13,12 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from d4c.calibration.natural import uniform
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.warp import reach, warp
-
-
-def uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
-    return torch.rand(n, generator=generator, device=generator.device) * (high - low) + low
 
 
 def uniform_integers(most: Tensor, generator: Generator) -> Tensor:
@@ -189,7 +186,7 @@ def crop(images: Tensor, window: Windows) -> Tensor:
 def blur(images: Tensor, amount: Tensor) -> Tensor:
     """The [1 2 1] / 4 filter along both axes, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0.
 
-    It is the sum of two neighbours, twice along each axis. Sums are many times faster than a pooling on a CPU.
+    It is the sum of two neighbors, twice along each axis. Sums are many times faster than a pooling on a CPU.
     """
     blurred = F.pad(images, (1, 1, 1, 1))
     for _ in range(2):
@@ -200,11 +197,11 @@ def blur(images: Tensor, amount: Tensor) -> Tensor:
 
 
 def perturb(images: Tensor, draws: Perturbation) -> Tensor:
-    """Flip, rotate, scale and shift (zeros beyond the border); colour gain; saturation; blur; an erased square."""
+    """Flip, rotate, scale and shift (zeros beyond the border); color gain; saturation; blur; an erased square."""
     images = warp(images, draws.theta, draws.reach)
     gain, saturation = (factor[:, None, None, None].to(images.dtype) for factor in (draws.gain, draws.saturation))
-    grey = images.mean(1, keepdim=True) * (gain * (1 - saturation))
-    return blur(torch.addcmul(grey, images, gain * saturation), draws.blur) * draws.keep.to(images.dtype)
+    gray = images.mean(1, keepdim=True) * (gain * (1 - saturation))
+    return blur(torch.addcmul(gray, images, gain * saturation), draws.blur) * draws.keep.to(images.dtype)
 
 
 def background(images: Tensor, window: Windows, noise: Tensor) -> Tensor:

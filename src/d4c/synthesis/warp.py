@@ -65,7 +65,7 @@ def warp(images: Tensor, theta: Tensor, reach: float) -> Tensor:
 
     `reach` is that of the maps.
     """
-    precise = images.to(torch.promote_types(images.dtype, torch.float32))  # places need more digits than colours
+    precise = images.to(torch.promote_types(images.dtype, torch.float32))  # places need more digits than colors
     theta = theta.to(precise.dtype)
     if images.is_cuda:
         return _Warp.apply(precise, theta, reach).to(images.dtype)  # type: ignore[no-untyped-call]

@@ -1,0 +1,138 @@
+"""The prompts that images are made for, and those that calibrate the text tower."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from d4c.errors import DataError
+from d4c.models.clip import CLIP
+from d4c.models.tokenizer import clean, tokenizer
+from d4c.templates import fill_template
+
+NOUNS = tuple((files("d4c.calibration") / "nouns.txt").read_text(encoding="utf-8").splitlines())
+"""The project's own 180 nouns: concrete, everyday, singular, spread over what photographs show."""
+
+TEMPLATE = "a photo of a {}."
+CALIBRATION_TEMPLATES = (
+    "a photo of a {}.",
+    "a blurry picture of a {}.",
+    "the {} up close.",
+    "a {} in bright sunlight",
+    "an old black and white photo of a {}.",
+    "a pencil sketch of the {}.",
+    "a small {} on a white background.",
+    "someone took a picture of a {} at night.",
+    "two people looking at a {}.",
+    "a painting of a {} in many colours.",
+    "{}",
+    "my favourite {}!",
+)
+
+
+def is_prompt(entry: str) -> bool:
+    """Whether an entry of a list is a whole prompt rather than a name: it ends in a full stop or has an article."""
+    words = entry.lower().split()
+    return entry.rstrip().endswith(".") or "a" in words or "an" in words or words[:1] == ["the"]
+
+
+def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ...]:
+    """Distinct prompts from what a user gives; None means the project's own 180 nouns.
+
+    A list, or the lines of a .txt file, may hold names ("tabby cat"), which go into `TEMPLATE`, and whole prompts
+    ("a drawing of a cat."). A .json file holds {"classnames": [...], "templates": [...]}, each template with {} or
+    {c} in the place of the name; all combinations are used. Of equal prompts only the first is kept.
+    Raises DataError when nothing usable is there.
+    """
+    if prompts is None:
+        return tuple(fill_template(TEMPLATE, name) for name in NOUNS)
+    if isinstance(prompts, str | Path):
+        path = Path(prompts)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"the prompts {str(path)!r} cannot be read as a text file ({type(error).__name__}); "
+                "give a .txt or .json file or a list of strings."
+            ) from None
+        found = from_json(text, path) if path.suffix == ".json" else from_entries(text.splitlines())
+    else:
+        found = from_entries(prompts)
+    if not found:
+        raise DataError("there are no prompts in what was given; give at least one name such as 'cat'.")
+    return tuple(dict.fromkeys(found))
+
+
+def from_entries(entries: Sequence[str]) -> list[str]:
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise DataError(f"a prompt is {type(entry).__name__}, expected a string; pass a list of strings.")
+    stripped = [entry.strip() for entry in entries if entry.strip()]
+    return [entry if is_prompt(entry) else fill_template(TEMPLATE, entry) for entry in stripped]
+
+
+def from_json(text: str, path: Path) -> list[str]:
+    try:
+        data: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON (line {error.lineno}); give valid JSON or a .txt file.") from None
+    names = data.get("classnames") if isinstance(data, dict) else None
+    templates = data.get("templates", [TEMPLATE]) if isinstance(data, dict) else None
+    if not (is_strings(names) and is_strings(templates)):
+        raise DataError(
+            f'{path} has other content than {{"classnames": [strings], "templates": [strings]}}; use these.'
+        )
+    plain = [template.replace("{c}", "{}") for template in templates]
+    for template in plain:
+        if "{}" not in template:
+            raise DataError(f"the template {template!r} of {path} has no place for the name; put {{}} into it.")
+    return [fill_template(template, name.strip()) for name in names if name.strip() for template in plain]
+
+
+def is_strings(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def generic_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
+    """`count` distinct prompts to calibrate a text tower with, from the 180 nouns under 12 templates.
+
+    Each noun comes floor or ceil of count / 180 times, each time under another template, and the templates are
+    as even. The same count and seed give the same prompts everywhere.
+    Raises DataError when more are asked for than there are combinations.
+    """
+    most = len(NOUNS) * len(CALIBRATION_TEMPLATES)
+    if not 1 <= count <= most:
+        raise DataError(f"{count} generic prompts were asked for, expected 1 to {most}.")
+    names = random.Random(seed).sample(NOUNS, len(NOUNS))
+    out = []
+    for i in range(count):
+        turn, noun = divmod(i, len(NOUNS))
+        out.append(fill_template(CALIBRATION_TEMPLATES[(noun + turn) % len(CALIBRATION_TEMPLATES)], names[noun]))
+    return tuple(out)
+
+
+def check_length(clip: CLIP, prompts: Sequence[str]) -> None:
+    """Raise DataError for a prompt that the tokenizer would cut, since its image would be made for other words."""
+    room = clip.config.text.context_length - 2
+    for prompt, encoding in zip(prompts, tokenizer().encode_batch([clean(p) for p in prompts]), strict=True):
+        if len(encoding.ids) > room:
+            raise DataError(
+                f"the prompt {prompt[:40] + '...'!r} has {len(encoding.ids)} tokens, expected at most {room}; "
+                "shorten it."
+            )
+
+
+@torch.no_grad()
+def prompt_features(clip: CLIP, prompts: Sequence[str], batch: int = 256) -> Tensor:
+    """Unit text embeddings [P, D] of prompts, on the model's device."""
+    check_length(clip, prompts)
+    parts = [clip.encode_text(part.to(clip.device)).float() for part in clip.tokenize(prompts).split(batch)]
+    return F.normalize(torch.cat(parts), dim=-1)

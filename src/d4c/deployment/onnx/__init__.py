@@ -1,0 +1,1 @@
+"""Towers as ONNX graphs, checked against PyTorch in ONNX Runtime."""

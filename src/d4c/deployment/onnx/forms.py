@@ -1,0 +1,79 @@
+"""How quantized tensors are written so that runtimes keep them integers: measured forms, not the obvious ones.
+
+An activation is QuantizeLinear to uint8, below 8 bits Clip of the codes, DequantizeLinear: runtimes have no 4- or 6-bit
+activations, and without the Clip values outside the range would not be clamped. Operands of attention products are
+clamped before QuantizeLinear instead: a Clip of codes there keeps OpenVINO from fusing the attention.
+A weight is an int8 tensor behind DequantizeLinear with a scale for each output channel. Up to 4 bits it is stored as
+INT4 and cast (DequantizeLinear straight on INT4 runs in floating point everywhere); 5 and 6 bits as 4 + 2, joined by
+float arithmetic (OpenVINO computes the bit-shifting form wrongly, and reads no 2-bit tensors). ONNX Runtime and
+OpenVINO fold all of it to int8 when they load.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from d4c.deployment.onnx.graph import Graph
+from d4c.quantization.quantized_layers import ActivationQuantizer
+
+
+def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, *, clip_values: bool = False) -> str:
+    """The values that x stands for behind its quantizer; readers that share a quantizer share the nodes.
+
+    Below 8 bits codes are clamped, or with `clip_values` the values before them, which is the same: the ends of the
+    range round to the first and the last code.
+    """
+    key = x, id(quantizer)
+    if key not in g.quantized:
+        # Scalars of rank 0: with shape [1] ONNX Runtime refuses integer pooling.
+        scale = g.constant(f"{name}/input_scale", quantizer.scale)
+        zero_point = g.constant(f"{name}/input_zero_point", quantizer.zero_point.to(torch.uint8))
+        clip = quantizer.args.qmax < 255
+        values = x
+        if clip and clip_values:
+            ends = torch.tensor([0, quantizer.args.qmax]) - quantizer.zero_point
+            low, high = (g.scalar(float(end)) for end in ends * quantizer.scale)
+            values = g.node("Clip", [x, low, high], f"{name}/input_clipped")
+        codes = g.node("QuantizeLinear", [values, scale, zero_point], f"{name}/input_codes")
+        if clip and not clip_values:
+            low, high = _code(g, 0), _code(g, quantizer.args.qmax)
+            codes = g.node("Clip", [codes, low, high], f"{name}/input_clipped")
+        g.quantized[key] = g.node("DequantizeLinear", [codes, scale, zero_point], f"{name}/input")
+    return g.quantized[key]
+
+
+def _code(g: Graph, value: int) -> str:
+    return g.constant(f"code/{value}", np.array(value, np.uint8))
+
+
+def weight_codes(g: Graph, codes: NDArray[np.int8], bits: int, name: str) -> str:
+    """Signed codes as an int8 tensor, stored in as few bits as runtimes read."""
+    if g.unpacked or bits > 6:
+        return g.constant(f"{name}/weight", codes)
+    if bits <= 4:
+        return g.node("Cast", [g.int4(f"{name}/weight", codes, True)], f"{name}/weight_int8", to=TensorProto.INT8)
+    return _four_and_two(g, codes, name)
+
+
+def _four_and_two(g: Graph, codes: NDArray[np.int8], name: str) -> str:
+    """6 bits as 4 * high + low, the low parts of two halves along the first even axis in one 4-bit tensor."""
+    axis = next((axis for axis, size in enumerate(codes.shape) if size % 2 == 0), None)
+    if axis is None:
+        return g.constant(f"{name}/weight", codes)  # not a shape of any CLIP
+    high, low = codes >> 2, codes & 3
+    first, second = np.split(low, 2, axis)
+    pair = g.int4(f"{name}/weight_low", first + 4 * second, False)
+    pair = g.node("Cast", [pair], f"{name}/weight_pair", to=TensorProto.FLOAT)
+    quarter = g.node("Mul", [pair, g.scalar(0.25)], f"{name}/weight_quarter")
+    upper = g.node("Floor", [quarter], f"{name}/weight_second")
+    shifted = g.node("Mul", [upper, g.scalar(4.0)], f"{name}/weight_second_shifted")
+    lower = g.node("Sub", [pair, shifted], f"{name}/weight_first")
+    low_part = g.node("Concat", [lower, upper], f"{name}/weight_low_float", axis=axis)
+    high_part = g.int4(f"{name}/weight_high", high, True)
+    high_part = g.node("Cast", [high_part], f"{name}/weight_high_float", to=TensorProto.FLOAT)
+    high_part = g.node("Mul", [high_part, g.scalar(4.0)], f"{name}/weight_high_shifted")
+    joined = g.node("Add", [high_part, low_part], f"{name}/weight_float")
+    return g.node("Cast", [joined], f"{name}/weight_int8", to=TensorProto.INT8)

@@ -1,0 +1,208 @@
+"""Layers as ONNX nodes: each function takes a module of the PyTorch model and the name that it has there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from onnx import TensorProto
+from torch import nn
+
+from d4c.deployment.onnx.forms import fake_quantized, weight_codes
+from d4c.deployment.onnx.graph import Graph, Layer
+from d4c.models.layers import QuickGELU
+from d4c.quantization.quantized_layers import (
+    QuantizedAdd,
+    QuantizedAvgPool2d,
+    QuantizedConv2d,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedMatMul,
+)
+
+Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
+# A layer, and what its output is multiplied with.
+Scaled = tuple[Product, float]
+
+
+def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None, factor: float = 1.0) -> str:
+    """x W^T + b over the last axis of x, times a factor, as MatMul and Sub(-b).
+
+    ONNX Runtime makes a float Gemm of MatMul and Add(b) where shapes are static, and dequantizes its weight in every
+    run: five times slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
+    patches, since ONNX Runtime computes a convolution in integers only when its output is quantized.
+    """
+    assert isinstance(layer, Product)
+    output = output or name
+    product = _product(g, x, {name: (layer, factor)}, name, output)
+    return _record(g, layer, name, (x,), output, product, factor)
+
+
+def joint_linear(g: Graph, x: str, layers: Mapping[str, Scaled], name: str) -> list[str]:
+    """Linear layers that read one tensor through one quantizer, as one product whose columns are split.
+
+    For the few rows of one prompt a wide product takes less time than several. For hundreds of rows it does not, and
+    the split copies them.
+    """
+    product = _product(g, x, layers, name, name)
+    sizes = g.integers(*(len(layer.weight) for layer, _ in layers.values()))
+    outputs = g.split(name, sizes, list(layers))
+    for part, (layer, factor) in layers.items():
+        _record(g, layer, part, (x,), part, product, factor)
+    return outputs
+
+
+def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """Convolution; a quantized layer has its bias on the steps of the accumulator, to which runtimes round it."""
+    assert isinstance(layer, nn.Conv2d | QuantizedConv2d)
+    if isinstance(layer, QuantizedConv2d):
+        weight = _weight(g, {name: (layer, 1.0)}, 0, name)
+        operands = [fake_quantized(g, x, layer.input_quantizer, name), weight]
+    else:
+        operands = [x, g.constant(f"{name}/weight", layer.weight)]
+    if layer.bias is not None:
+        operands.append(g.constant(f"{name}/bias", layer.bias))
+    vertical, horizontal = (int(size) for size in layer.padding)
+    pads = [vertical, horizontal, vertical, horizontal]
+    product = g.node("Conv", operands, name, strides=list(layer.stride), pads=pads)
+    return _record(g, layer, name, (x,), name, product)
+
+
+def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
+    """Product of two activations of an attention, quantized where the scheme says so."""
+    if not isinstance(layer, QuantizedMatMul):
+        return g.node("MatMul", [a, b], name)  # PyTorch fuses it with the softmax: no layer to compare with
+    operands = [
+        fake_quantized(g, a, layer.a, f"{name}.a", clip_values=True),
+        fake_quantized(g, b, layer.b, f"{name}.b", clip_values=True),
+    ]
+    product = g.node("MatMul", operands, name)
+    return _record(g, layer, name, (a, b), name, product)
+
+
+def add(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
+    """Sum of two activations, which ONNX Runtime computes in integers where both and the result are quantized."""
+    operands = [a, b]
+    if isinstance(layer, QuantizedAdd):
+        operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
+    g.node("Add", operands, name)
+    return _record(g, layer, name, (a, b), name)
+
+
+def average_pool(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """Average over squares side by side; nothing where a block keeps its size."""
+    size = pool_factor(layer)
+    if size == 1:
+        return x
+    values = fake_quantized(g, x, layer.input_quantizer, name) if isinstance(layer, QuantizedAvgPool2d) else x
+    g.node("AveragePool", [values], name, kernel_shape=[size, size], strides=[size, size])
+    return _record(g, layer, name, (x,), name)
+
+
+def pool_factor(layer: nn.Module) -> int:
+    """By how much a pool shrinks each side."""
+    if isinstance(layer, nn.Identity):
+        return 1
+    assert isinstance(layer, nn.AvgPool2d | QuantizedAvgPool2d)
+    assert isinstance(layer.kernel_size, int)
+    return layer.kernel_size
+
+
+def layer_norm(g: Graph, x: str, layer: nn.LayerNorm, name: str) -> str:
+    """LayerNorm over the last axis, in floating point."""
+    inputs = [x, g.constant(f"{name}/weight", layer.weight), g.constant(f"{name}/bias", layer.bias)]
+    g.node("LayerNormalization", inputs, name, axis=-1, epsilon=layer.eps)
+    return _record(g, layer, name, (x,), name)
+
+
+def activation(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """QuickGELU, as the nodes that ONNX Runtime fuses, or GELU."""
+    if isinstance(layer, QuickGELU):
+        gate = g.node("Sigmoid", [g.node("Mul", [x, g.scalar(1.702)], f"{name}/scaled")], f"{name}/gate")
+        g.node("Mul", [x, gate], name)
+    else:
+        g.node("Gelu", [x], name)
+    return _record(g, layer, name, (x,), name)
+
+
+def batch_norm(g: Graph, x: str, layer: nn.Module, name: str) -> str:
+    """BatchNorm of a tower that is not quantized; nothing where it was folded into its convolution."""
+    if isinstance(layer, nn.Identity):
+        return x
+    assert isinstance(layer, nn.BatchNorm2d)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    values = {"weight": layer.weight, "bias": layer.bias, "mean": layer.running_mean, "variance": layer.running_var}
+    inputs = [x, *(g.constant(f"{name}/{key}", value) for key, value in values.items())]
+    g.node("BatchNormalization", inputs, name, epsilon=layer.eps)
+    return _record(g, layer, name, (x,), name)
+
+
+def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
+    """Rows of the token table; of a quantized one, 8-bit rows times the scale of each.
+
+    Rows that are all zero are not stored: one row of zeros at the end stands for them.
+    """
+    assert isinstance(layer, nn.Embedding | QuantizedEmbedding)
+    if isinstance(layer, nn.Embedding):
+        g.node("Gather", [g.constant(f"{name}/weight", layer.weight), tokens], name)
+        return _record(g, layer, name, (tokens,), name)
+    used = layer.used_rows()
+    codes, scale = layer.codes.to(torch.int8), layer.weight_scale
+    rows = tokens
+    if not bool(used.all()):
+        row_of_token = torch.where(used, used.cumsum(0) - 1, used.sum()).to(torch.int32)
+        codes = torch.cat([codes[used], torch.zeros_like(codes[:1])])
+        scale = torch.cat([scale[used], torch.ones_like(scale[:1])])
+        rows = g.node("Gather", [g.constant(f"{name}/row_of_token", row_of_token), tokens], f"{name}/rows")
+    picked = g.node("Gather", [g.constant(f"{name}/weight", codes), rows], f"{name}/codes")
+    picked = g.node("Cast", [picked], f"{name}/codes_float", to=TensorProto.FLOAT)
+    factor = g.node("Gather", [g.constant(f"{name}/scale", scale), rows], f"{name}/scales")
+    g.node("Mul", [picked, factor], name)
+    return _record(g, layer, name, (tokens,), name)
+
+
+def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: str) -> str:
+    """The node that multiplies in linear layers side by side; their sums with the biases go to `output`."""
+    first, _ = next(iter(layers.values()))
+    if isinstance(first, QuantizedLinear | QuantizedConv2d):
+        operands = [fake_quantized(g, x, first.input_quantizer, name), _weight(g, layers, 1, name)]
+    else:
+        columns = [factor * layer.weight.flatten(1).t() for layer, factor in layers.values()]
+        operands = [x, g.constant(f"{name}/weight", torch.cat(columns, 1))]
+    if first.bias is None:
+        return g.node("MatMul", operands, output)
+    product = g.node("MatMul", operands, f"{name}/product")
+    biases = [-factor * layer.bias for layer, factor in layers.values() if layer.bias is not None]
+    g.node("Sub", [product, g.constant(f"{name}/negative_bias", torch.cat(biases))], output)
+    return product
+
+
+def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str) -> str:
+    """Dequantized weights with their output channels along `axis`, each stored in its own bits."""
+    packed, scales = [], []
+    for part, (layer, factor) in layers.items():
+        assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
+        codes = layer.codes.flatten(1).t() if axis == 1 else layer.codes
+        array = codes.contiguous().cpu().numpy().astype(np.int8)
+        packed.append(weight_codes(g, array, layer.weight_args.num_bits, part))
+        scales.append(factor * layer.weight_scale.flatten())
+    joined = packed[0] if len(packed) == 1 else g.node("Concat", packed, f"{name}/weight_codes", axis=axis)
+    scale = g.constant(f"{name}/weight_scale", torch.cat(scales))
+    return g.node("DequantizeLinear", [joined, scale], f"{name}/weight_values", axis=axis)
+
+
+def _record(
+    g: Graph,
+    layer: nn.Module,
+    name: str,
+    inputs: tuple[str, ...],
+    output: str,
+    product: str | None = None,
+    factor: float = 1.0,
+) -> str:
+    g.layers[name] = Layer(inputs, output, factor)
+    if product is not None and isinstance(layer, QuantizedLinear | QuantizedConv2d | QuantizedMatMul):
+        g.products[name] = product
+    return output

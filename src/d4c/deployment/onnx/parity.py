@@ -1,0 +1,259 @@
+"""Does ONNX Runtime compute from the file what PyTorch computes from the artifact?
+
+Each layer gets exactly the input that it has in PyTorch: its codes are then the same, and only the order of float32
+sums may differ. Each stage of a tower (embedding, block, head) gets the input that it has in PyTorch and runs as the
+optimizer fuses it: a last-bit difference inside can move a value across a rounding boundary, so that single codes
+differ by one step. Over a whole tower such steps add up: two runtimes with one file differ there as well, which is why
+the end-to-end figures are reported and not judged. Of what the last block computes for one row alone, that row is
+compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from torch import Tensor
+
+from d4c.calibration.natural import dead_leaves, gaussian_noise
+from d4c.calibration.prompts import generic_prompts
+from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, kernels, open_session, run
+from d4c.errors import ArtifactError
+from d4c.models.clip import CLIP
+from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.stages import Stage, stages
+
+LAYER_TOLERANCE = 1e-4
+# Most blocks differ by nothing but the order of float32 sums. Where a code at a rounding boundary falls differently, a
+# transformer block stays below 4e-3 and a bottleneck of 3-bit weights and 5-bit activations at 3e-3.
+STAGE_TOLERANCE = 0.02
+# Two products of an unsigned 8-bit code and a weight up to here fit 16 bits, where older CPUs add them.
+SAFE_CODE = 64
+
+
+@dataclass(frozen=True)
+class StageParity:
+    """`error`: root mean square difference of the stage's output over the root mean square of the output.
+
+    `layer_error`: of its layers, each on its own, the largest difference over the layer's largest value.
+    """
+
+    error: float
+    layer_error: float
+    worst_layer: str
+
+
+@dataclass(frozen=True)
+class TowerParity:
+    """Stages by name; cosines and largest relative error of whole embeddings; which layers do not run in integers."""
+
+    stages: dict[str, StageParity]
+    cosine_mean: float
+    cosine_min: float
+    embedding_error: float
+    integer_layers: int
+    float_layers: dict[str, str]
+
+    def summary(self) -> str:
+        layers = self.integer_layers + len(self.float_layers)
+        worst = max(stage.error for stage in self.stages.values())
+        return (
+            f"every layer and block as in PyTorch (blocks within {worst:.0e}, embeddings at cosine "
+            f"{self.cosine_min:.4f} or more); {self.integer_layers} of {layers} quantized products run in integers"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def probes(clip: CLIP, tower: str) -> Tensor:
+    """Inputs that need no data: prompts, or pictures of dead leaves and one of noise far outside every range."""
+    if tower == "text":
+        return clip.text.crop(clip.tokenize(generic_prompts(4)))
+    generator = torch.Generator().manual_seed(0)
+    pictures = clip.normalize(dead_leaves(2, clip.image_size, generator))
+    return torch.cat([pictures, 4 * gaussian_noise(1, clip.image_size, generator)])
+
+
+@torch.no_grad()
+def check_tower(file: Path, g: Graph, clip: CLIP, tower: str) -> TowerParity:
+    """Compare the graph in `file`, which was made of `g`, with a tower of the artifact.
+
+    Raises ArtifactError with the first layer or stage that differs.
+    """
+    inputs = probes(clip, tower)
+    parts = _Parts(onnx.load(file), g, _read_rows(clip, tower, inputs))
+    state, before = inputs, g.inputs[0].name
+    chain = stages(clip, tower)
+    found = {}
+    for stage in chain:
+        after = g.outputs[0].name if stage is chain[-1] else stage.name
+        state, found[stage.name] = _check_stage(parts, clip, stage, before, after, state, inputs)
+        before = after
+    computed = run(open_session(file), {g.inputs[0].name: inputs.numpy()})[0]
+    cosine = torch.cosine_similarity(torch.from_numpy(computed), state, dim=-1)
+    nodes = kernels(file, g.products)
+    in_float = {layer: kind for layer, kind in nodes.items() if kind not in INTEGER_KERNELS}
+    return TowerParity(
+        found,
+        float(cosine.mean()),
+        float(cosine.min()),
+        _largest(computed, state.numpy()),
+        len(nodes) - len(in_float),
+        in_float,
+    )
+
+
+def _check_stage(
+    parts: _Parts, clip: CLIP, stage: Stage, before: str, after: str, state: Tensor, inputs: Tensor
+) -> tuple[Tensor, StageParity]:
+    feeds = {parts.g.inputs[0].name: inputs.numpy(), before: parts.of(before, state.numpy())}
+    nodes = parts.between(feeds, after)
+    written = {name for node in nodes for name in node.output}
+    layers = [name for name, layer in parts.g.layers.items() if layer.output in written]
+    with _recorded(clip, layers) as seen:
+        expected = stage.run(clip, state, inputs)
+    errors = dict(zip(layers, _layer_errors(parts, nodes, feeds, layers, seen), strict=True))
+    for name, error in errors.items():
+        if not error <= LAYER_TOLERANCE:
+            raise _mismatch(clip, name, error, LAYER_TOLERANCE)
+    computed = run(open_session(parts.model(nodes, feeds, [after])), feeds)[0]
+    want = parts.of(after, expected.numpy())
+    difference = _rms(computed - want) / max(_rms(want), 1e-30)
+    if not difference <= STAGE_TOLERANCE:
+        raise _mismatch(clip, stage.name, difference, STAGE_TOLERANCE)
+    worst = max(errors, key=lambda name: errors[name])
+    return expected, StageParity(difference, errors[worst], worst)
+
+
+def _mismatch(clip: CLIP, name: str, error: float, tolerance: float) -> ArtifactError:
+    wide = any(
+        isinstance(module, QuantizedLayer) and module.codes.abs().max() > SAFE_CODE
+        for layer, module in clip.named_modules()
+        if f"{layer}.".startswith(f"{name}.")
+    )
+    hint = "; a CPU without VNNI instructions does so with 8-bit weights made without --safe-int8" if wide else ""
+    return ArtifactError(
+        f"ONNX Runtime computes {name} differently from the artifact, with a relative error of {error:.1e} where "
+        f"{tolerance:.0e} is allowed{hint}; nothing was exported, use --no-check to export all the same."
+    )
+
+
+def _layer_errors(
+    parts: _Parts, nodes: Sequence[NodeProto], feeds: dict[str, NDArray[Any]], layers: Sequence[str], seen: _Seen
+) -> Iterator[float]:
+    """Largest relative error of each layer, given its PyTorch input under a name of its own."""
+    known = dict(feeds)
+    renamed = {}
+    for layer in layers:
+        for tensor, value in zip(parts.g.layers[layer].inputs, seen[layer][0], strict=True):
+            renamed[tensor] = f"{tensor}/given"
+            known[renamed[tensor]] = parts.of(tensor, value)
+    apart = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [renamed.get(name, name) for name in node.input]
+        apart.append(copy)
+    outputs = [parts.g.layers[layer].output for layer in layers]
+    computed = run(open_session(parts.model(apart, known, outputs)), known)
+    for layer, got in zip(layers, computed, strict=True):
+        want = parts.of(parts.g.layers[layer].output, seen[layer][1]) * np.float32(parts.g.layers[layer].factor)
+        if want.ndim > got.ndim:  # the patch embedding, a linear layer in the graph
+            want = want.reshape(*want.shape[:2], -1).swapaxes(1, 2)
+        yield _largest(got, want)
+
+
+_Seen = dict[str, tuple[tuple[NDArray[Any], ...], NDArray[Any]]]
+
+
+@contextmanager
+def _recorded(clip: CLIP, layers: Iterable[str]) -> Iterator[_Seen]:
+    """Inputs and output of modules, by name, once the body has run them."""
+    seen: _Seen = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = tuple(x.numpy() for x in given), output.numpy()
+
+        return hook
+
+    handles = [clip.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _read_rows(clip: CLIP, tower: str, inputs: Tensor) -> NDArray[Any]:
+    """The row of each sample that a transformer's head reads."""
+    if tower == "image":
+        return np.zeros(len(inputs), np.int64)
+    return (clip.text.end_of_text(inputs) - int(clip.text.begin_id is not None)).numpy()
+
+
+class _Parts:
+    """Pieces of a graph as models of their own; `rows` are those of each sample that the head reads."""
+
+    def __init__(self, whole: ModelProto, g: Graph, rows: NDArray[Any]) -> None:
+        self.whole, self.g, self.rows = whole, g, rows
+        self.writer = {name: node for node in whole.graph.node for name in node.output}
+        self.constants = {tensor.name: tensor for tensor in whole.graph.initializer}
+        graph = whole.graph
+        self.infos = {info.name: info for info in [*graph.input, *graph.output, *graph.value_info]}
+        # Up to the last state, whatever is computed of one row has one row.
+        self.of_one_row = set(g.rows)
+        for node in self.between((), g.states[-1].name):
+            if self.of_one_row.intersection(node.input):
+                self.of_one_row.update(node.output)
+
+    def of(self, tensor: str, value: NDArray[Any]) -> NDArray[Any]:
+        """What a tensor of the graph holds of a value [N, ..., rows, C] of PyTorch."""
+        if tensor not in self.of_one_row:
+            return value
+        return np.take_along_axis(value, self.rows.reshape(-1, *[1] * (value.ndim - 1)), axis=-2)
+
+    def between(self, inputs: Iterable[str], output: str) -> list[NodeProto]:
+        """The nodes that lead from `inputs` to `output`, in order."""
+        needed, open_ends = set(), [output]
+        while open_ends:
+            tensor = open_ends.pop()
+            if tensor not in inputs and tensor in self.writer and self.writer[tensor].name not in needed:
+                needed.add(self.writer[tensor].name)
+                open_ends.extend(self.writer[tensor].input)
+        return [node for node in self.whole.graph.node if node.name in needed]
+
+    def model(self, nodes: Sequence[NodeProto], inputs: dict[str, NDArray[Any]], outputs: Sequence[str]) -> bytes:
+        used = dict.fromkeys(name for node in nodes for name in node.input)
+        graph = helper.make_graph(
+            list(nodes),
+            "part",
+            [self.infos.get(name) or _info(name, value) for name, value in inputs.items()],
+            [self.infos.get(name) or helper.make_empty_tensor_value_info(name) for name in outputs],
+            [self.constants[name] for name in used if name in self.constants],
+        )
+        part = helper.make_model(graph, opset_imports=self.whole.opset_import, ir_version=self.whole.ir_version)
+        return part.SerializeToString()
+
+
+def _info(name: str, value: NDArray[Any]) -> ValueInfoProto:
+    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_value_info(name, kind, [None] * value.ndim)
+
+
+def _rms(x: NDArray[Any]) -> float:
+    return float(np.sqrt(np.square(x, dtype=np.float64).mean()))
+
+
+def _largest(got: NDArray[Any], want: NDArray[Any]) -> float:
+    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))

@@ -1,0 +1,195 @@
+"""`inspect`: sets of images side by side, in every measure of this package, beside controls and real images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from d4c.calibration.images import CalibrationSet
+from d4c.calibration.prompts import prompt_features, resolve_prompts
+from d4c.errors import ArtifactError, DataError, SettingError
+from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
+from d4c.files import atomic_folder
+from d4c.inspection.activations import fit_ranges, watch_ranges
+from d4c.inspection.coverage import coverage
+from d4c.inspection.embedding import likeness
+from d4c.inspection.extra import require
+from d4c.inspection.features import BATCH, unit_features
+from d4c.inspection.report import RECORD, Inspection, SetReport
+from d4c.inspection.spectrum import luma
+from d4c.inspection.structure import structure, watch_patches
+from d4c.models.clip import CLIP
+from d4c.models.formats.identity import model_hash
+from d4c.models.formats.load import demo_models, load
+from d4c.progress import Progress
+from d4c.synthesis.synthesize import synthesize
+
+REAL = "real"
+CONTROLS = ("noise", "leaves")
+FEWEST = 4
+"""Images that a set needs at least, for the map and the nearest neighbors."""
+
+
+def inspect(
+    clip: CLIP,
+    sets: Mapping[str, CalibrationSet],
+    real: str | Dataset | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Measure sets of calibration images, by name, beside noise, dead leaves and, if given, real images.
+
+    All sets count with as many images as the smallest of `sets` has, the first ones, because most measures depend on
+    the number; `real`, a spec of `load_dataset` or a `Dataset`, is thinned evenly to it. The reference that likeness
+    and activation ranges are relative to is "real", or without real images "leaves", which come nearest to the
+    statistics of photographs among what needs no data. Coverage is over all prompts that the sets were made for, or
+    over the project's own 180 nouns if there are none. `seed` is that of the controls.
+
+    Raises DataError for sets that do not fit the model, have fewer than 4 images or the name of a control, and for
+    too few real images.
+    """
+    if not sets:
+        raise DataError("there is no set of images to inspect; give at least one.")
+    for name, given in sets.items():
+        check_fits(clip, name, given)
+    count = min(map(len, sets.values()))
+    pixels = {name: given.pixels[:count] for name, given in sets.items()}
+    sources = dict.fromkeys(sets, "given")
+    for name in CONTROLS:
+        pixels[name] = synthesize(clip, name, images=count, seed=seed).pixels
+        sources[name] = f"made here, seed {seed}"
+    if real is not None:
+        data = load_dataset(real)
+        pixels[REAL], sources[REAL] = real_pixels(clip, data, count), data.name
+    reference = CONTROLS[-1] if real is None else REAL
+
+    made_for = tuple(dict.fromkeys(text for given in sets.values() for text in given.texts))
+    prompts = made_for or resolve_prompts(None)
+    texts = prompt_features(clip, prompts).cpu()
+    place = {prompt: index for index, prompt in enumerate(prompts)}
+    # The reference first, since the others are relative to it.
+    order = sorted(pixels, key=lambda name: name != reference)
+    features: dict[str, Tensor] = {}
+    reports: dict[str, SetReport] = {}
+    for done, name in enumerate(order):
+        with watch_patches(clip) as patches, watch_ranges(clip) as ranges:
+            features[name] = unit_features(clip, pixels[name])
+        targets = None
+        if name in sets:
+            targets = torch.tensor([place.get(prompt, -1) for prompt in sets[name].prompts[:count]])
+        found = ranges.by_layer()
+        reports[name] = SetReport(
+            source=sources[name],
+            coverage=coverage(features[name], texts, clip.logit_scale, targets),
+            structure=structure(patches, luma(clip, pixels[name])),
+            likeness=None if name == reference else likeness(features[name], features[reference]),
+            ranges=found,
+            fits=fit_ranges(found, found if name == reference else reports[reference].ranges),
+        )
+        if progress is not None:
+            progress(done + 1, len(order))
+    return Inspection(
+        model=clip.name,
+        images=count,
+        reference=reference,
+        prompts=prompts,
+        sets={name: reports[name] for name in pixels},
+        features={name: features[name] for name in pixels},
+    )
+
+
+def inspect_folders(
+    folders: Sequence[Path],
+    model: str | None = None,
+    real: str | None = None,
+    output: Path | None = None,
+    *,
+    pretrained: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Inspection:
+    """`inspect` saved calibration sets, and write numbers and pictures to `output` as one folder if it is given.
+
+    Without `model` the embedded model that the first set was made with is used. Sets are named by their method, with
+    a number where one comes twice. Raises ArtifactError for what is no calibration set and for an output folder that
+    holds something else, SettingError if the model has to be named, and what `inspect` and `load` raise.
+    """
+    if output is not None:
+        # Not at the end, when the work would be lost.
+        refuse_occupied(output)
+        for module in ("matplotlib", "umap"):
+            require(module)
+    sets: dict[str, CalibrationSet] = {}
+    sources: dict[str, str] = {}
+    for folder in folders:
+        given = CalibrationSet.load(folder)
+        name = free_name(str(given.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
+        sets[name], sources[name] = given, str(folder)
+    clip = embedded_model(sets, device) if model is None else load(model, pretrained, device)
+    with nullcontext() if output is None else atomic_folder(output) as new:
+        found = inspect(clip, sets, real, seed=seed, progress=progress)
+        named = {name: replace(found.sets[name], source=source) for name, source in sources.items()}
+        found = replace(found, sets={**found.sets, **named})
+        if new is not None:
+            found.write(new)
+    return found
+
+
+def check_fits(clip: CLIP, name: str, given: CalibrationSet) -> None:
+    """Raise DataError for a set that cannot go through the model beside the others."""
+    if name in (*CONTROLS, REAL):
+        raise DataError(f"a set of images is called {name!r}, which is a set that is always made here; rename it.")
+    if len(given) < FEWEST:
+        raise DataError(f"the set {name!r} has {len(given)} images, expected at least {FEWEST}; make more.")
+    side = given.pixels.shape[-1]
+    if side != clip.image_size:
+        raise DataError(
+            f"the set {name!r} has images of {side} x {side} pixels and {clip.name!r} takes {clip.image_size} x "
+            f"{clip.image_size}; inspect it with the model that it was made for."
+        )
+    for key, own in (("mean", clip.config.mean), ("std", clip.config.std)):
+        if any(abs(a - b) > 1e-4 for a, b in zip(given.provenance[key], own, strict=True)):
+            raise DataError(
+                f"the set {name!r} was normalized with {key} {list(given.provenance[key])} and {clip.name!r} has "
+                f"{list(own)}; inspect it with the model that it was made for."
+            )
+
+
+def real_pixels(clip: CLIP, data: Dataset, count: int) -> Tensor:
+    """`count` images of a dataset, evenly spread, preprocessed: [count, 3, S, S]."""
+    if len(data) < count:
+        raise DataError(
+            f"{data.name} has {len(data)} images, expected at least {count}, as many as each set has; "
+            "give more real images or a smaller set."
+        )
+    return torch.cat(list(pixel_batches(data.subset(count), clip.preprocess, BATCH)))
+
+
+def embedded_model(sets: Mapping[str, CalibrationSet], device: str) -> CLIP:
+    """The embedded model that the first of the sets was made with."""
+    made_with = next(iter(sets.values())).provenance.get("model")
+    name, digest = (made_with.get("name"), made_with.get("sha256")) if isinstance(made_with, dict) else (None, None)
+    if name in demo_models():
+        clip = load(str(name), device=device)
+        if model_hash(clip) == digest:
+            return clip
+    raise SettingError(f"the images were made with {name!r}, which is no embedded model; name the model with --model.")
+
+
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """The name, or the name with the first number from 2 on that makes it a new one."""
+    choices = [name, *(f"{name} {number}" for number in range(2, len(taken) + 3))]
+    return next(choice for choice in choices if choice not in taken)
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise ArtifactError if writing to `folder` would remove anything but an earlier inspection."""
+    if folder.exists() and not (folder / RECORD).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ArtifactError(f"{folder} exists and is no inspection; choose another folder or remove it.")

@@ -1,0 +1,117 @@
+"""Linear layers in integers: int8 times int8 to int32, and what lies around the products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d4c.compiled import fused
+from d4c.errors import SettingError
+from d4c.integer.products import DEPTH, Rounding, product
+from d4c.quantization.formats.packing import pack
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+
+
+class Codes(nn.Module):
+    """Rounds an activation to the codes of a quantizer, moved into int8."""
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        args = quantizer.args
+        if args.strategy == "channel":
+            raise SettingError(
+                "an input with one scale a channel (track 'paper') has no integer product; quantize with "
+                "track='deployable'."
+            )
+        self.low, self.high = args.qmin, args.qmax
+        self.shift = 128 if args.qmax > 127 else 0
+        self.scale: Tensor
+        self.zero_point: Tensor
+        self.register_buffer("scale", quantizer.scale.detach().clone())
+        self.register_buffer("zero_point", quantizer.zero_point.clone())
+
+    @property
+    def ends(self) -> tuple[int, int, int]:
+        """Lowest and highest code, and what int8 codes are moved by."""
+        return self.low, self.high, self.shift
+
+    def grid(self, step: Tensor) -> Tensor:
+        """[4]: what values in units of `step` are multiplied with, the zero point, the lowest and the highest int8."""
+        zero = self.zero_point.float() - self.shift
+        values = step / self.scale, zero, *(torch.full_like(zero, end - self.shift) for end in (self.low, self.high))
+        return torch.stack([value.reshape(()).float() for value in values])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_codes(x, self.scale, self.zero_point, self.ends)
+
+
+def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
+    """int8 codes of real values, as `Codes` gives them."""
+    low, high, shift = ends
+    return ((torch.round(x / scale) + zero_point).clamp(low, high) - shift).to(torch.int8)
+
+
+class IntegerLinear(nn.Module):
+    """y = s_x s_w (sum q_x q_w - z_x sum q_w) + b for layers that read one input, as one product of all.
+
+    The terms that do not depend on the input are one vector. Weights of at most 4 bits stay packed, two to a byte,
+    and are unpacked for each product; others take a byte.
+    """
+
+    def __init__(self, layers: Sequence[QuantizedLinear | QuantizedConv2d]) -> None:
+        super().__init__()
+        if not all(layer.weight_args.symmetric for layer in layers):
+            raise SettingError(
+                "weights with a zero point (track 'paper') have no fast integer product; quantize with "
+                "track='deployable'."
+            )
+        self.codes = Codes(layers[0].input_quantizer)
+        weight = torch.cat([layer.codes.flatten(1) for layer in layers])
+        scale = torch.cat([layer.weight_scale.flatten() for layer in layers]) * self.codes.scale
+        zero = self.codes.zero_point - self.codes.shift
+        offset = -(scale.double() * zero.double() * weight.double().sum(1))
+        biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.codes)) for layer in layers]
+        offset += torch.cat([bias.to(offset.device) for bias in biases]).double()
+        self.outputs, self.depth = weight.shape
+        weight = F.pad(weight, (0, -self.depth % DEPTH))
+        self.packed = all(layer.weight_args.num_bits <= 4 for layer in layers)
+        stored = pack(weight, 4, signed=True).view(len(weight), -1) if self.packed else weight.to(torch.int8)
+        self.weight: Tensor
+        self.scale: Tensor
+        self.offset: Tensor
+        self.register_buffer("weight", stored)
+        self.register_buffer("scale", scale)
+        self.register_buffer("offset", offset.float())
+
+    def unpacked(self) -> Tensor:
+        """int8 weights [O, K], filled up with zeros to a depth that kernels take."""
+        return unpack_nibbles(self.weight) if self.packed else self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Real values [..., K] to float32 [..., O]."""
+        return self.product(self.codes(x), torch.float32)
+
+    def product(
+        self,
+        codes: Tensor,
+        dtype: torch.dtype,
+        act: nn.Module | None = None,
+        rounding: Rounding | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Codes [..., K] to [..., O], as `d4c.integer.products.product` says."""
+        shape = *codes.shape[:-1], self.outputs
+        if missing := -self.depth % DEPTH:
+            codes = F.pad(codes, (0, missing))
+        rows = None if residual is None else residual.reshape(-1, self.outputs)
+        given = codes.flatten(0, -2), self.unpacked(), self.scale, self.offset
+        return product(*given, dtype=dtype, act=act, rounding=rounding, residual=rows).view(shape)
+
+
+@fused
+def unpack_nibbles(packed: Tensor) -> Tensor:
+    """Two 4-bit codes a byte, the lower one first, [O, K / 2] to int8 [O, K]."""
+    return torch.stack([packed & 15, packed >> 4], -1).flatten(1).to(torch.int8) - 8

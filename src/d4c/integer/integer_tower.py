@@ -1,0 +1,186 @@
+"""The towers of a quantized CLIP with their products in integers; the residual stream is bf16 or float32."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from d4c.compiled import can_compile, fused
+from d4c.integer.integer_linear import Codes, IntegerLinear, to_codes
+from d4c.integer.products import Rounding, check_activation
+from d4c.models.layers import Attention, Block, join_heads, split_heads
+from d4c.models.text import TextTransformer
+from d4c.models.vit import VisionTransformer
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, QuantizedMatMul
+
+
+def integer(*layers: nn.Module) -> IntegerLinear:
+    """One integer product for quantized layers that share an input."""
+    return IntegerLinear([cast("QuantizedLinear | QuantizedConv2d", layer) for layer in layers])
+
+
+@fused
+def norm_codes(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int], eps: float
+) -> Tensor:
+    """LayerNorm of [..., C], as codes of the quantizer behind it; `ends` are its lowest and highest code and shift."""
+    y = F.layer_norm(x.float(), weight.shape, weight, bias, eps)
+    return to_codes(y, scale, zero_point, ends)
+
+
+@fused
+def context_codes(
+    context: Tensor, step: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]
+) -> Tensor:
+    """What attention gives, [N, heads, L, d] in steps of the values' quantizer, as codes [N, L, C]."""
+    return to_codes(join_heads(context).float() * step, scale, zero_point, ends)
+
+
+class IntegerAttention(nn.Module):
+    """Self-attention with its four projections in integers: [N, L, C] and the residual to their sum.
+
+    q, k and v come from one product, each as codes less its zero point: whole numbers that bf16 holds. Their scores are
+    sums of products of whole numbers, as in the artifact. The softmax is not rounded to codes, since a fused kernel
+    never writes it down: the one place that is closer to the float model than the artifact says.
+    """
+
+    def __init__(self, attn: Attention, dtype: torch.dtype) -> None:
+        super().__init__()
+        scores, context = cast(QuantizedMatMul, attn.scores), cast(QuantizedMatMul, attn.context)
+        self.heads, self.dtype = attn.heads, dtype
+        self.qkv, self.out = integer(attn.q, attn.k, attn.v), integer(attn.out)
+        width = self.out.outputs
+        factors = ((width // self.heads) ** -0.5, 1.0, 1.0)
+        quantizers = [Codes(quantizer) for quantizer in (scores.a, scores.b, context.b)]
+        self.rounding = Rounding(list(zip(quantizers, factors, strict=True)), whole=False)
+        self.scale = float(scores.a.scale * scores.b.scale)
+        self.step: Tensor
+        self.register_buffer("step", context.b.scale.detach().clone())
+        self.grid: Tensor
+        self.register_buffer("grid", self.out.codes.grid(self.step))
+        self.first_key: Tensor | None
+        self.first_value: Tensor | None
+        key, value = attn.first_key, attn.first_value
+        self.register_buffer("first_key", None if key is None else key * factors[0])
+        # In steps of the values' codes, as the context is.
+        self.register_buffer("first_value", None if value is None else value[:, None] / self.step)
+
+    def forward(self, codes: Tensor, causal: bool, residual: Tensor) -> Tensor:
+        if self.first_key is None or self.first_value is None:
+            qkv = self.qkv.product(codes, self.dtype, rounding=self.rounding)
+            given = self._without_first(qkv, causal)
+        else:
+            context = self._with_first(self.qkv.product(codes, torch.float32), self.first_key, self.first_value)
+            given = context_codes(context, self.step, *rounds(self.out))
+        return self.out.product(given, self.dtype, residual=residual)
+
+    def _without_first(self, qkv: Tensor, causal: bool) -> Tensor:
+        """Codes of the context, from a kernel of ours where it takes what is given."""
+        if qkv.is_cuda and can_compile() and not causal:
+            from d4c.kernels import attention
+
+            if attention.fits(qkv, self.heads):
+                return attention.forward(qkv, self.heads, self.scale, self.grid)
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
+        context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
+        return context_codes(context, self.step, *rounds(self.out))
+
+    def _with_first(self, qkv: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention with one more position that all see: few and short prompts, written out."""
+        first = split_heads(qkv.chunk(3, -1)[0], self.heads) @ key[..., None]
+        q, k, v = (split_heads(part, self.heads) for part in self.rounding(qkv).chunk(3, -1))
+        length = q.shape[2]
+        future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        scores = (q @ k.transpose(-1, -2) * self.scale).masked_fill(future, float("-inf"))
+        weights = torch.cat([first, scores], -1).softmax(-1)
+        return weights[..., 1:] @ v + weights[..., :1] * value
+
+
+class IntegerBlock(nn.Module):
+    """A block with its six products in integers; the residual stream is of `dtype`."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        super().__init__()
+        mlp = block.mlp
+        check_activation(mlp.act)
+        self.norm1, self.norm2, self.act, self.dtype = block.norm1, block.norm2, mlp.act, dtype
+        self.attn = IntegerAttention(block.attn, dtype)
+        self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)
+        self.rounding = Rounding([(self.fc2.codes, 1.0)], whole=True)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        x = x.to(self.dtype)
+        x = self.attn(before(self.norm1, self.attn.qkv, x), causal, x)
+        hidden = self.fc1.product(before(self.norm2, self.fc1, x), self.dtype, self.act, self.rounding)
+        return self.fc2.product(hidden, self.dtype, residual=x)
+
+
+def rounds(layer: IntegerLinear) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
+    return layer.codes.scale, layer.codes.zero_point, layer.codes.ends
+
+
+def before(norm: nn.LayerNorm, layer: IntegerLinear, x: Tensor) -> Tensor:
+    """The codes that a layer reads behind its norm."""
+    return norm_codes(x, norm.weight, norm.bias, *rounds(layer), norm.eps)
+
+
+@fused
+def patch_codes(pixels: Tensor, side: int, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
+    """Pixels [N, C, S, S] as codes of patches [N, S / side, S / side, C side side]."""
+    n, channels, size, _ = pixels.shape
+    grid = size // side
+    patches = pixels.view(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return to_codes(patches, scale, zero_point, ends)
+
+
+class IntegerPatches(nn.Module):
+    """The patch embedding as one product over the pixels of a patch."""
+
+    def __init__(self, conv: QuantizedConv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.side, self.dtype = conv.stride[0], dtype
+        self.linear = integer(conv)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        codes = patch_codes(pixels, self.side, *rounds(self.linear))
+        return self.linear.product(codes, self.dtype).permute(0, 3, 1, 2)
+
+
+class IntegerEmbedding(nn.Module):
+    """A token table of one byte an entry."""
+
+    def __init__(self, table: QuantizedEmbedding) -> None:
+        super().__init__()
+        self.codes: Tensor
+        self.scale: Tensor
+        self.register_buffer("codes", table.codes.to(torch.int8))
+        self.register_buffer("scale", table.weight_scale.clone())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.codes).float() * F.embedding(tokens, self.scale)
+
+
+class InFloat(nn.Module):
+    """A norm behind the blocks, which reads their bf16 and has float32 weights."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.norm(x.float()))
+
+
+def to_integer(tower: VisionTransformer | TextTransformer, dtype: torch.dtype) -> None:
+    """Replace the quantized layers of a tower by integer ones, in place."""
+    if isinstance(tower, VisionTransformer):
+        tower.patch_embed = IntegerPatches(cast(QuantizedConv2d, tower.patch_embed), dtype)  # type: ignore[assignment]
+    else:
+        tower.token_embedding = IntegerEmbedding(tower.token_embedding)  # type: ignore[assignment, arg-type]
+    tower.blocks = nn.ModuleList(IntegerBlock(cast(Block, block), dtype) for block in tower.blocks)
+    name = "norm_post" if isinstance(tower, VisionTransformer) else "norm_final"
+    setattr(tower, name, InFloat(getattr(tower, name)))
+    tower.projection = integer(tower.projection)  # type: ignore[assignment]

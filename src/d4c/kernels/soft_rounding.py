@@ -1,0 +1,197 @@
+"""Rounding with its gradients as Triton kernels: of activations to their grid, of weights between floor and ceiling.
+
+Written as PyTorch operations either is about ten small kernels and as many for its gradient, most of the time of a
+step of learned rounding, and of an evaluation on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK = 1024
+"""Elements that a program takes at once."""
+PROGRAMS = 1024
+"""Programs at most, each of which leaves one part of a scale's gradient."""
+
+
+@triton.jit
+def _clamp(x, low, high):
+    x = tl.maximum(x, low, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(x, high, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _nearest(x):
+    # Halves to even numbers: beyond 2^23 float32 holds nothing finer than whole numbers.
+    return x + 12582912.0 - 12582912.0
+
+
+@triton.jit
+def _forward(x, scale, zero, dropped, out, size, low, high, DROP: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    s, z = tl.load(scale), tl.load(zero)
+    value = tl.load(x + at, mask=inside, other=0.0)
+    y = (_clamp(_nearest(tl.div_rn(value, s)) + z, low, high) - z) * s
+    if DROP:
+        y = tl.where(tl.load(dropped + at, mask=inside, other=0) != 0, value, y)
+    tl.store(out + at, y, mask=inside)
+
+
+@triton.jit
+def _backward(
+    x, scale, zero, dropped, gradient, of_x, parts, size, low, high, DROP: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    s, z = tl.load(scale), tl.load(zero)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(tl.program_id(0) * BLOCK, size, tl.num_programs(0) * BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        known = at < size
+        exact = tl.div_rn(tl.load(x + at, mask=known, other=0.0), s)
+        g = tl.load(gradient + at, mask=known, other=0.0)
+        code = _nearest(exact) + z
+        inside = (code >= low) & (code <= high)
+        of_scale = _clamp(code, low, high) - z - tl.where(inside, exact, 0.0)
+        passed = inside
+        if DROP:
+            whole = tl.load(dropped + at, mask=known, other=0) != 0
+            of_scale, passed = tl.where(whole, 0.0, of_scale), inside | whole
+        total += g * of_scale
+        tl.store(of_x + at, tl.where(passed, g, 0.0), mask=known)
+    tl.store(parts + tl.program_id(0), tl.sum(total, 0))
+
+
+@triton.jit
+def _soft(alpha, temperature, at, known):
+    """sigmoid(T alpha), and the offset before it is clamped to 0 .. 1."""
+    share = tl.sigmoid(tl.load(temperature) * tl.load(alpha + at, mask=known, other=0.0))
+    return share, share * 1.2 - 0.1  # zeta - gamma and gamma of d4c.quantization.rounding.adaround
+
+
+@triton.jit
+def _soft_forward(
+    alpha, floor, scale, zero, temperature, out, size, columns, low, high, BLOCK: tl.constexpr
+):  # fmt: skip
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = at < size
+    s, z = tl.load(scale + at // columns, mask=known, other=1.0), tl.load(zero + at // columns, mask=known, other=0.0)
+    _, offset = _soft(alpha, temperature, at, known)
+    code = tl.load(floor + at, mask=known, other=0.0) + _clamp(offset, 0.0, 1.0) + z
+    tl.store(out + at, (_clamp(code, low, high) - z) * s, mask=known)
+
+
+@triton.jit
+def _soft_backward(
+    alpha, floor, scale, zero, temperature, gradient, result, size, columns, low, high, BLOCK: tl.constexpr
+):  # fmt: skip
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    known = at < size
+    s, z = tl.load(scale + at // columns, mask=known, other=1.0), tl.load(zero + at // columns, mask=known, other=0.0)
+    share, offset = _soft(alpha, temperature, at, known)
+    code = tl.load(floor + at, mask=known, other=0.0) + _clamp(offset, 0.0, 1.0) + z
+    moves = (code >= low) & (code <= high) & (offset >= 0) & (offset <= 1)
+    slope = tl.load(temperature) * 1.2 * share * (1 - share) * s
+    tl.store(result + at, tl.where(moves, tl.load(gradient + at, mask=known, other=0.0) * slope, 0.0), mask=known)
+
+
+def fits(x: Tensor, scale: Tensor) -> bool:
+    """Whether a tensor has the type, and its quantizer the one scale, that the kernels take."""
+    return x.dtype == torch.float32 and scale.numel() == 1 and 0 < x.numel() < 2**31
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, dropped: Tensor | None) -> Tensor:
+    """See `d4c.quantization.formats.affine.fake_quantize`; one scale for the whole tensor."""
+    if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
+        return _FakeQuantize.apply(x, scale, zero_point, qmin, qmax, dropped)  # type: ignore[no-untyped-call]
+    return _rounded(_dense(x), scale, zero_point, qmin, qmax, dropped)
+
+
+def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, dropped: Tensor | None) -> Tensor:
+    out = torch.empty_like(x)
+    mask = x if dropped is None else _laid_out_as(x, dropped)
+    blocks = (triton.cdiv(x.numel(), BLOCK),)
+    _forward[blocks](
+        x, scale, zero_point, mask, out, x.numel(), float(qmin), float(qmax), DROP=dropped is not None, BLOCK=BLOCK
+    )
+    return out
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, dropped: Tensor | None
+    ) -> Tensor:
+        x = _dense(x)
+        ctx.save_for_backward(x, scale, zero_point, dropped)
+        ctx.ends = qmin, qmax
+        return _rounded(x, scale, zero_point, qmin, qmax, dropped)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point, dropped = ctx.saved_tensors
+        of_x = torch.empty_like(x)
+        programs = min(PROGRAMS, triton.cdiv(x.numel(), BLOCK))
+        parts = torch.empty(programs, device=x.device)
+        _backward[programs,](
+            x, scale, zero_point, x if dropped is None else _laid_out_as(x, dropped), _laid_out_as(x, gradient),
+            of_x, parts, x.numel(), *(float(end) for end in ctx.ends), DROP=dropped is not None, BLOCK=BLOCK,
+        )  # fmt: skip
+        of_scale = parts.sum().view_as(scale) if ctx.needs_input_grad[1] else None
+        return of_x, of_scale, None, None, None, None
+
+
+def soft_weight(
+    alpha: Tensor, floor: Tensor, scale: Tensor, zero_point: Tensor, temperature: Tensor, qmin: int, qmax: int
+) -> Tensor:
+    """See `d4c.quantization.rounding.adaround.SoftRounding`; weights [O, ...] with one scale and zero point a row."""
+    return _SoftWeight.apply(alpha, floor, scale, zero_point, temperature, qmin, qmax)  # type: ignore[no-untyped-call]
+
+
+class _SoftWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, alpha: Tensor, floor: Tensor, scale: Tensor, zero_point: Tensor, temperature: Tensor, *ends: int
+    ) -> Tensor:
+        given = alpha, floor, scale, zero_point, temperature
+        ctx.save_for_backward(*given)
+        ctx.ends = tuple(float(end) for end in ends)
+        out = torch.empty_like(alpha)
+        size = alpha.numel()
+        _soft_forward[triton.cdiv(size, BLOCK),](*given, out, size, size // len(alpha), *ctx.ends, BLOCK=BLOCK)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        given = ctx.saved_tensors
+        result = torch.empty_like(given[0])
+        size = result.numel()
+        _soft_backward[triton.cdiv(size, BLOCK),](
+            *given, gradient.contiguous(), result, size, size // len(result), *ctx.ends, BLOCK=BLOCK
+        )
+        return result, None, None, None, None, None, None
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The tensor, copied if its elements do not lie together in some order."""
+    size = 1
+    for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
+        if length != 1:
+            if stride != size:
+                return x.contiguous()
+            size *= length
+    return x
+
+
+def _laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """`other` with its elements in the order in memory of those of the dense tensor `x`."""
+    if other.stride() == x.stride():
+        return other
+    return torch.empty_like(x, dtype=other.dtype).copy_(other)

@@ -1,0 +1,119 @@
+"""Hugging Face's `CLIPModel`: its names and its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from d4c.errors import CheckpointError
+from d4c.models.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, TextConfig, ViTConfig
+from d4c.models.formats.assemble import Source
+from d4c.models.layers import Activation
+
+_TOWER = {"image": "vision_model", "text": "text_model"}
+_WHOLE = {
+    "log_logit_scale": "logit_scale",
+    "image.patch_embed.weight": "vision_model.embeddings.patch_embedding.weight",
+    "image.class_embedding": "vision_model.embeddings.class_embedding",
+    "image.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "image.projection.weight": "visual_projection.weight",
+    "text.token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "text.positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "text.projection.weight": "text_projection.weight",
+}
+_NORM = {
+    "image.norm_pre": "vision_model.pre_layrnorm",
+    "image.norm_post": "vision_model.post_layernorm",
+    "text.norm_final": "text_model.final_layer_norm",
+}
+_BLOCK = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+
+
+def huggingface_layout(ours: str) -> Source:
+    """The place of one of our parameters in the state dict of a `transformers.CLIPModel`."""
+    if ours in _WHOLE:
+        return Source(_WHOLE[ours])
+    part, _, kind = ours.rpartition(".")
+    if part in _NORM:
+        return Source(f"{_NORM[part]}.{kind}")
+    tower, _, number, inner = part.split(".", 3)
+    theirs = _BLOCK.get(inner) or f"self_attn.{inner.removeprefix('attn.')}_proj"
+    return Source(f"{_TOWER[tower]}.encoder.layers.{number}.{theirs}.{kind}")
+
+
+def section(config: Mapping[str, Any], tower: str, source: str) -> dict[str, Any]:
+    """`vision_config` or `text_config`, with the `_dict` form that old files carry on top."""
+    parts = [config.get(f"{tower}_config") or {}, config.get(f"{tower}_config_dict") or {}]
+    if not all(isinstance(part, dict) for part in parts):
+        raise CheckpointError(f"{source}: '{tower}_config' is no JSON object; use the folder of a CLIPModel.")
+    return {**parts[0], **parts[1]}
+
+
+def activation_of(part: Mapping[str, Any], source: str) -> Activation:
+    name = part.get("hidden_act", "quick_gelu")
+    if part.get("layer_norm_eps", 1e-5) != 1e-5:
+        raise CheckpointError(
+            f"{source}: layer_norm_eps is {part['layer_norm_eps']!r}, expected 1e-05; use a CLIP trained with that."
+        )
+    if name == "quick_gelu":
+        return "quick_gelu"
+    if name == "gelu":
+        return "gelu"
+    raise CheckpointError(
+        f"{source}: hidden_act is {name!r}, expected 'quick_gelu' or 'gelu'; use a CLIP with one of those."
+    )
+
+
+def triple(value: Any, default: tuple[float, float, float], source: str) -> tuple[float, float, float]:
+    """Three positive numbers, one a color."""
+    if value is None:
+        return default
+    if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) and v > 0 for v in value):
+        return (float(value[0]), float(value[1]), float(value[2]))
+    raise CheckpointError(
+        f"{source}: pixel mean or standard deviation is {value!r}, expected three positive numbers; correct the file."
+    )
+
+
+def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], source: str) -> CLIPConfig:
+    """Our configuration from config.json and preprocessor_config.json (empty if absent).
+
+    Absent fields have the defaults of `transformers`, those of ViT-B/32. Raises CheckpointError for other models
+    than CLIP and for settings that the towers do not have.
+    """
+    if (kind := config.get("model_type")) != "clip":
+        raise CheckpointError(
+            f"{source} holds a model of type {kind!r}, expected 'clip'; "
+            "use a CLIP, since SigLIP, dual encoders and others are not supported."
+        )
+    if "quantization_config" in config:
+        raise CheckpointError(f"{source} holds a quantized model, expected a float one; use d4c.load_quantized.")
+    image, text = section(config, "vision", source), section(config, "text", source)
+    eos = text.get("eos_token_id", 49407)
+    if not isinstance(eos, int):
+        raise CheckpointError(f"{source}: eos_token_id is {eos!r}, expected one whole number; correct config.json.")
+    return CLIPConfig(
+        embed_dim=config.get("projection_dim", 512),
+        image=ViTConfig(
+            image_size=image.get("image_size", 224),
+            patch_size=image.get("patch_size", 32),
+            width=image.get("hidden_size", 768),
+            layers=image.get("num_hidden_layers", 12),
+            heads=image.get("num_attention_heads", 12),
+            mlp_width=image.get("intermediate_size", 3072),
+            activation=activation_of(image, source),
+        ),
+        text=TextConfig(
+            width=text.get("hidden_size", 512),
+            layers=text.get("num_hidden_layers", 12),
+            heads=text.get("num_attention_heads", 8),
+            mlp_width=text.get("intermediate_size", 2048),
+            activation=activation_of(text, source),
+            context_length=text.get("max_position_embeddings", 77),
+            vocab_size=text.get("vocab_size", 49408),
+            # 2 is what files from before transformers 4.31 say while they mean the largest id.
+            eos_id=None if eos == 2 else eos,
+        ),
+        mean=triple(pixels.get("image_mean"), OPENAI_MEAN, source),
+        std=triple(pixels.get("image_std"), OPENAI_STD, source),
+    )

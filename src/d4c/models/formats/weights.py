@@ -1,0 +1,74 @@
+"""Weights files of every kind, told apart by their first bytes and read without executing anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from d4c.errors import CheckpointError
+from d4c.models.formats.archive import read_archive
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError if the file is none."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no readable JSON ({error}); download it again.") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object; download it again.")
+    return data
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or a PyTorch archive by name.
+
+    Raises CheckpointError for a damaged file, for a pickle that holds more than tensors, and for PyTorch's old
+    format without a zip archive, whose pickles cannot be read safely.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    if head.startswith(b"PK\x03\x04"):
+        return read_archive(path)
+    if head[8:] == b"{":
+        try:
+            return load_file(path)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is a damaged or truncated safetensors file ({error}); download it again."
+            ) from None
+    if head.startswith(b"\x80"):
+        raise CheckpointError(
+            f"{path} is a bare pickle, PyTorch's format from before 1.6, which is not read because pickles run code; "
+            "convert it to safetensors."
+        )
+    raise CheckpointError(f"{path} is neither safetensors nor a PyTorch archive; use one of those.")
+
+
+def read_sharded(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that a Hugging Face index names; they must lie beside it."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} has no 'weight_map' from weights to files; download it again.")
+    out: dict[str, Tensor] = {}
+    for name in sorted(set(names.values())):
+        if Path(name).name != name:
+            raise CheckpointError(
+                f"{index} names the file {name!r} outside its folder; use a folder with all its shards."
+            )
+        out |= read_weights(index.parent / name)
+    return out
+
+
+def first_present(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of some files that a folder has."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,54 @@
+"""The model card of an artifact, made from what is known about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from d4c.quantization.quantized import QuantizedCLIP
+
+
+def model_card(clip: QuantizedCLIP) -> str:
+    """Markdown that says what the artifact is, how it was made, and which layers do not follow the scheme."""
+    recipe = clip.recipe
+    calibration = recipe["calibration"]
+    exceptions = "\n".join(f"| `{_cell(p)}` | {own} |" for p, own in recipe["overrides"].items()) or "| none | |"
+    images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
+    rebuilt = recipe["reconstruction"]
+    steps = f", {rebuilt['iterations']} steps a unit" if "iterations" in rebuilt else ""
+    reduced = ", 8-bit weights within -63 to 63" if recipe.get("safe_int8") else ""
+    return f"""---
+library_name: d4c
+tags: [clip, quantized, data-free]
+---
+# {clip.name}, {recipe["scheme"]}
+
+A CLIP quantized without data by d4c {recipe["d4c"]}.
+
+| | |
+| --- | --- |
+| float model | {recipe["model"]["name"]} (SHA-256 of its weights {recipe["model"]["sha256"][:16]}...) |
+| scheme | {recipe["scheme"]}, track {recipe["track"]}, {clip.effective_bits():.2f} bits a weight on average{reduced} |
+| quantized towers | {", ".join(recipe["towers"])} |
+| calibration | {images}, {recipe["prompts"]} prompts |
+| reconstruction | {rebuilt["kind"]}{steps} |
+| seed | {recipe["seed"]} |
+
+Layers that do not follow the scheme (patterns over layer names; the token table is held at 8 bits a row):
+
+| layers | scheme |
+| --- | --- |
+{exceptions}
+
+```python
+import d4c
+clip = d4c.load_quantized("path/to/this/folder")
+```
+
+The weights remain under the license of the float model.
+"""
+
+
+def _cell(text: str) -> str:
+    """Text that may stand in a Markdown table."""
+    return text.replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""Number formats, the arithmetic of codes, and how codes are packed."""

@@ -1,0 +1,1 @@
+"""How weights are rounded: GPTQ, learned rounding, and the walk through a tower."""

@@ -1,0 +1,208 @@
+"""Rebuilding a quantized tower from front to back, unit by unit.
+
+A unit is one layer (layers that share an input quantizer count as one) or one whole stage. Its inputs come from the
+partly quantized model, its targets from the float model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from d4c.errors import SettingError
+from d4c.models.clip import CLIP
+from d4c.models.vit import VisionTransformer
+from d4c.progress import Progress
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from d4c.quantization.rounding.gptq import GPTQ, Layer
+from d4c.quantization.rounding.importance import embedding_error, token_importance, zeroshot_error
+from d4c.quantization.rounding.optimization import ReconstructionConfig, Unit, optimize
+from d4c.quantization.rounding.resume import Checkpoint, set_stage_state, stage_state
+from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
+
+UnitKind = Literal["layer", "block", "gptq"]
+
+
+def reconstruct(
+    quantized: CLIP,
+    reference: CLIP,
+    tower: str,
+    inputs: Tensor,
+    unit_of: Callable[[str], UnitKind],
+    config: ReconstructionConfig,
+    seed: int = 0,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Rebuild one tower in place, from front to back.
+
+    `inputs` are pixels [N, 3, S, S] or tokens [N, L]; `reference` is the float model that `quantized` was made
+    from, folded alike; `unit_of` gives the kind of unit for a stage name. Stages that `checkpoint` holds are taken
+    from there. Where a GPU has too little memory for the states of all samples, they move to the host's.
+
+    Raises SettingError if even then there is too little.
+    """
+    if tower == "text":
+        inputs = reference.text.crop(inputs)
+    scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
+    weights: dict[str, Tensor] = {}
+    if config.importance != "none" and tower == "image" and isinstance(reference.image, VisionTransformer):
+        error = embedding_error if config.importance == "embedding" else zeroshot_error(reference)
+        weights = token_importance(quantized, reference, inputs, error)
+    walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
+    chain = stages(quantized, tower)
+    for index, stage in enumerate(chain):
+        walk.pass_stage(stage, unit_of(stage.name))
+        if progress:
+            progress(index + 1, len(chain))
+
+
+class _Walk:
+    """A tower on its way: both models, and what all samples are before the next stage of each."""
+
+    def __init__(
+        self,
+        quantized: CLIP,
+        reference: CLIP,
+        inputs: Tensor,
+        config: ReconstructionConfig,
+        scale_lr: float,
+        seed: int,
+        importance: Mapping[str, Tensor],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.quantized, self.reference = quantized, reference
+        self.inputs = self.state = self.float_state = inputs
+        self.on_host = False
+        self.config, self.scale_lr, self.seed = config, scale_lr, seed
+        self.importance, self.checkpoint = importance, checkpoint
+        self.gptq = GPTQ()
+
+    def pass_stage(self, stage: Stage, kind: UnitKind) -> None:
+        """Rebuild a stage and go behind it; once more with all samples in host memory, if the GPU's is too small."""
+        before = {name: tensor.clone() for name, tensor in stage_state(self.quantized, stage).items()}
+        layers = [_layer(self.quantized, name) for name in trainable_layers(self.quantized, stage)]
+        sources = [layer.float_weight for layer in layers]
+        try:
+            self._pass_stage(stage, kind)
+            return
+        except RuntimeError as error:
+            if not _lacks_memory(error):
+                raise
+            if self.on_host:
+                raise SettingError(
+                    f"Rebuilding {stage.name} takes more GPU memory than is free, even with all activations in host "
+                    "memory; choose a smaller batch_size, reconstruction='layer' or a larger device."
+                ) from None
+        set_stage_state(self.quantized, stage, before)
+        for layer, source in zip(layers, sources, strict=True):
+            layer.float_weight = source
+        self.inputs, self.state, self.float_state = self.inputs.cpu(), self.state.cpu(), self.float_state.cpu()
+        self.on_host = True
+        torch.cuda.empty_cache()
+        self.pass_stage(stage, kind)
+
+    def _pass_stage(self, stage: Stage, kind: UnitKind) -> None:
+        target = run_stage(stage, self.reference, self.float_state, self.inputs)
+        names = trainable_layers(self.quantized, stage)
+        if names and not (self.checkpoint and self.checkpoint.restore(self.quantized, stage)):
+            self._rebuild(stage, names, kind, target)
+            if self.checkpoint:
+                self.checkpoint.save_now_and_then(self.quantized, stage)
+        self.state = run_stage(stage, self.quantized, self.state, self.inputs)
+        self.float_state = target
+
+    def _rebuild(self, stage: Stage, names: list[str], kind: UnitKind, target: Tensor) -> None:
+        # The text head reads one position of each prompt and holds one layer.
+        whole = kind == "block" and stage.name != "text.head"
+        for group in _shared_inputs(self.quantized, names):
+            if kind == "gptq" or self.config.closed_form_start:
+                self._solve(stage, group)
+            if kind != "gptq" and not whole:
+                self._optimize(
+                    _layer_unit(
+                        self.quantized, self.reference, stage, group, self.state, self.float_state, self.inputs
+                    ),
+                    group,
+                )
+        if whole:
+            unit = _block_unit(self.quantized, stage, names, self.state, target, self.inputs)
+            self._optimize(unit, [stage.name])
+
+    def _solve(self, stage: Stage, names: list[str]) -> None:
+        layers = [_layer(self.quantized, name) for name in names]
+        given = record_input(stage, self.quantized, layers[0], self.state, self.inputs)
+        live = _live(self.quantized, stage, self.inputs)
+        self.gptq.solve(layers, given if live is None or given.ndim != 3 else given[live])
+
+    def _optimize(self, unit: Unit, outputs: list[str]) -> None:
+        """Learn a unit; `outputs` are the layers, or the stage, whose outputs make up the unit's."""
+        if all(name in self.importance for name in outputs):
+            unit.importance = torch.cat([self.importance[name] for name in outputs], -1)
+        optimize(unit, self.config, self.scale_lr, self.seed)
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether a GPU was out of memory; capturing a graph buries that under an error of its own."""
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
+
+
+def trainable_layers(clip: CLIP, stage: Stage) -> list[str]:
+    """Names of the layers of a stage whose rounding is learned: all with weights but the token table."""
+    return [
+        name
+        for name, module in clip.named_modules()
+        if stage.owns(name) and isinstance(module, QuantizedLinear | QuantizedConv2d)
+    ]
+
+
+def _shared_inputs(clip: CLIP, names: Sequence[str]) -> list[list[str]]:
+    groups: dict[tuple[int, bool], list[str]] = {}
+    for name in names:
+        # The query of the attention pool is one position of what its keys and values read.
+        key = id(_layer(clip, name).input_quantizer), name == "image.pool.q"
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())
+
+
+def _layer(clip: CLIP, name: str) -> Layer:
+    layer = clip.get_submodule(name)
+    assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
+    return layer
+
+
+def _layer_unit(
+    quantized: CLIP, reference: CLIP, stage: Stage, names: list[str], state: Tensor, float_state: Tensor, inputs: Tensor
+) -> Unit:
+    layers = [_layer(quantized, name) for name in names]
+    given = record_input(stage, quantized, layers[0], state, inputs)
+    outputs = [record_output(stage, reference, reference.get_submodule(n), float_state, inputs) for n in names]
+    channel = 1 if given.ndim == 4 else -1
+    return Unit(
+        list(layers),
+        [layers[0].input_quantizer],
+        lambda x: torch.cat([layer(x) for layer in layers], channel),
+        given,
+        torch.cat(outputs, channel),
+        _live(quantized, stage, inputs) if given.ndim == 3 else None,
+    )
+
+
+def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, target: Tensor, inputs: Tensor) -> Unit:
+    quantizers = [
+        module
+        for name, module in quantized.named_modules()
+        if stage.owns(name) and isinstance(module, ActivationQuantizer)
+    ]
+    layers: list[QuantizedLayer] = [_layer(quantized, name) for name in names]
+    live = _live(quantized, stage, inputs)
+    return Unit(layers, quantizers, lambda x: stage.run(quantized, x, x), state, target, live)
+
+
+def _live(clip: CLIP, stage: Stage, inputs: Tensor) -> Tensor | None:
+    return clip.text.live(inputs) if stage.name.startswith("text.") and clip.text.trim else None

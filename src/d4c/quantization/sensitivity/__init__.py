@@ -1,0 +1,1 @@
+"""What each layer costs, and widths chosen by it."""

@@ -1,0 +1,1 @@
+"""Rewrites of a float tower that leave its function as it is."""

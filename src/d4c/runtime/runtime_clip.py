@@ -1,0 +1,144 @@
+"""A quantized CLIP in a runtime: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from d4c.classification import Picture, classify
+from d4c.errors import DataError, SettingError
+from d4c.models.preprocess import pixels
+from d4c.models.tokenizer import VOCAB_SIZE, token_ids
+from d4c.runtime.exported import ExportedModel, read_export, read_tokenizer
+from d4c.runtime.processor import saturates
+from d4c.runtime.sessions import Graph, onnxruntime_graph, openvino_graph
+from d4c.templates import PHOTO_TEMPLATES
+
+
+class RuntimeCLIP:
+    """An export that ONNX Runtime or OpenVINO executes, used like the PyTorch model that it was made from.
+
+    Raises ArtifactError if the export is damaged, incomplete or from a newer version, and SettingError if the runtime
+    is unknown, missing or too old. Warns where the processor would cut off sums of 8-bit products (see `processor`).
+    """
+
+    def __init__(self, folder: str | Path, runtime: str = "onnxruntime") -> None:
+        if runtime not in ("onnxruntime", "openvino"):
+            raise SettingError(
+                f"The runtime {runtime!r} is neither 'onnxruntime' nor 'openvino', which execute exports."
+            )
+        self.exported = read_export(Path(folder))
+        self.runtime = runtime
+        unsafe = bool(self.exported.saturating) and saturates()
+        if unsafe:
+            warnings.warn(_saturation(self.exported, runtime), RuntimeWarning, stacklevel=2)
+        with ThreadPoolExecutor() as pool:
+            image, text = (pool.submit(self._graph, f"{tower}.onnx", unsafe) for tower in ("image", "text"))
+            self._tokenizer = read_tokenizer(self.exported.folder / "tokenizer.json")
+            self._image, self._text = image.result(), text.result()
+
+    def _graph(self, file: str, unsafe: bool) -> Graph:
+        path, opset = self.exported.folder / file, self.exported.opset
+        if self.runtime == "openvino":
+            return openvino_graph(path, opset)
+        return onnxruntime_graph(path, opset, wide_sums=unsafe)
+
+    @property
+    def name(self) -> str:
+        """Label of the model."""
+        return self.exported.name
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.exported.image_size
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor from cosine to logit."""
+        return self.exported.logit_scale
+
+    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
+        """A picture of any size and mode to normalized pixels [3, S, S], the same as the PyTorch model's."""
+        return pixels(image, self.image_size, self.exported.mean, self.exported.std)
+
+    def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
+        """Prompts to token ids [N, context length], the same as the PyTorch model's."""
+        return token_ids(texts, self.exported.context_length, self._tokenizer)
+
+    def encode_image(self, pixels: ArrayLike) -> NDArray[np.float32]:
+        """Preprocessed pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length.
+
+        Raises DataError for another shape.
+        """
+        values = np.ascontiguousarray(pixels, np.float32)
+        shape = 3, self.image_size, self.image_size
+        if values.ndim != 4 or values.shape[1:] != shape:
+            raise DataError(
+                f"the pixels have shape {list(values.shape)}, expected [N, {', '.join(map(str, shape))}]; "
+                "stack what `preprocess` gives."
+            )
+        return self._image(values) if len(values) else self._nothing()
+
+    def encode_text(self, tokens: ArrayLike) -> NDArray[np.float32]:
+        """Token ids [N, L] to embeddings [N, D], not normalized to unit length.
+
+        Positions behind the longest prompt are cut off: they do not reach the output, and prompts are short. Raises
+        DataError for another shape, floating-point ids or ids that CLIP does not have.
+        """
+        ids = np.asarray(tokens)
+        longest = self.exported.context_length
+        if ids.ndim != 2 or not 1 <= ids.shape[1] <= longest or not np.issubdtype(ids.dtype, np.integer):
+            raise DataError(
+                f"the tokens are {ids.dtype} of shape {list(ids.shape)}, expected integers of shape "
+                f"[N, 1 to {longest}]; give what `tokenize` gives."
+            )
+        if not len(ids):
+            return self._nothing()
+        if ids.min() < 0 or ids.max() >= VOCAB_SIZE:
+            raise DataError(f"the tokens run from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}.")
+        begin = self.exported.begin_id
+        if begin is not None and (ids[:, 0] != begin).any():
+            raise DataError(
+                f"a prompt begins with the token {ids[ids[:, 0] != begin][0, 0]}, expected {begin}, the begin of text; "
+                "give what `tokenize` gives."
+            )
+        end = self.exported.eos_id
+        marks = ids if end is None else ids == end
+        return self._text(np.ascontiguousarray(ids[:, : int(marks.argmax(1).max()) + 1], np.int64))
+
+    def classify(
+        self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
+    ) -> NDArray[np.float32]:
+        """Probabilities [N, L] of each label for each picture (a file or a PIL image); see `d4c.classification`."""
+        return classify(
+            images,
+            labels,
+            templates=templates,
+            logit_scale=self.logit_scale,
+            embed_images=lambda pictures: self.encode_image([self.preprocess(picture) for picture in pictures]),
+            embed_texts=lambda prompts: self.encode_text(self.tokenize(prompts)),
+        )
+
+    def _nothing(self) -> NDArray[np.float32]:
+        return np.zeros((0, self.exported.embed_dim), np.float32)
+
+
+def _saturation(exported: ExportedModel, runtime: str) -> str:
+    layers = exported.saturating
+    which = layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more"
+    outcome = (
+        "ONNX Runtime is told to use wider sums, which is exact but slower"
+        if runtime == "onnxruntime"
+        else "OpenVINO may compute wrong values; use runtime='onnxruntime' or quantize with --safe-int8"
+    )
+    return (
+        f"This processor has no VNNI instructions and cuts off sums of the 8-bit products of {which} in "
+        f"{exported.folder}: {outcome}."
+    )

@@ -1,0 +1,1 @@
+"""One module for each objective of the synthesis."""

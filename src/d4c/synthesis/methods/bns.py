@@ -1,0 +1,47 @@
+"""The objective of "bns": activations with the mean and variance that BatchNorm layers remember of real images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from d4c.errors import SettingError
+from d4c.models.clip import CLIP
+from d4c.synthesis.config import SynthesisConfig
+from d4c.synthesis.objectives import same_group, total_variation
+from d4c.synthesis.setup import Setup
+from d4c.synthesis.tower.encode import encode_and_record
+from d4c.synthesis.views import Draws
+
+
+def statistics_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
+    """Distance of each group's BatchNorm statistics to the running ones plus weighted total variation: [N].
+
+    Summed over layers, the mean over channels of (mean - running mean)^2 + (variance - running variance)^2, with the
+    biased variance over images and positions (Yin et al. 2020, "Dreaming to distill", with squares for norms). Every
+    image of a group has the group's distance; nothing is drawn. Raises SettingError for a tower without BatchNorm.
+    """
+    layers = batch_norms(clip)
+    _, inputs = encode_and_record(clip, images, layers)
+    same = same_group(setup.group).to(images.dtype)
+    share = same / same.sum(1)  # times [N, C] it gives each image the mean of its group
+    loss = config.tv_weight * total_variation(images)
+    for layer, x in zip(layers, inputs, strict=True):
+        variance, mean = torch.var_mean(x, (2, 3), correction=0)
+        group_mean = share @ mean
+        # The law of total variance, within and between images; unlike E[x^2] - E[x]^2 it does not cancel.
+        group_variance = share @ (variance + (mean - group_mean).square())
+        loss = loss + (group_mean - layer.get_buffer("running_mean")).square().mean(1)
+        loss = loss + (group_variance - layer.get_buffer("running_var")).square().mean(1)
+    return loss
+
+
+def batch_norms(clip: CLIP) -> list[nn.BatchNorm2d]:
+    """The BatchNorm layers of the image tower."""
+    layers = [module for module in clip.image.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not layers:
+        raise SettingError(
+            f"the method 'bns' compares BatchNorm statistics, and the image tower of {clip.name!r} has none; "
+            "use 'pse' or 'd4c'."
+        )
+    return layers

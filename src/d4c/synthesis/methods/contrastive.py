@@ -1,0 +1,43 @@
+"""The objective of D4C and its ablations: recognized as the prompt, apart from backgrounds, and smooth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d4c.compiled import fused
+from d4c.models.clip import CLIP
+from d4c.synthesis.config import SynthesisConfig
+from d4c.synthesis.objectives import prompt_loss, total_variation
+from d4c.synthesis.setup import Setup
+from d4c.synthesis.tower.encode import encode, tower_dtype
+from d4c.synthesis.views import Draws, Windows, background, crop, perturb
+
+
+def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
+    """Cross-entropy to the prompt plus weighted total variation, for each image [N].
+
+    As published, total variation is that of the image itself, except in "pgsi+pae", where it is that of the
+    perturbed image.
+    """
+    views, smooth = show(images, setup.window, draws, config, tower_dtype(clip))
+    features, *backgrounds = encode(clip, views).split(len(images))
+    negatives = backgrounds[0] if backgrounds else None
+    contrast = prompt_loss(features, setup.texts, setup.targets, config.temperature, negatives, setup.group)
+    return contrast + config.tv_weight * smooth
+
+
+@fused
+def show(
+    images: Tensor, window: Windows | None, draws: Draws, config: SynthesisConfig, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """What the tower is shown, foregrounds [N, 3, S, S] and then backgrounds if there are any, and smoothness [N]."""
+    shown = images.to(dtype)
+    views = []
+    if window is not None and draws.noise is not None:
+        views.append(background(shown, window, config.background_noise * draws.noise))
+        shown = crop(shown, window)
+    if draws.perturbation is not None:
+        shown = perturb(shown, draws.perturbation)
+    smooth = total_variation(shown.to(images.dtype) if config.method == "pgsi+pae" else images)
+    return torch.cat([shown, *views]), smooth

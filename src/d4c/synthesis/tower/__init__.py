@@ -1,0 +1,1 @@
+"""The copy of the image tower that is fast to differentiate."""

@@ -1,0 +1,175 @@
+"""The model as the synthesis runs it: a copy on the device, in the precision asked for, that learns nothing."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch.utils.deterministic
+from torch import Tensor, nn
+
+from d4c.compiled import can_compile, compile_part
+from d4c.errors import SettingError
+from d4c.models.clip import CLIP
+from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, split_heads
+from d4c.models.vit import VisionTransformer
+from d4c.synthesis.config import CONTRASTIVE, Precision, SynthesisConfig
+from d4c.synthesis.tower.cpu import fold_batchnorms, product, use_products
+from d4c.synthesis.tower.ordered_attention import by_products, self_attention
+
+QUICK_GELU = 1.702
+
+
+def working_copy(clip: CLIP, device: str | torch.device | None) -> CLIP:
+    """The CLIP in evaluation mode and without weight gradients, on `device` or where it is.
+
+    Raises SettingError for a device that cannot be used.
+    """
+    try:
+        model = copy.deepcopy(clip).to(clip.device if device is None else device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
+    return model.eval().requires_grad_(False)
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """What "auto" means on a device: bf16 where it has the arithmetic for it, as GPUs and some processors do."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch that we run with
+        fast = device.type == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if fast else "float32"
+
+
+class PatchProduct(nn.Module):
+    """A convolution whose stride is its kernel, as one matrix product: the gradient of the input is one, too."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.side = conv.kernel_size[0]
+        self.weight = nn.Parameter(conv.weight.flatten(1), requires_grad=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        n, channels, size, _ = pixels.shape
+        grid = size // self.side
+        patches = pixels.view(n, channels, grid, self.side, grid, self.side).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return product(patches, self.weight).permute(0, 3, 1, 2)
+
+
+class JointAttention(nn.Module):
+    """Self-attention whose q, k and v come from one matrix product."""
+
+    def __init__(self, attn: Attention) -> None:
+        super().__init__()
+        self.heads, self.out = attn.heads, attn.out
+        parts = (attn.q, attn.k, attn.v)
+        self.weight = nn.Parameter(torch.cat([part.weight for part in parts]), requires_grad=False)
+        self.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        return self.out(self_attention(F.linear(x, self.weight, self.bias), self.heads))
+
+
+class HostAttention(JointAttention):
+    """The same on a CPU: there, in bf16, the gradient of PyTorch's fused kernel takes eight times that of products."""
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        qkv = product(x, self.weight, self.bias)
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
+        attend = by_products if x.dtype == torch.bfloat16 else F.scaled_dot_product_attention
+        return self.out(join_heads(attend(q, k, v)))
+
+
+class LastBlock(nn.Module):
+    """The last block for the class token alone, the only one that reaches the embedding: [N, L, C] to [N, 1, C]."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm1, attn, norm2, mlp = self.block.norm1, self.block.attn, self.block.norm2, self.block.mlp
+        y = norm1(x)
+        q, k, v = (split_heads(t, attn.heads) for t in (attn.q(y[:, :1]), attn.k(y), attn.v(y)))
+        cls = x[:, :1] + attn.out(join_heads(by_products(q, k, v)))
+        return cls + mlp(norm2(cls))
+
+
+def speed_up(model: CLIP, config: SynthesisConfig) -> None:
+    """Make the image tower of a working copy faster, in place: same function, to the rounding of its precision.
+
+    Patches and q, k, v each come from one product; the last block computes the class token alone; x sigmoid(1.702 x)
+    becomes SiLU(1.702 x) / 1.702, one kernel with the factors in the weights around it. On a CPU products are those of
+    oneDNN, kernels lie in its favorite layout, and BatchNorm is part of the convolutions. In bf16 everything but a
+    BatchNorm that is left, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are
+    compiled. The baselines look inside the tower: for them it keeps its parts and is not compiled.
+    """
+    tower, whole, cpu = model.image, config.method in CONTRASTIVE, model.device.type == "cpu"
+    if isinstance(tower, VisionTransformer) and whole:
+        tower.patch_embed = PatchProduct(tower.patch_embed)  # type: ignore[assignment]
+        for block in tower.blocks:
+            simplify_activation(block.mlp)  # type: ignore[arg-type]
+        for block in tower.blocks[:-1]:
+            block.attn = (HostAttention if cpu else JointAttention)(block.attn)  # type: ignore[arg-type]
+        tower.blocks[-1] = LastBlock(tower.blocks[-1])  # type: ignore[arg-type]
+    if cpu:
+        use_products(tower)
+        if whole:
+            fold_batchnorms(tower)
+        tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.precision == "bf16":
+        for module in tower.modules():
+            if not isinstance(module, nn.BatchNorm2d):
+                to_bf16(module)
+    if model.device.type == "cuda" and can_compile() and whole:
+        ends = [tower.patch_embed] if isinstance(tower, VisionTransformer) else [tower.stem, tower.pool]
+        for part in (*tower.blocks, *ends):
+            compile_part(part)
+
+
+def simplify_activation(mlp: MLP) -> None:
+    if isinstance(mlp.act, QuickGELU):
+        mlp.act = nn.SiLU()
+        mlp.fc1.weight.mul_(QUICK_GELU)
+        mlp.fc1.bias.mul_(QUICK_GELU)
+        mlp.fc2.weight.div_(QUICK_GELU)
+
+
+def to_bf16(module: nn.Module) -> None:
+    """The module's own parameters in bf16, kernels in the layout in which a GPU's convolutions are fast."""
+    for parameter in module.parameters(recurse=False):
+        kernel = parameter.ndim == 4
+        layout = torch.channels_last if kernel else torch.contiguous_format
+        parameter.data = parameter.data.to(torch.bfloat16, memory_format=layout)
+
+
+@contextmanager
+def reproducible(precision: Precision) -> Iterator[None]:
+    """Arithmetic whose results are the same in every run on a device; with bf16, products of float32 may be in TF32.
+
+    Kernels that have an order-independent form are told to use it. The one operation left that PyTorch calls
+    non-deterministic adds integers (see `warp`).
+    """
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    fill, tf32 = settings.fill_uninitialized_memory, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False
+        torch.backends.cuda.matmul.allow_tf32 = tf32 or precision == "bf16"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deterministic")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        settings.fill_uninitialized_memory = fill
+        torch.backends.cuda.matmul.allow_tf32 = tf32

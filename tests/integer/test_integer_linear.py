@@ -1,0 +1,72 @@
+"""Integer products: the same numbers as the layers that they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from d4c.errors import SettingError
+from d4c.integer.integer_linear import Codes, IntegerLinear
+from d4c.integer.products import Rounding
+from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
+
+
+def quantized_linear(depth: int, outputs: int, weight_bits: int, activation_bits: int, seed: int) -> QuantizedLinear:
+    torch.manual_seed(seed)
+    quantizer = ActivationQuantizer(QuantArgs(activation_bits, False, "tensor"))
+    scale = 4.0 / quantizer.args.qmax
+    quantizer.set_range(torch.tensor(scale), torch.tensor(float(quantizer.args.qmax // 3)))
+    layer = QuantizedLinear(nn.Linear(depth, outputs), QuantArgs(weight_bits, True, "channel"), quantizer)
+    layer.calibrate_weight()
+    layer.freeze()
+    return layer
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 20), st.sampled_from([4, 6, 8]), st.sampled_from([4, 6, 8]), st.integers(1, 40)
+)
+def test_output_is_that_of_the_integer_reference(
+    depth: int, outputs: int, weight_bits: int, activation_bits: int, rows: int
+) -> None:
+    layer = quantized_linear(depth, outputs, weight_bits, activation_bits, seed=rows)
+    x = 3 * torch.randn(2, rows, depth)  # some of it beyond the range
+    torch.testing.assert_close(IntegerLinear([layer])(x), layer.integer_forward(x), rtol=1e-5, atol=1e-5)
+
+
+def test_layers_of_one_input_are_one_product() -> None:
+    first, second = (quantized_linear(24, n, 4, 8, seed=n) for n in (5, 7))
+    second.input_quantizer = first.input_quantizer
+    x = torch.randn(3, 24)
+    both = IntegerLinear([first, second])(x)
+    torch.testing.assert_close(both, torch.cat([IntegerLinear([first])(x), IntegerLinear([second])(x)], 1))
+
+
+@pytest.mark.parametrize(("bits", "share"), [(4, 0.5), (6, 1.0), (8, 1.0)])
+def test_weights_take_half_a_byte_or_a_byte(bits: int, share: float) -> None:
+    weight = IntegerLinear([quantized_linear(32, 10, bits, 8, seed=0)]).weight
+    assert weight.element_size() * weight.numel() == share * 320
+
+
+def test_centered_codes_are_whole_numbers_that_bf16_holds() -> None:
+    quantizer = quantized_linear(8, 2, 8, 8, seed=0).input_quantizer
+    x = 5 * torch.randn(100, 10)
+    centered = Rounding([(Codes(quantizer), 1.0)], whole=False)(x).to(torch.bfloat16)
+    assert torch.equal(centered.double(), quantizer.codes(x) - quantizer.zero_point.double())
+
+
+def test_whole_codes_are_what_the_next_layer_reads() -> None:
+    quantizers = [quantized_linear(8, 2, 8, bits, seed=0).input_quantizer for bits in (4, 8)]
+    x = 5 * torch.randn(100, 20)
+    both = Rounding([(Codes(quantizer), 1.0) for quantizer in quantizers], whole=True)(x).to(torch.int8)
+    parts = [Codes(quantizer)(part) for quantizer, part in zip(quantizers, x.chunk(2, 1), strict=True)]
+    assert torch.equal(both, torch.cat(parts, 1))
+
+
+def test_one_scale_a_channel_is_refused() -> None:
+    with pytest.raises(SettingError, match="deployable"):
+        Codes(ActivationQuantizer(QuantArgs(8, False, "channel"), channels=4))

@@ -1,0 +1,378 @@
+"""The artifact gives back the same model bit for bit, and damaged ones are refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+import d4c
+from d4c.errors import ArtifactError
+from d4c.models.clip import CLIP
+from d4c.models.tokenizer import clean
+from d4c.quantization.artifact import folder as artifact
+from d4c.quantization.formats.packing import packed_size
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import QuantizedEmbedding
+
+PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
+
+
+def made(clip: CLIP, scheme: str, **settings: Any) -> QuantizedCLIP:
+    calibration = d4c.synthesize(clip, "noise", images=4)
+    return d4c.quantize(clip, scheme, calibration, reconstruction="none", prompts=PROMPTS, **settings)
+
+
+def assert_reads_back(clip: QuantizedCLIP, folder: Path) -> None:
+    clip.save_pretrained(folder)
+    loaded = d4c.load_quantized(folder)
+    pixels = d4c.synthesize(clip, "leaves", images=4).pixels
+    tokens = clip.tokenize(["a red car", "an old photo of the sea", "x"])
+    with torch.no_grad():
+        assert torch.equal(loaded.encode_image(pixels), clip.encode_image(pixels))
+        assert torch.equal(loaded.encode_text(tokens), clip.encode_text(tokens))
+    assert loaded.plan == clip.plan
+    assert loaded.recipe == json.loads(json.dumps(clip.recipe))
+    assert (loaded.name, loaded.config, loaded.logit_scale) == (clip.name, clip.config, clip.logit_scale)
+
+
+def test_embedded_models_read_back_bit_for_bit(w4a8: QuantizedCLIP, tmp_path: Path) -> None:
+    assert_reads_back(w4a8, tmp_path / "artifact")
+
+
+@pytest.mark.parametrize("scheme", ["W6A6", "W3A5"])
+@pytest.mark.parametrize("track", ["deployable", "paper"])
+def test_both_tracks_read_back(tiny_vit: CLIP, tiny_rn: CLIP, scheme: str, track: str, tmp_path: Path) -> None:
+    clip = tiny_vit if scheme == "W6A6" else tiny_rn
+    assert_reads_back(made(clip, scheme, track=track), tmp_path / "artifact")
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_one_quantized_tower_reads_back(tiny_rn: CLIP, tower: str, tmp_path: Path) -> None:
+    assert_reads_back(made(tiny_rn, "W5A7", towers=(tower,)), tmp_path / "artifact")
+
+
+def test_learned_scales_and_rounding_read_back(tiny_vit: CLIP, tmp_path: Path) -> None:
+    calibration = d4c.synthesize(tiny_vit, "noise", images=4)
+    clip = d4c.quantize(tiny_vit, "W4A4", calibration, iterations=3, prompts=PROMPTS)
+    assert_reads_back(clip, tmp_path / "artifact")
+
+
+def test_a_reduced_range_reads_back(tiny_vit: CLIP, tmp_path: Path) -> None:
+    assert_reads_back(made(tiny_vit, "W8A8", safe_int8=True), tmp_path / "artifact")
+    config = json.loads((tmp_path / "artifact" / "config.json").read_text())
+    assert layers(config)[FC1]["weights"]["observer_kwargs"] == {"reduce_range": True}
+    assert "within -63 to 63" in (tmp_path / "artifact" / "README.md").read_text()
+
+
+def test_saving_what_was_loaded_writes_the_same_files(base: Path, tmp_path: Path) -> None:
+    d4c.load_quantized(base).save_pretrained(tmp_path / "again")
+    for file in base.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_weights_take_exactly_their_bits(w4a8: QuantizedCLIP, tmp_path: Path) -> None:
+    w4a8.save_pretrained(tmp_path / "artifact")
+    stored = load_file(tmp_path / "artifact" / "model.safetensors")
+    for name, layer in w4a8.layers().items():
+        count = layer.codes.numel()
+        if isinstance(layer, QuantizedEmbedding):
+            # Rows of tokens that the embedded model never saw are all zero and not stored.
+            count = len(stored[f"{name}.token_ids"]) * layer.codes.shape[1]
+            assert 0 < count < layer.codes.numel()
+        assert stored[f"{name}.weight_packed"].nbytes == packed_size(count, layer.weight_args.num_bits)
+    four = [name for name, layer in w4a8.layers().items() if layer.weight_args.num_bits == 4]
+    weights = sum(w4a8.layers()[name].codes.numel() for name in four)
+    assert sum(stored[f"{name}.weight_packed"].nbytes for name in four) == weights // 2
+
+
+def test_learned_scales_of_sums_and_pools_read_back(tiny_rn: CLIP, tmp_path: Path) -> None:
+    calibration = d4c.synthesize(tiny_rn, "noise", images=4)
+    clip = d4c.quantize(tiny_rn, "W4A6", calibration, iterations=2, batch_size=2, towers=("image",))
+    assert_reads_back(clip, tmp_path / "artifact")
+    stored = load_file(tmp_path / "artifact" / "model.safetensors")
+    # One tensor, one range: block 1 has a pool in its shortcut.
+    for key in ("scale", "zero_point"):
+        ranges = [stored[f"image.blocks.1.{layer}.input_{key}"] for layer in ("conv1", "downsample.pool")]
+        assert torch.equal(*ranges)
+    assert {f"image.blocks.1.{n}.scale" for n in ("add.a", "add.b")} <= set(stored)
+
+
+def test_two_ranges_for_one_tensor_are_refused(tiny_vit: CLIP, tmp_path: Path) -> None:
+    made(tiny_vit, "W4A4").save_pretrained(tmp_path / "artifact")
+    file = tmp_path / "artifact" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["text.blocks.1.attn.v.input_scale"] *= 2
+    save_file(tensors, file)
+    assert_refused(tmp_path / "artifact", r"text\.blocks\.1\.attn\.v.* is not that of the other layers")
+
+
+def test_config_has_the_field_names_of_compressed_tensors(base: Path) -> None:
+    section = json.loads((base / "config.json").read_text())["quantization_config"]
+    weights = section["layers"]["image.blocks.0.mlp.fc1"]["weights"]
+    assert weights == {"type": "int", "num_bits": 4, "symmetric": True, "strategy": "channel"}
+    inputs = section["layers"]["image.blocks.0.attn.scores"]["input_activations"]
+    assert inputs == 2 * [{"type": "int", "num_bits": 4, "symmetric": False, "strategy": "tensor"}]
+    assert section["ignore"] == []
+    assert section["overrides"] == {r"image\.(patch_embed|stem\.conv\d)": "W8A8"} | {
+        r"(image|text)\.projection|image\.pool\.out": "W8A8"
+    }
+
+
+def test_the_tokenizer_file_gives_the_tokens_of_the_model(base: Path, tiny_vit: CLIP) -> None:
+    stored = Tokenizer.from_file(str(base / "tokenizer.json"))
+    for text in ("a photo of a cat.", "don't  PANIC &amp; relax", "日本 2024 🚀"):
+        row = tiny_vit.tokenize(text)[0].tolist()
+        assert row[1 : row.index(49407)] == stored.encode(clean(text)).ids
+
+
+def test_the_preprocessor_file_gives_the_pixels_of_the_model(base: Path, tiny_vit: CLIP) -> None:
+    c = json.loads((base / "preprocessor_config.json").read_text())
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8))
+    short, size = c["size"]["shortest_edge"], c["crop_size"]["height"]
+    wide = picture.resize((50 * short // 30, short), Image.Resampling(c["resample"]))
+    left = round((wide.width - size) / 2)
+    x = np.asarray(wide.crop((left, 0, left + size, size))) * c["rescale_factor"]
+    x = (x - np.array(c["image_mean"])) / np.array(c["image_std"])
+    assert np.allclose(tiny_vit.preprocess(picture).numpy(), x.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_the_card_names_scheme_exceptions_and_origin(base: Path) -> None:
+    card = (base / "README.md").read_text()
+    assert "tiny, W4A4" in card
+    assert r"| `image\.(patch_embed\|stem\.conv\d)` | W8A8 |" in card
+    assert "noise, 4 images" in card
+
+
+@pytest.fixture(scope="module")
+def base(tiny_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound artifact; tests copy it before they damage it."""
+    folder = tmp_path_factory.mktemp("artifact") / "base"
+    made(tiny_vit, "W4A4").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base, tmp_path / "copy"))
+
+
+def assert_refused(folder: Path, about: str) -> None:
+    with pytest.raises(ArtifactError, match=about) as caught:
+        d4c.load_quantized(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+
+
+Tensors = dict[str, Tensor]
+FC1 = "image.blocks.0.mlp.fc1"
+TOKENS = "text.token_embedding"
+
+
+def put(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        tensors[name] = change(tensors[name]).contiguous()
+
+    return edit
+
+
+def first(value: float) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        flat = tensor.flatten().clone()
+        flat[0] = value
+        return flat.view_as(tensor)
+
+    return change
+
+
+TENSOR_ATTACKS: dict[str, tuple[Callable[[Tensors], object], str]] = {
+    "missing weights": (lambda t: t.pop(f"{FC1}.weight_packed"), "lacks the tensor"),
+    "missing scale": (lambda t: t.pop(f"{FC1}.weight_scale"), "lacks the tensor"),
+    "missing input range": (lambda t: t.pop(f"{FC1}.input_scale"), "lacks the tensor"),
+    "missing operand range": (lambda t: t.pop("image.blocks.0.attn.scores.a.scale"), "lacks the tensor"),
+    "missing bias": (lambda t: t.pop(f"{FC1}.bias"), "lacks the tensor"),
+    "missing norm": (lambda t: t.pop("image.norm_post.weight"), "lacks the tensor"),
+    "extra tensor": (lambda t: t.update(extra=torch.zeros(1)), "holds the tensor extra"),
+    "weight too short": (put(f"{FC1}.weight_packed", lambda x: x[:-1]), "expected uint8"),
+    "weight too long": (put(f"{FC1}.weight_packed", lambda x: torch.cat([x, x])), "expected uint8"),
+    "weight of another type": (put(f"{FC1}.weight_packed", lambda x: x.to(torch.int8)), "expected uint8"),
+    "scale of another type": (put(f"{FC1}.weight_scale", lambda x: x.double()), "expected float32"),
+    "scale of another shape": (put(f"{FC1}.weight_scale", lambda x: x[None]), "expected float32"),
+    "norm of another shape": (put("image.norm_post.bias", lambda x: x[:5]), "expected float32"),
+    "NaN scale": (put(f"{FC1}.weight_scale", first(float("nan"))), "not finite"),
+    "infinite bias": (put(f"{FC1}.bias", first(float("inf"))), "not finite"),
+    "NaN norm": (put("image.norm_post.bias", first(float("nan"))), "not finite"),
+    "negative scale": (put(f"{FC1}.weight_scale", first(-0.1)), "not positive"),
+    "zero scale": (put(f"{FC1}.weight_scale", first(0.0)), "not positive"),
+    "negative input scale": (put(f"{FC1}.input_scale", first(-0.1)), "not valid"),
+    "zero point beyond the codes": (put(f"{FC1}.input_zero_point", first(16)), "not valid"),
+    "operand zero point beyond the codes": (put("image.blocks.0.attn.context.b.zero_point", first(16)), "not valid"),
+    "negative logit scale of another shape": (put("log_logit_scale", lambda x: x[None]), "expected float32"),
+    "token ids of another type": (
+        lambda t: t.update({f"{TOKENS}.token_ids": torch.arange(5)}),
+        "expected int32",
+    ),
+    "token ids as a matrix": (
+        lambda t: t.update({f"{TOKENS}.token_ids": torch.zeros(5, 5, dtype=torch.int32)}),
+        "expected int32",
+    ),
+    "token ids as a number": (
+        lambda t: t.update({f"{TOKENS}.token_ids": torch.tensor(3, dtype=torch.int32)}),
+        "expected int32",
+    ),
+    **{
+        f"token ids {label}": (
+            lambda t, ids=ids: t.update({f"{TOKENS}.token_ids": torch.tensor(ids, dtype=torch.int32)}),
+            "rising row numbers",
+        )
+        for label, ids in {
+            "out of range": [1, 49408],
+            "negative": [-1, 3],
+            "repeated": [4, 4],
+            "falling": [9, 2],
+            "empty": [],
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize(("edit", "about"), TENSOR_ATTACKS.values(), ids=TENSOR_ATTACKS)
+def test_damaged_tensors(copied: Path, edit: Callable[[Tensors], object], about: str) -> None:
+    tensors = load_file(copied / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, copied / "model.safetensors")
+    assert_refused(copied, about)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1], ids=["empty", "no header", "half a header", "one byte short"])
+def test_a_truncated_file(copied: Path, keep: int) -> None:
+    path = copied / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert_refused(copied, "cannot be read")
+
+
+def test_a_missing_file(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    assert_refused(copied, "cannot be read")
+
+
+Config = dict[str, Any]
+
+
+def layers(config: Config) -> Config:
+    return config["quantization_config"]["layers"]  # type: ignore[no-any-return]
+
+
+def tokens_of(config: Config) -> Config:
+    return config["architecture"]["text"]  # type: ignore[no-any-return]
+
+
+CONFIG_ATTACKS: dict[str, tuple[Callable[[Config], object], str]] = {
+    "newer version": (lambda c: c.update(format_version=2), "install a newer d4c"),
+    "no version": (lambda c: c.pop("format_version"), "no format_version"),
+    "version as text": (lambda c: c.update(format_version="1"), "no format_version"),
+    "no architecture": (lambda c: c.pop("architecture"), "does not describe"),
+    "no formats": (lambda c: c.pop("quantization_config"), "does not describe"),
+    "no recipe": (lambda c: c.pop("recipe"), "does not describe"),
+    "recipe as text": (lambda c: c.update(recipe="W4A4"), "does not describe"),
+    "unknown track": (lambda c: c["quantization_config"].update(track="x"), "does not describe"),
+    "layers as a list": (lambda c: c["quantization_config"].update(layers=[]), "does not describe"),
+    "unknown strategy": (lambda c: layers(c)[FC1]["weights"].update(strategy="group"), "does not describe"),
+    "9 bits": (lambda c: layers(c)[FC1]["weights"].update(num_bits=9), "does not describe"),
+    "no bits": (lambda c: layers(c)[FC1]["weights"].pop("num_bits"), "does not describe"),
+    "a layer without weights": (lambda c: layers(c)[FC1].pop("weights"), "does not describe"),
+    "a layer without inputs": (lambda c: layers(c)[FC1].update(input_activations=[]), "does not describe"),
+    "a layer that is not there": (lambda c: layers(c).update({"image.fc9": layers(c)[FC1]}), "does not describe"),
+    "a norm as a layer": (lambda c: layers(c).update({"image.norm_post": layers(c)[FC1]}), "does not describe"),
+    "the model as a layer": (lambda c: layers(c).update({"": layers(c)[FC1]}), "does not describe"),
+    "a layer twice as wide": (lambda c: tokens_of(c).update(mlp_width=128), "expected"),
+    "other bits than stored": (lambda c: layers(c)[FC1]["weights"].update(num_bits=5), "expected uint8"),
+    "fewer layers than stored": (lambda c: tokens_of(c).update(layers=1), "does not describe"),
+    "width 0": (lambda c: tokens_of(c).update(width=0), "does not describe|expected"),
+    "negative width": (lambda c: tokens_of(c).update(width=-32), "does not describe"),
+    "width as text": (lambda c: tokens_of(c).update(width="wide"), "does not describe"),
+    "no heads": (lambda c: c["architecture"]["image"].pop("heads"), "does not describe"),
+    "patch size 0": (lambda c: c["architecture"]["image"].update(patch_size=0), "does not describe"),
+    "unknown kind": (lambda c: c["architecture"]["image"].update(kind="mixer"), "does not describe"),
+    "a range that the weights leave": (
+        lambda c: layers(c)["image.projection"]["weights"].update(observer_kwargs={"reduce_range": True}),
+        r"image\.projection .* leave the reduced range",
+    ),
+    "float instead of quantized": (lambda c: layers(c).pop(FC1), "lacks the tensor"),
+}
+
+
+@pytest.mark.parametrize(("edit", "about"), CONFIG_ATTACKS.values(), ids=CONFIG_ATTACKS)
+def test_damaged_config(copied: Path, edit: Callable[[Config], object], about: str) -> None:
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    edit(config)
+    path.write_text(json.dumps(config))
+    assert_refused(copied, about)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "\xff"], ids=repr)
+def test_config_that_is_no_json_object(copied: Path, text: str) -> None:
+    (copied / "config.json").write_bytes(text.encode("latin-1"))
+    assert_refused(copied, "is not JSON|no format_version")
+
+
+def test_config_missing(copied: Path) -> None:
+    (copied / "config.json").unlink()
+    assert_refused(copied, "holds no config.json")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "nowhere", "holds no config.json")
+
+
+def test_what_is_loaded_does_not_depend_on_the_file_any_more(copied: Path) -> None:
+    clip = d4c.load_quantized(copied)
+    tokens = clip.tokenize("a cat")
+    before = clip.encode_text(tokens)
+    shutil.rmtree(copied)
+    assert torch.equal(clip.encode_text(tokens), before)
+
+
+def test_an_interrupted_save_leaves_the_old_artifact(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = d4c.load_quantized(copied)
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+
+    def full_disk(_tensors: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifact, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        clip.save_pretrained(copied)
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
+    assert [path.name for path in copied.parent.iterdir()] == ["copy"]
+
+
+def test_saving_replaces_an_artifact_and_nothing_else(copied: Path, tmp_path: Path) -> None:
+    clip = d4c.load_quantized(copied)
+    (copied / "left over").write_text("x")
+    clip.save_pretrained(copied)
+    assert not (copied / "left over").exists()
+    other = tmp_path / "home"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArtifactError, match="is no quantized model"):
+        clip.save_pretrained(other)
+    assert (other / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(ArtifactError, match="is no quantized model"):
+        clip.save_pretrained(other / "thesis.txt")
+    (other / "thesis.txt").unlink()
+    clip.save_pretrained(other)
+    assert (other / "model.safetensors").is_file()

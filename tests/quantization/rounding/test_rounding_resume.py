@@ -1,0 +1,184 @@
+"""A reconstruction that is killed and started again ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import d4c
+from d4c.calibration.images import CalibrationSet
+from d4c.models.clip import CLIP
+from d4c.models.formats.identity import model_hash
+from d4c.quantization.rounding import reconstruction
+from d4c.quantization.rounding import resume as module
+from d4c.quantization.rounding.resume import remove_checkpoint
+
+PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write after every stage."""
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+
+
+@pytest.fixture
+def rebuilt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages that were rebuilt, in order."""
+    stages: list[str] = []
+    original = reconstruction._Walk._rebuild
+
+    def rebuild(self: Any, stage: Any, *rest: Any) -> None:
+        stages.append(stage.name)
+        original(self, stage, *rest)
+
+    monkeypatch.setattr(reconstruction._Walk, "_rebuild", rebuild)
+    return stages
+
+
+@pytest.fixture(scope="module")
+def images(tiny_vit: CLIP) -> CalibrationSet:
+    return d4c.synthesize(tiny_vit, "noise", images=4)
+
+
+def make(clip: CLIP, images: CalibrationSet, folder: Path | None, kill_at: int | None = None, **settings: Any) -> str:
+    """Fingerprint of every tensor of the quantized model."""
+
+    def progress(done: int, total: int) -> None:
+        if done == kill_at:
+            raise Killed
+
+    given = {"iterations": 2, "batch_size": 2, "prompts": PROMPTS, "towers": ("image",), **settings}
+    return model_hash(d4c.quantize(clip, "W3A4", images, checkpoint=folder, progress=progress, **given))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_vit: CLIP, images: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The checkpoint of a job that was done, and its fingerprint."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SAVE_EVERY", 0.0)
+        return folder, make(tiny_vit, images, folder)
+
+
+VIT = ["image.embed", "image.blocks.0", "image.blocks.1", "image.head"]
+TEXT = ["text.blocks.0", "text.blocks.1", "text.head"]
+
+
+@pytest.mark.parametrize("kind", ["block", "layer", "gptq"])
+def test_a_killed_job_ends_with_the_same_weights(
+    tiny_vit: CLIP, images: CalibrationSet, tmp_path: Path, rebuilt: list[str], kind: str
+) -> None:
+    settings = {"reconstruction": kind, "towers": ("image", "text")}
+    whole = make(tiny_vit, images, None, **settings)
+    for kill_at, done in ((1, 0), (4, 1), (7, 4)):  # stage 5, the token table, is not rebuilt
+        rebuilt.clear()
+        with pytest.raises(Killed):
+            make(tiny_vit, images, tmp_path, kill_at, **settings)
+        assert rebuilt == [*VIT, *TEXT][done : kill_at - (kill_at > 4)]
+    rebuilt.clear()
+    assert make(tiny_vit, images, tmp_path, **settings) == whole
+    assert rebuilt == TEXT[2:]
+
+
+def test_a_killed_resnet_on_the_paper_track_ends_with_the_same_weights(tiny_rn: CLIP, tmp_path: Path) -> None:
+    images, settings = d4c.synthesize(tiny_rn, "noise", images=4), {"track": "paper"}
+    whole = make(tiny_rn, images, None, **settings)
+    with pytest.raises(Killed):
+        make(tiny_rn, images, tmp_path, 4, **settings)
+    assert make(tiny_rn, images, tmp_path, **settings) == whole
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 1},
+    "kind": {"reconstruction": "layer"},
+    "iterations": {"iterations": 1},
+    "override": {"overrides": {r"image\.blocks\.0\..*": "W8A8"}},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_checkpoint_of_other_settings_is_replaced(
+    tiny_vit: CLIP,
+    images: CalibrationSet,
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    rebuilt: list[str],
+    other: dict[str, Any],
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    found = make(tiny_vit, images, tmp_path, **other)
+    assert rebuilt == VIT
+    assert found == make(tiny_vit, images, tmp_path, **other)
+    assert rebuilt == VIT
+
+
+def test_other_images_are_another_checkpoint(
+    tiny_vit: CLIP, images: CalibrationSet, finished: tuple[Path, str], tmp_path: Path, rebuilt: list[str]
+) -> None:
+    """Even if their provenance does not tell them apart."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    images = CalibrationSet(-images.pixels, images.prompts, images.targets, images.texts, images.provenance)
+    make(tiny_vit, images, tmp_path)
+    assert rebuilt == VIT
+
+
+@pytest.mark.parametrize("damage", ["empty", "no safetensors", "another shape", "a tensor less"])
+def test_a_damaged_stage_is_rebuilt(
+    tiny_vit: CLIP,
+    images: CalibrationSet,
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    rebuilt: list[str],
+    damage: str,
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "image.blocks.1.safetensors"
+    tensors, name = load_file(file), "image.blocks.1.mlp.fc1.weight_scale"
+    with module.safe_open(file, "pt") as stream:
+        metadata = stream.metadata()
+    if damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "no safetensors":
+        file.write_bytes(b"\xff" * 100)
+    else:
+        changed = {name: tensors[name][:5].clone()} if damage == "another shape" else {}
+        save_file({k: v for k, v in tensors.items() if k != name} | changed, file, metadata=metadata)
+    assert make(tiny_vit, images, tmp_path) == finished[1]
+    assert rebuilt == ["image.blocks.1"]
+
+
+def test_quick_stages_are_written_together(
+    tiny_vit: CLIP, images: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, *(4.0 * i for i in range(1, 100))])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(module, "SAVE_EVERY", 10.0)
+    with pytest.raises(Killed):
+        make(tiny_vit, images, tmp_path, 2, reconstruction="gptq")
+    assert list(tmp_path.iterdir()) == []
+    clock = iter([0.0, *(4.0 * i for i in range(1, 100))])
+    with pytest.raises(Killed):
+        make(tiny_vit, images, tmp_path, 4, reconstruction="gptq")
+    assert {file.stem for file in tmp_path.iterdir()} == set(VIT[:3])
+
+
+def test_removing_leaves_other_files(tmp_path: Path) -> None:
+    folder = tmp_path / "a.unfinished"
+    folder.mkdir()
+    for name in ("image.head.safetensors", ".image.head.safetensors.x1", "thesis.txt"):
+        (folder / name).touch()
+    remove_checkpoint(folder)
+    assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
+    (folder / "thesis.txt").unlink()
+    remove_checkpoint(folder)
+    assert not folder.exists()
+    remove_checkpoint(folder)

@@ -1,0 +1,97 @@
+"""Exports that are damaged, incomplete, too new or something else are refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from d4c.errors import ArtifactError, SettingError
+from d4c.runtime.exported import read_tokenizer
+from d4c.runtime.runtime_clip import RuntimeCLIP
+
+Sign = Callable[[Path], None]
+
+
+def described(folder: Path, **changes: Any) -> None:
+    data = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**data, **changes}))
+
+
+def shortened(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no image graph": (lambda f: (f / "image.onnx").unlink(), r"image\.onnx is missing; run d4c export again"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
+    "no mean and std": (lambda f: (f / "preprocessor_config.json").unlink(), r"preprocessor_config\.json is missing"),
+    "truncated graph": (lambda f: shortened(f / "text.onnx"), r"text\.onnx has \d+ bytes, expected \d+; the export is"),
+    "flipped bit": (lambda f: flipped(f / "image.onnx"), r"image\.onnx has changed since it was written"),
+    "truncated description": (lambda f: shortened(f / "export.json"), r"export\.json is not JSON"),
+    "newer version": (lambda f: described(f, format_version=9), "has format version 9, but this d4c reads up to 1"),
+    "no scale": (lambda f: described(f, logit_scale=None), r"export\.json does not describe an exported CLIP"),
+    "no files": (lambda f: described(f, files={}), "does not describe an exported CLIP"),
+    "a list": (lambda f: (f / "export.json").write_text("[]"), "does not describe an exported CLIP"),
+    "binary": (lambda f: (f / "export.json").write_bytes(b"\xff\xfe"), "is not JSON"),
+    "no description": (
+        lambda f: (f / "export.json").unlink(),
+        r"holds no export\.json; give the folder that d4c export",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(damage: str, copy: Path) -> None:
+    apply, message = DAMAGES[damage]
+    apply(copy)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        RuntimeCLIP(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_artifact_is_told_from_its_export(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=rf"holds no graphs for this runtime; run d4c export {artifact} and give"):
+        RuntimeCLIP(artifact)
+    with pytest.raises(ArtifactError, match=r"gone holds no export\.json"):
+        RuntimeCLIP(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_graph_that_is_none_is_refused(runtime: str, copy: Path, sign: Sign) -> None:
+    (copy / "image.onnx").write_bytes(b"\x08\x0anonsense")
+    sign(copy)
+    with pytest.raises(
+        SettingError, match=rf"cannot load .*image\.onnx, a graph of opset 21 \(.*install a newer {runtime}"
+    ):
+        RuntimeCLIP(copy, runtime)
+
+
+def test_a_runtime_too_old_for_the_opset_is_named(copy: Path, sign: Sign) -> None:
+    graph = onnx.load(copy / "text.onnx")
+    graph.opset_import[0].version = 99
+    onnx.save(graph, copy / "text.onnx")
+    described(copy, opset=99)
+    sign(copy)
+    with pytest.raises(SettingError, match=r"ONNX Runtime [\d.]+ cannot load .*text\.onnx, a graph of opset 99"):
+        RuntimeCLIP(copy)
+
+
+def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
+    with pytest.raises(ArtifactError, match="is no tokenizer of CLIP"):
+        read_tokenizer(file)
+    file.write_text("{}")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json is no tokenizer \("):
+        read_tokenizer(file)

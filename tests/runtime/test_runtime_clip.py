@@ -1,0 +1,165 @@
+"""An export in a runtime is the artifact in PyTorch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import d4c
+from d4c.errors import DataError, SettingError
+from d4c.evaluation.datasets import demo_dataset
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime.load_quantized import load_quantized
+from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.templates import EMOJI_TEMPLATES
+
+PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow under a very old oak", ""]
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def stacked(model: RuntimeCLIP, pictures: dict[str, Image.Image]) -> NDArray[np.float32]:
+    return np.stack([model.preprocess(picture) for picture in pictures.values()])
+
+
+def test_inputs_are_those_of_pytorch(
+    model: RuntimeCLIP, quantized: QuantizedCLIP, emoji: dict[str, Image.Image]
+) -> None:
+    assert np.array_equal(model.tokenize(PROMPTS), quantized.tokenize(PROMPTS).numpy())
+    for picture in emoji.values():
+        assert np.array_equal(model.preprocess(picture), quantized.preprocess(picture).numpy())
+    assert (model.name, model.image_size, model.logit_scale) == (
+        quantized.name,
+        quantized.image_size,
+        quantized.logit_scale,
+    )
+
+
+def test_embeddings_are_those_of_pytorch(
+    any_model: RuntimeCLIP, quantized: QuantizedCLIP, emoji: dict[str, Image.Image]
+) -> None:
+    """Up to codes that flip where float32 rounds otherwise: 0.9996 is the least of 100 emoji."""
+    pixels, tokens = stacked(any_model, emoji), any_model.tokenize(PROMPTS)
+    with torch.no_grad():
+        images = quantized.encode_image(torch.from_numpy(pixels)).numpy()
+        texts = quantized.encode_text(torch.from_numpy(tokens)).numpy()
+    assert cosines(any_model.encode_image(pixels), images).min() > 0.998
+    assert cosines(any_model.encode_text(tokens), texts).min() > 0.998
+
+
+def test_a_batch_is_its_pictures_one_by_one(model: RuntimeCLIP, emoji: dict[str, Image.Image]) -> None:
+    pixels = stacked(model, emoji)
+    alone = np.concatenate([model.encode_image(pixels[i : i + 1]) for i in range(len(pixels))])
+    assert np.allclose(model.encode_image(pixels), alone, atol=1e-4 * np.abs(alone).max())
+
+
+def test_padding_does_not_count(any_model: RuntimeCLIP) -> None:
+    tokens = any_model.tokenize(PROMPTS)
+    least = int(tokens.argmax(1).max()) + 1
+    assert least < 16
+    assert np.array_equal(any_model.encode_text(tokens), any_model.encode_text(tokens[:, :least]))
+    whole = any_model._text(np.ascontiguousarray(tokens))
+    assert np.allclose(any_model.encode_text(tokens), whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_no_inputs_give_no_rows(any_model: RuntimeCLIP) -> None:
+    assert any_model.encode_image(np.zeros((0, 3, 64, 64), np.float32)).shape == (0, 256)
+    assert any_model.encode_text(any_model.tokenize([])).shape == (0, 256)
+    assert any_model.classify([], ["cat", "dog"]).shape == (0, 2)
+
+
+REFUSALS: dict[str, tuple[str, Any, str]] = {
+    "one picture": ("encode_image", np.zeros((3, 64, 64)), r"shape \[3, 64, 64\], expected \[N, 3, 64, 64\]"),
+    "wrong size": ("encode_image", np.zeros((1, 3, 32, 32)), r"shape \[1, 3, 32, 32\]"),
+    "channels last": ("encode_image", np.zeros((1, 64, 64, 3)), r"shape \[1, 64, 64, 3\]"),
+    "one prompt": ("encode_text", np.zeros(77, np.int64), r"int64 of shape \[77\]"),
+    "too long": ("encode_text", np.zeros((1, 78), np.int64), r"shape \[1, 78\], .* \[N, 1 to 77\]"),
+    "no tokens": ("encode_text", np.zeros((1, 0), np.int64), r"shape \[1, 0\]"),
+    "float tokens": ("encode_text", np.zeros((1, 7)), r"float64 of shape"),
+    "large token": ("encode_text", np.full((1, 7), 49408), r"from 49408 to 49408, expected ids from 0 to 49407"),
+    "negative token": ("encode_text", np.full((1, 7), -1), r"from -1 to -1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_wrong_inputs_are_refused(case: str, model: RuntimeCLIP) -> None:
+    method, given, message = REFUSALS[case]
+    with pytest.raises(DataError, match=message):
+        getattr(model, method)(given)
+
+
+def test_classification_is_that_of_pytorch(
+    any_model: RuntimeCLIP, quantized: QuantizedCLIP, emoji: dict[str, Image.Image]
+) -> None:
+    pictures, labels = list(emoji.values()), list(emoji)
+    found, expected = any_model.classify(pictures, labels), quantized.classify(pictures, labels)
+    assert isinstance(expected, np.ndarray)
+    assert np.abs(found - expected).max() < 0.1
+    assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.9
+
+
+def test_an_evaluation_counts_what_classify_says(model: RuntimeCLIP) -> None:
+    data = demo_dataset()
+    data = replace(data, classes=data.classes[:20], labels=data.labels[:20])
+    pictures = [data.picture(i) for i in range(20)]
+    hits = model.classify(pictures, data.classes, EMOJI_TEMPLATES).argmax(1) == np.arange(20)
+    assert d4c.evaluate(model, data).top1.value == pytest.approx(100 * hits.mean())
+
+
+def test_loading_and_running_needs_no_torch(exported: Path) -> None:
+    program = f"""
+import sys
+absent = ("huggingface_hub", "onnx", "open_clip", "pyarrow", "safetensors", "torch", "torchvision", "transformers")
+sys.modules.update(dict.fromkeys(absent))
+import d4c
+from PIL import Image
+for runtime in ("onnxruntime", "openvino"):
+    model = d4c.load_quantized({str(exported)!r}, runtime=runtime)
+    print(model.classify([Image.new("RGB", (9, 9), "red")], ["rose", "sky"]).sum())
+try:
+    d4c.load_quantized("anywhere")
+except d4c.SettingError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *sums, refusal = done.stdout.splitlines()
+    assert [float(total) for total in sums] == pytest.approx([1, 1])
+    assert refusal == "This needs torch, which is not installed; run pip install 'd4c[quantize]'."
+
+
+def test_the_command_line_needs_no_torch_to_say_so() -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+sys.argv = ["d4c", "evaluate", "demo-vit"]
+from d4c.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: This needs torch, which is not installed; run pip install 'd4c[quantize]'.\n"
+
+
+def test_runtimes_are_known_and_compute_on_the_cpu(exported: Path) -> None:
+    with pytest.raises(SettingError, match="'tflite' is neither 'onnxruntime' nor 'openvino'"):
+        load_quantized(exported, runtime="tflite")  # type: ignore[call-overload]
+    with pytest.raises(SettingError, match="computes on the CPU, not on cuda"):
+        load_quantized(exported, "cuda", runtime="onnxruntime")
+
+
+def test_a_missing_runtime_is_named_with_its_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(SettingError, match=r"needs openvino, .*pip install 'd4c\[openvino\]'"):
+        load_quantized(exported, runtime="openvino")

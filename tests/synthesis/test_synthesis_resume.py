@@ -1,0 +1,85 @@
+"""A synthesis that is killed and started again ends with the images of one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.synthesis import resume as module
+from d4c.synthesis.loop import CHECK_EVERY
+from d4c.synthesis.resume import remove_checkpoints
+from d4c.synthesis.synthesize import synthesize
+
+TINY = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TextConfig(64, 1, 1, 32, context_length=12))
+NAMES = ["cat", "dog"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> CLIP:
+    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    torch.manual_seed(0)
+    return CLIP(TINY, "tiny")
+
+
+def make(
+    clip: CLIP, prefix: Path | None, kill_at: int | None = None, seed: int = 0, method: str = "d4c"
+) -> torch.Tensor:
+    def progress(done: int, total: int) -> None:
+        if done == kill_at:
+            raise Killed
+
+    settings = {"images": 5, "group_size": 2, "iterations": 3 * CHECK_EVERY + 4, "prompts": NAMES}
+    return synthesize(clip, method, seed=seed, checkpoint=prefix, progress=progress, **settings).pixels  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kill_at", [CHECK_EVERY, 2 * CHECK_EVERY, 3 * CHECK_EVERY])
+@pytest.mark.parametrize("method", ["d4c", "pse"])
+def test_a_killed_synthesis_ends_with_the_same_images(tiny: CLIP, tmp_path: Path, kill_at: int, method: str) -> None:
+    whole = make(tiny, None, method=method)
+    prefix = tmp_path / "partial"
+    with pytest.raises(Killed):
+        make(tiny, prefix, kill_at, method=method)
+    assert kill_at == CHECK_EVERY or list(tmp_path.iterdir())
+    assert torch.equal(make(tiny, prefix, method=method), whole)
+
+
+def test_it_goes_on_and_does_not_begin_again(tiny: CLIP, tmp_path: Path) -> None:
+    prefix = tmp_path / "partial"
+    make(tiny, prefix)
+    seen: list[int] = []
+    synthesize(
+        tiny,
+        images=5,
+        group_size=2,
+        iterations=3 * CHECK_EVERY + 4,
+        prompts=NAMES,
+        checkpoint=prefix,
+        progress=lambda done, total: seen.append(done),
+    )
+    assert seen == []  # the last state that was saved is the last one
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tiny: CLIP, tmp_path: Path) -> None:
+    make(tiny, tmp_path / "partial", seed=1)
+    assert torch.equal(make(tiny, tmp_path / "partial", seed=2), make(tiny, None, seed=2))
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100])
+def test_a_damaged_checkpoint_is_made_anew(tiny: CLIP, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "partial.0").write_bytes(content)
+    assert torch.equal(make(tiny, tmp_path / "partial"), make(tiny, None))
+
+
+def test_removing_leaves_other_files(tmp_path: Path) -> None:
+    for name in ("partial.0", "partial.64", "partial.txt", "other.0"):
+        (tmp_path / name).touch()
+    remove_checkpoints(tmp_path / "partial")
+    assert {path.name for path in tmp_path.iterdir()} == {"partial.txt", "other.0"}
