@@ -37,12 +37,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from problems import commit
-from runtime_candidates import CANDIDATES, ORT, Array, Builder, Built, Tower, onnxruntime_d4c
-from runtime_table import FLOAT, tables
-from synthesis import make_clip
 
 import d4c
+from benchmarks.common.problems import commit
+from benchmarks.runtime.candidates import CANDIDATES, ORT, Array, Builder, Built, Tower, onnxruntime_d4c
+from benchmarks.runtime.table import FLOAT, tables
+from benchmarks.synthesis.measure import make_clip
 from d4c.calibration.prompts import generic_prompts
 from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
 from d4c.evaluation.evaluate import score

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problems import Bench, Places, commit, datasets, top1
 
 import d4c
+from benchmarks.common.problems import Bench, Places, commit, datasets, top1
 from d4c.synthesis.config import PRESETS
 
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")

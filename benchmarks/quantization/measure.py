@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problems import PHOTOS, Bench, Places, command, datasets, measured, setup, top1
-from synthesis import MODELS, make_clip
 
 import d4c
+from benchmarks.common.problems import PHOTOS, Bench, Places, command, datasets, measured, setup, top1
+from benchmarks.synthesis.measure import MODELS, make_clip
 from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
@@ -174,7 +174,7 @@ def set_up_torch() -> None:
 
 def peers(args: argparse.Namespace) -> None:
     # Only this part needs the peers and the runtimes.
-    from quantization_peers import compare
+    from benchmarks.peers.measure import compare
 
     compare(open_bench(args, "cpu"), args.only, args.methods, args.out)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from calibration_table import METHODS, SCHEMES, SHORT, cell
+from benchmarks.calibration.table import METHODS, SCHEMES, SHORT, cell
 
 Row = dict[str, Any]
 GOALS = {"W8A8": 0.2, "W4A8": 0.7, "W6A6": 0.7, "W4A4": 5.0}

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problems import PHOTOS, Places, Problem, command, datasets, setup, top1
-from text_tower_table import SCHEMES, tables
 from torch import Tensor
 
 import d4c
+from benchmarks.common.problems import PHOTOS, Places, Problem, command, datasets, setup, top1
+from benchmarks.text_tower.table import SCHEMES, tables
 from d4c.calibration.prompts import generic_prompts
 from d4c.files import atomic_file
 from d4c.inspection.positions import begin_of_text_ratios, position_peaks

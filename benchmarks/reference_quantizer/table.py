@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from calibration_table import SCHEMES
-from quantization_table import head, line
+from benchmarks.calibration.table import SCHEMES
+from benchmarks.quantization.table import head, line
 
 Row = dict[str, Any]
 OTHERS = ("d4c, GPTQ", "d4c, block", "d4c, published track")

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from problems import Bench, Problem, command, datasets, measured, setup, top1
-from quantization_table import peer_tables
-from runtime_candidates import Array, Tower, float_graph, in_openvino, in_torch, nncf_graph
 from torch import Tensor
 
 import d4c
+from benchmarks.common.problems import Bench, Problem, command, datasets, measured, setup, top1
+from benchmarks.quantization.table import peer_tables
+from benchmarks.runtime.candidates import Array, Tower, float_graph, in_openvino, in_torch, nncf_graph
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import generic_prompts
 from d4c.evaluation.zeroshot import Encoder

@@ -72,9 +72,8 @@ def score(model: Any, tensors: dict[str, Tensor], device: str) -> dict[str, floa
 
 def ours(args: argparse.Namespace, folder: Path) -> None:
     """Decode the data, quantize with this package, write tensors for the other process, and start it."""
-    from problems import commit
-
     import d4c
+    from benchmarks.common.problems import commit
     from d4c.calibration.prompts import generic_prompts
     from d4c.evaluation.datasets import load_dataset, pixel_batches
     from d4c.quantization.quantize import PROMPTS
@@ -121,7 +120,7 @@ def package(name: str, path: Path) -> None:
 
 def range_search() -> Callable[..., tuple[Tensor, Tensor]]:
     """Our range search as a method of their observer: lowest and highest real value of each row."""
-    path = Path(__file__).parents[1] / "src" / "d4c" / "quantization" / "ranges.py"
+    path = Path(__file__).parents[2] / "src" / "d4c" / "quantization" / "ranges" / "search.py"
     spec = importlib.util.spec_from_file_location("range_search", path)
     assert spec is not None
     assert spec.loader is not None

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime import quantization as ort_tools
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from runtime_table import FLOAT
 from torch import Tensor, nn
 from torch._inductor import config as inductor_config
 
 import d4c
+from benchmarks.runtime.table import FLOAT
 from d4c.calibration.images import CalibrationSet
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP

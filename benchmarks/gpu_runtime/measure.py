@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from problems import commit
-from synthesis import MODELS, make_clip
 from torch import nn
 
 import d4c
+from benchmarks.common.problems import commit
+from benchmarks.synthesis.measure import MODELS, make_clip
 from d4c.compiled import can_compile
 from d4c.files import atomic_file
 from d4c.integer.accelerate import accelerate

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problems import PHOTOS, Places, command, datasets, setup, top1
 
 import d4c
+from benchmarks.common.problems import PHOTOS, Places, command, datasets, setup, top1
 from d4c.files import atomic_file
 
 MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn")

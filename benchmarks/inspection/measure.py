@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
-from problems import commit
 
 import d4c
+from benchmarks.common.problems import commit
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import prompt_features
 from d4c.inspection.embedding import embedding_map
@@ -31,7 +31,7 @@ from d4c.models.clip import CLIP
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 BASELINES = {"bench-vit": "pse", "bench-rn": "bns"}
 TERMS = ("pgsi", "pgsi+scg", "pgsi+pae", "d4c")
@@ -172,7 +172,7 @@ def main() -> None:
         if model == "bench-vit":
             free = {name: d4c.synthesize(clip, name, images=COLUMNS, seed=0) for name in FREE}
             small_png(picture_rows(free), IMAGES / "free-images.png")
-    folder = ROOT / "benchmarks" / "results"
+    folder = Path(__file__).parent / "results"
     (folder / "inspection.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (folder / "inspection.md").write_text(markdown(results), encoding="utf-8")
 

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import torch
-from problems import commit
 
 import d4c
+from benchmarks.common.problems import commit
 from d4c.evaluation.datasets import load_dataset
 from d4c.files import atomic_file
 

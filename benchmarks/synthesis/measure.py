@@ -33,11 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problems import commit
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import d4c
+from benchmarks.common.problems import commit
 from d4c.calibration.prompts import resolve_prompts
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP

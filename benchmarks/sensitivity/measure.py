@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from problems import commit
 
 import d4c
+from benchmarks.common.problems import commit
 from d4c.evaluation.datasets import load_dataset
 from d4c.evaluation.evaluate import score
 from d4c.evaluation.zeroshot import embed
