@@ -15,6 +15,9 @@ from d4c.quantization.ranges.thinning import merge, thin
 # How the range of an activation follows from its values: least error, all of them, or all but one in a thousand.
 RangeRule = Literal["mse", "minmax", "percentile"]
 
+POINTS = {"tensor": (4096, 512), "channel": (512, 64)}
+"""Points of each row that stand for an activation, and for each of its tails: see benchmarks/choices."""
+
 
 class Observer:
     """Weighted samples of an activation over batches; one row, or one a channel of the last axis."""
@@ -24,7 +27,7 @@ class Observer:
         self.rule = rule
         self.name = name
         self.parts: list[Points] = []
-        self._size = (512, 64) if args.strategy == "channel" else (4096, 512)
+        self._size = POINTS[args.strategy]
 
     def add(self, x: Tensor) -> None:
         """Take in a batch of any shape."""
