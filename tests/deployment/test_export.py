@@ -142,9 +142,9 @@ def test_a_mismatch_leaves_nothing_behind(artifact: Path, tmp_path: Path, monkey
 
 def test_other_peoples_folders_are_kept(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="exists and is no earlier export"):
+    with pytest.raises(ArtifactError, match="exists and is not an export"):
         d4c.export(artifact, tmp_path)
-    with pytest.raises(ArtifactError, match="exists and is no earlier export"):
+    with pytest.raises(ArtifactError, match="exists and is not an export"):
         d4c.export(artifact, artifact)
 
 

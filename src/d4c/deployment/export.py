@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d4c.deployment.saturating import saturating_layers
 from d4c.errors import ArtifactError, SettingError, require
 from d4c.files import atomic_folder, refuse_occupied, sha256, write_json
 from d4c.progress import Progress
 from d4c.quantization.artifact.folder import load_quantized
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.runtime.exported import FORMAT_VERSION
 from d4c.version import __version__
 
@@ -134,18 +134,8 @@ def _description(clip: QuantizedCLIP, folder: Path, unpacked: bool) -> dict[str,
         "eos_id": text.eos_id,
         "begin_id": clip.text.begin_id,
         "logit_scale": clip.logit_scale,
-        "saturating": _saturating(clip),
+        "saturating": saturating_layers(clip),
         "files": {
             file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())
         },
     }
-
-
-def _saturating(clip: QuantizedCLIP) -> list[str]:
-    """Layers in which two products may not fit into 16 bits, where processors without VNNI add them."""
-    return [
-        name
-        for name, layer in clip.layers().items()
-        if isinstance(layer, QuantizedLinear | QuantizedConv2d)
-        and 2 * layer.input_quantizer.args.qmax * int(layer.codes.abs().max()) > 32767
-    ]

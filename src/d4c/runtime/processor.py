@@ -1,8 +1,4 @@
-"""What the processor cannot do exactly.
-
-x86 processors without VNNI multiply 8-bit integers in pairs and add each pair in 16 bits: 255 * 127 + 255 * 127 does
-not fit, and is cut off without a word. Weights up to 64 are safe with any 8-bit activation, those of 4 and 6 bits too.
-"""
+"""Whether the processor adds products of 8-bit integers in 16 bits, where `d4c.pair_sums` says what fits."""
 
 from __future__ import annotations
 

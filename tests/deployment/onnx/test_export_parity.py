@@ -20,6 +20,7 @@ from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.errors import ArtifactError, SettingError
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime import processor
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +166,42 @@ def test_a_missing_clip_is_found(quantize: Callable[..., QuantizedCLIP], demo_vi
         check_tower(tmp_path / "image.onnx", graph, clip, "image")
 
 
-def test_the_message_says_what_wide_weights_do_on_older_processors(artifact: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def wide(artifact: Path) -> QuantizedCLIP:
+    """The artifact with weights in one layer that do not fit 16 bits in pairs."""
     clip = d4c.load_quantized(artifact)
     layer = clip.layers()["text.blocks.0.attn.q"]
     layer.set_codes(layer.codes.sign() * 100)
-    scales = "text.blocks.0.attn.qkv/weight_scale"
-    with pytest.raises(ArtifactError, match=r"computes text\.blocks\.0\.attn\.q differently.*without VNNI"):
-        check((clip, text_graph(clip, unpacked=True)), tmp_path, scale_part(scales, 0, 2))
+    return clip
+
+
+@pytest.mark.parametrize("without_vnni", [None, True], ids=["this processor", "without VNNI"])
+def test_wide_weights_agree_on_every_processor(
+    without_vnni: bool | None, wide: QuantizedCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check adds as the runtime will: with wide sums where the processor needs them."""
+    if without_vnni:
+        monkeypatch.setattr(processor, "saturates", lambda: True)
+    found = check((wide, text_graph(wide, unpacked=True)), tmp_path)
+    assert all(stage.layer_error < 5e-6 for stage in found.stages.values())
+    assert found.float_layers == {}
+
+
+@pytest.mark.parametrize("without_vnni", [False, True], ids=["unrecognized", "without VNNI"])
+def test_the_message_says_what_an_unrecognized_processor_does_to_wide_weights(
+    without_vnni: bool, wide: QuantizedCLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "saturates", lambda: without_vnni)
+    hint = "(?!.*VNNI)" if without_vnni else ".*without VNNI"
+    scales = scale_part("text.blocks.0.attn.qkv/weight_scale", 0, 2)
+    with pytest.raises(ArtifactError, match=rf"computes text\.blocks\.0\.attn\.q differently{hint}"):
+        check((wide, text_graph(wide, unpacked=True)), tmp_path, scales)
+
+
+def test_the_message_says_nothing_of_it_for_other_layers(wide: QuantizedCLIP, tmp_path: Path) -> None:
+    scales = scale_part("text.blocks.0.attn.qkv/weight_scale", 1, 2)
     with pytest.raises(ArtifactError, match=r"computes text\.blocks\.0\.attn\.k differently(?!.*VNNI)"):
-        check((clip, text_graph(clip, unpacked=True)), tmp_path, scale_part(scales, 1, 2))
+        check((wide, text_graph(wide, unpacked=True)), tmp_path, scales)
 
 
 def test_the_check_is_the_same_every_time(exported: tuple[QuantizedCLIP, Export]) -> None:

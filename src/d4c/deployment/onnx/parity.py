@@ -5,7 +5,7 @@ sums may differ. Each stage of a tower (embedding, block, head) gets the input t
 optimizer fuses it: a last-bit difference inside can move a value across a rounding boundary, so that single codes
 differ by one step. Over a whole tower such steps add up: two runtimes with one file differ there as well, which is why
 the end-to-end figures are reported and not judged. Of what the last block computes for one row alone, that row is
-compared.
+compared. Where the processor needs wide sums for this artifact, the check has them, as `RuntimeCLIP` does.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from d4c.calibration.natural import dead_leaves, gaussian_noise
 from d4c.calibration.prompts import generic_prompts
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, kernels, open_session, run
+from d4c.deployment.saturating import saturating_layers
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
-from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.stages import Stage, stages
+from d4c.runtime import processor
 
 LAYER_TOLERANCE = 1e-4
 # Most blocks differ by nothing but the order of float32 sums. Where a code at a rounding boundary falls differently, a
 # transformer block stays below 4e-3 and a bottleneck of 3-bit weights and 5-bit activations at 3e-3.
 STAGE_TOLERANCE = 0.02
-# Two products of an unsigned 8-bit code and a weight up to here fit 16 bits, where older CPUs add them.
-SAFE_CODE = 64
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,24 @@ def probes(clip: CLIP, tower: str) -> Tensor:
 
 
 @torch.no_grad()
-def check_tower(file: Path, g: Graph, clip: CLIP, tower: str) -> TowerParity:
-    """Compare the graph in `file`, which was made of `g`, with a tower of the artifact.
+def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str) -> TowerParity:
+    """Compare a graph with a tower of the artifact that it was made from.
 
-    Raises ArtifactError with the first layer or stage that differs.
+    Args:
+        file: The ONNX file.
+        g: What the file was written from.
+        clip: The artifact in PyTorch.
+        tower: "image" or "text".
+
+    Returns:
+        The differences of all stages and layers, which are within the tolerances.
+
+    Raises:
+        ArtifactError: If a layer or a stage differs; the message names the first one.
     """
     inputs = probes(clip, tower)
-    parts = _Parts(onnx.load(file), g, _read_rows(clip, tower, inputs))
+    wide_sums = processor.saturates() and bool(saturating_layers(clip))
+    parts = _Parts(onnx.load(file), g, _read_rows(clip, tower, inputs), wide_sums)
     state, before = inputs, g.inputs[0].name
     chain = stages(clip, tower)
     found = {}
@@ -99,9 +110,9 @@ def check_tower(file: Path, g: Graph, clip: CLIP, tower: str) -> TowerParity:
         after = g.outputs[0].name if stage is chain[-1] else stage.name
         state, found[stage.name] = _check_stage(parts, clip, stage, before, after, state, inputs)
         before = after
-    computed = run(open_session(file), {g.inputs[0].name: inputs.numpy()})[0]
+    computed = run(open_session(file, wide_sums=wide_sums), {g.inputs[0].name: inputs.numpy()})[0]
     cosine = torch.cosine_similarity(torch.from_numpy(computed), state, dim=-1)
-    nodes = kernels(file, g.products)
+    nodes = kernels(file, g.products, wide_sums=wide_sums)
     in_float = {layer: kind for layer, kind in nodes.items() if kind not in INTEGER_KERNELS}
     return TowerParity(
         found,
@@ -114,7 +125,7 @@ def check_tower(file: Path, g: Graph, clip: CLIP, tower: str) -> TowerParity:
 
 
 def _check_stage(
-    parts: _Parts, clip: CLIP, stage: Stage, before: str, after: str, state: Tensor, inputs: Tensor
+    parts: _Parts, clip: QuantizedCLIP, stage: Stage, before: str, after: str, state: Tensor, inputs: Tensor
 ) -> tuple[Tensor, StageParity]:
     feeds = {parts.g.inputs[0].name: inputs.numpy(), before: parts.of(before, state.numpy())}
     nodes = parts.between(feeds, after)
@@ -125,23 +136,19 @@ def _check_stage(
     errors = dict(zip(layers, _layer_errors(parts, nodes, feeds, layers, seen), strict=True))
     for name, error in errors.items():
         if not error <= LAYER_TOLERANCE:
-            raise _mismatch(clip, name, error, LAYER_TOLERANCE)
-    computed = run(open_session(parts.model(nodes, feeds, [after])), feeds)[0]
+            raise _mismatch(clip, name, error, LAYER_TOLERANCE, parts.wide_sums)
+    computed = parts.run(nodes, feeds, [after])[0]
     want = parts.of(after, expected.numpy())
     difference = _rms(computed - want) / max(_rms(want), 1e-30)
     if not difference <= STAGE_TOLERANCE:
-        raise _mismatch(clip, stage.name, difference, STAGE_TOLERANCE)
+        raise _mismatch(clip, stage.name, difference, STAGE_TOLERANCE, parts.wide_sums)
     worst = max(errors, key=lambda name: errors[name])
     return expected, StageParity(difference, errors[worst], worst)
 
 
-def _mismatch(clip: CLIP, name: str, error: float, tolerance: float) -> ArtifactError:
-    wide = any(
-        isinstance(module, QuantizedLayer) and module.codes.abs().max() > SAFE_CODE
-        for layer, module in clip.named_modules()
-        if f"{layer}.".startswith(f"{name}.")
-    )
-    hint = "; a CPU without VNNI instructions does so with 8-bit weights made without --safe-int8" if wide else ""
+def _mismatch(clip: QuantizedCLIP, name: str, error: float, tolerance: float, wide_sums: bool) -> ArtifactError:
+    narrow = not wide_sums and any(f"{layer}.".startswith(f"{name}.") for layer in saturating_layers(clip))
+    hint = "; a CPU without VNNI instructions does so with 8-bit weights made without --safe-int8" if narrow else ""
     return ArtifactError(
         f"ONNX Runtime computes {name} differently from the artifact, with a relative error of {error:.1e} where "
         f"{tolerance:.0e} is allowed{hint}; nothing was exported, use --no-check to export all the same."
@@ -165,8 +172,7 @@ def _layer_errors(
         copy.input[:] = [renamed.get(name, name) for name in node.input]
         apart.append(copy)
     outputs = [parts.g.layers[layer].output for layer in layers]
-    computed = run(open_session(parts.model(apart, known, outputs)), known)
-    for layer, got in zip(layers, computed, strict=True):
+    for layer, got in zip(layers, parts.run(apart, known, outputs), strict=True):
         want = parts.of(parts.g.layers[layer].output, seen[layer][1]) * np.float32(parts.g.layers[layer].factor)
         if want.ndim > got.ndim:  # the patch embedding, a linear layer in the graph
             want = want.reshape(*want.shape[:2], -1).swapaxes(1, 2)
@@ -205,8 +211,8 @@ def _read_rows(clip: CLIP, tower: str, inputs: Tensor) -> NDArray[Any]:
 class _Parts:
     """Pieces of a graph as models of their own; `rows` are those of each sample that the head reads."""
 
-    def __init__(self, whole: ModelProto, g: Graph, rows: NDArray[Any]) -> None:
-        self.whole, self.g, self.rows = whole, g, rows
+    def __init__(self, whole: ModelProto, g: Graph, rows: NDArray[Any], wide_sums: bool) -> None:
+        self.whole, self.g, self.rows, self.wide_sums = whole, g, rows, wide_sums
         self.writer = {name: node for node in whole.graph.node for name in node.output}
         self.constants = {tensor.name: tensor for tensor in whole.graph.initializer}
         graph = whole.graph
@@ -232,6 +238,12 @@ class _Parts:
                 needed.add(self.writer[tensor].name)
                 open_ends.extend(self.writer[tensor].input)
         return [node for node in self.whole.graph.node if node.name in needed]
+
+    def run(
+        self, nodes: Sequence[NodeProto], inputs: dict[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> list[NDArray[Any]]:
+        """What ONNX Runtime computes of `inputs` with some of the nodes."""
+        return run(open_session(self.model(nodes, inputs, outputs), wide_sums=self.wide_sums), inputs)
 
     def model(self, nodes: Sequence[NodeProto], inputs: dict[str, NDArray[Any]], outputs: Sequence[str]) -> bytes:
         used = dict.fromkeys(name for node in nodes for name in node.input)

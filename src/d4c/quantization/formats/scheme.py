@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from d4c.errors import SettingError
+from d4c.pair_sums import REDUCED_CODE
 
 Strategy = Literal["tensor", "channel"]
 Track = Literal["deployable", "paper"]
 MIN_BITS, MAX_BITS = 2, 8
-# Two products of a weight up to here and an unsigned 8-bit activation fit 16 bits, where CPUs without VNNI add them.
-REDUCED = 63
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class QuantArgs:
     @property
     def qmin(self) -> int:
         lowest = -(1 << (self.num_bits - 1)) if self.symmetric else 0
-        return max(lowest, -REDUCED) if self.reduce_range else lowest
+        return max(lowest, -REDUCED_CODE) if self.reduce_range else lowest
 
     @property
     def qmax(self) -> int:
         highest = (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
-        return min(highest, REDUCED) if self.reduce_range else highest
+        return min(highest, REDUCED_CODE) if self.reduce_range else highest
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, as compressed-tensors reads it; `reduce_range` stands there only where it holds."""

@@ -1,0 +1,19 @@
+"""Which layers of an artifact need wide sums on processors that add products in pairs."""
+
+from __future__ import annotations
+
+from d4c.pair_sums import pairs_fit
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+
+
+def saturates(layer: QuantizedLayer) -> bool:
+    """Whether two products of a layer may not fit 16 bits; a token table multiplies nothing."""
+    if not isinstance(layer, QuantizedLinear | QuantizedConv2d):
+        return False
+    return not pairs_fit(int(layer.codes.abs().max()), layer.input_quantizer.args.qmax)
+
+
+def saturating_layers(clip: QuantizedCLIP) -> list[str]:
+    """Names of the layers in which two products may not fit 16 bits."""
+    return [name for name, layer in clip.layers().items() if saturates(layer)]
