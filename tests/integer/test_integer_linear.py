@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d4c.errors import SettingError
-from d4c.integer.integer_linear import Codes, IntegerLinear
-from d4c.integer.products import Rounding
+from d4c.integer.codes import Codes, Rounding
+from d4c.integer.integer_linear import IntegerLinear
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
 

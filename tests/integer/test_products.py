@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from d4c.compiled import can_compile
-from d4c.integer.integer_linear import Codes
-from d4c.integer.products import Rounding, product
+from d4c.integer.codes import Codes, Rounding
+from d4c.integer.products import product
 from d4c.models.layers import QuickGELU
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.quantized_layers import ActivationQuantizer

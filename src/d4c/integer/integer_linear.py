@@ -10,48 +10,10 @@ from torch import Tensor, nn
 
 from d4c.compiled import fused
 from d4c.errors import SettingError
-from d4c.integer.products import DEPTH, Rounding, product
+from d4c.integer.codes import Codes, Rounding
+from d4c.integer.products import DEPTH, product
 from d4c.quantization.formats.packing import pack
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
-
-
-class Codes(nn.Module):
-    """Rounds an activation to the codes of a quantizer, moved into int8."""
-
-    def __init__(self, quantizer: ActivationQuantizer) -> None:
-        super().__init__()
-        args = quantizer.args
-        if args.strategy == "channel":
-            raise SettingError(
-                "an input with one scale a channel (track 'paper') has no integer product; quantize with "
-                "track='deployable'."
-            )
-        self.low, self.high = args.qmin, args.qmax
-        self.shift = 128 if args.qmax > 127 else 0
-        self.scale: Tensor
-        self.zero_point: Tensor
-        self.register_buffer("scale", quantizer.scale.detach().clone())
-        self.register_buffer("zero_point", quantizer.zero_point.clone())
-
-    @property
-    def ends(self) -> tuple[int, int, int]:
-        """Lowest and highest code, and what int8 codes are moved by."""
-        return self.low, self.high, self.shift
-
-    def grid(self, step: Tensor) -> Tensor:
-        """[4]: what values in units of `step` are multiplied with, the zero point, the lowest and the highest int8."""
-        zero = self.zero_point.float() - self.shift
-        values = step / self.scale, zero, *(torch.full_like(zero, end - self.shift) for end in (self.low, self.high))
-        return torch.stack([value.reshape(()).float() for value in values])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return to_codes(x, self.scale, self.zero_point, self.ends)
-
-
-def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
-    """int8 codes of real values, as `Codes` gives them."""
-    low, high, shift = ends
-    return ((torch.round(x / scale) + zero_point).clamp(low, high) - shift).to(torch.int8)
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 
 
 class IntegerLinear(nn.Module):
@@ -65,7 +27,7 @@ class IntegerLinear(nn.Module):
         super().__init__()
         if not all(layer.weight_args.symmetric for layer in layers):
             raise SettingError(
-                "weights with a zero point (track 'paper') have no fast integer product; quantize with "
+                "Weights with a zero point (track 'paper') have no fast integer product; quantize with "
                 "track='deployable'."
             )
         self.codes = Codes(layers[0].input_quantizer)

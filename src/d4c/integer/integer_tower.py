@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d4c.compiled import can_compile, fused
-from d4c.integer.integer_linear import Codes, IntegerLinear, to_codes
-from d4c.integer.products import Rounding, check_activation
+from d4c.integer.codes import Codes, Rounding, to_codes
+from d4c.integer.integer_linear import IntegerLinear
+from d4c.integer.products import activation_name
 from d4c.models.layers import Attention, Block, join_heads, split_heads
 from d4c.models.text import TextTransformer
 from d4c.models.vit import VisionTransformer
@@ -105,7 +106,7 @@ class IntegerBlock(nn.Module):
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         super().__init__()
         mlp = block.mlp
-        check_activation(mlp.act)
+        activation_name(mlp.act)  # refuses one that has no kernel
         self.norm1, self.norm2, self.act, self.dtype = block.norm1, block.norm2, mlp.act, dtype
         self.attn = IntegerAttention(block.attn, dtype)
         self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from d4c.kernels.round_half_even import to_code
+
 LOG2_E = 1.4426950408889634
 BLOCK = 64
 """Queries and keys taken at once."""
@@ -60,9 +62,7 @@ def _forward(
         highest = higher
     y = sums / total[:, None]
     if ROUND:
-        # To the nearest integer, halves to even ones: beyond 2^23 float32 holds nothing finer.
-        y = y * tl.load(grid) + 12582912.0 - 12582912.0 + tl.load(grid + 1)
-        y = tl.minimum(tl.maximum(y, tl.load(grid + 2)), tl.load(grid + 3))
+        y = to_code(y, tl.load(grid), tl.load(grid + 1), tl.load(grid + 2), tl.load(grid + 3))
     _write(out + n.to(tl.int64) * length * WIDTH + h * D, row, length, WIDTH, y, D)
     if LOGS:
         tl.store(logs + tl.program_id(0) * length + row, highest + tl.log2(total), mask=row < length)

@@ -5,18 +5,18 @@ Without it a product writes int32 and the next kernel reads it again, which take
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 
-from d4c.models.layers import QuickGELU
+from d4c.kernels.round_half_even import to_code
 
-if TYPE_CHECKING:
-    from d4c.integer.products import Rounding
-
+Grid = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of each quantizer that reads the product: factor, zero point, lowest and highest code; each of the four is [Q]."""
+ACTIVATIONS = {None: 0, "quick_gelu": 1, "gelu": 2}
 GROUP = 8
 """Tiles of rows that follow one another, so that the weights they share stay in the cache."""
 TILES = ((128, 128, 128, 4, 3), (128, 128, 64, 4, 5), (128, 64, 64, 4, 4))
@@ -33,13 +33,6 @@ def _configs() -> list[Any]:
 @triton.jit
 def _tanh(x):
     return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
-
-
-@triton.jit
-def _round(y, inverse, zero, low, high):
-    # To the nearest integer, halves to even ones: beyond 2^23 float32 holds nothing finer.
-    y = y * inverse + 12582912.0 - 12582912.0 + zero
-    return tl.minimum(tl.maximum(y, low), high)
 
 
 @triton.autotune(configs=_configs(), key=["o", "k", "ACT", "ROUND", "ADD", "rows_class"])
@@ -85,11 +78,11 @@ def _kernel(
     if ROUND:
         if PART % COLUMNS == 0:  # a tile has one quantizer
             by = first_column // PART
-            y = _round(y, tl.load(inverse + by), tl.load(zero + by), tl.load(low + by), tl.load(high + by))
+            y = to_code(y, tl.load(inverse + by), tl.load(zero + by), tl.load(low + by), tl.load(high + by))
         else:
             by = tl.minimum(column, o - 1) // PART
             steps, zeros = tl.load(inverse + by)[None, :], tl.load(zero + by)[None, :]
-            y = _round(y, steps, zeros, tl.load(low + by)[None, :], tl.load(high + by)[None, :])
+            y = to_code(y, steps, zeros, tl.load(low + by)[None, :], tl.load(high + by)[None, :])
     at = row.to(tl.int64)[:, None] * o + column[None, :]
     inside = (row < r)[:, None] & known[None, :]
     if ADD:
@@ -103,21 +96,33 @@ def fused_product(
     scale: Tensor,
     offset: Tensor,
     dtype: torch.dtype,
-    act: nn.Module | None,
-    rounding: Rounding | None,
+    activation: Literal["quick_gelu", "gelu"] | None,
+    grid: Grid | None,
     residual: Tensor | None,
 ) -> Tensor:
-    """See `d4c.integer.products.product`."""
+    """activation(scale (codes weight^T) + offset), rounded to codes or added to `residual`.
+
+    Args:
+        codes: int8 [R, K].
+        weight: int8 [O, K].
+        scale: float32 [O], as is `offset`.
+        dtype: Type of the result.
+        activation: What is applied before rounding, if anything.
+        grid: What the outputs are rounded to, in equal parts of O / Q neighbors.
+        residual: [R, O].
+
+    Returns:
+        [R, O] of `dtype`.
+    """
     codes, weight = codes.contiguous(), weight.contiguous()
     (r, k), o = codes.shape, len(weight)
     out = torch.empty(r, o, dtype=dtype, device=codes.device)
-    kind = 0 if act is None else 1 if isinstance(act, QuickGELU) else 2
     # Where a part is left out, any pointer will do.
-    columns = (scale,) * 4 if rounding is None else (rounding.inverse, rounding.zero, rounding.low, rounding.high)
+    columns = (scale,) * 4 if grid is None else grid
     _kernel[lambda given: (triton.cdiv(r, given["ROWS"]) * triton.cdiv(o, given["COLUMNS"]),)](
         codes, weight, scale, offset, *columns, out if residual is None else residual.contiguous(), out,
         r, o, k, r.bit_length(),
-        PART=o if rounding is None else o // len(rounding.inverse),
-        ACT=kind, ROUND=rounding is not None, ADD=residual is not None, GROUP=GROUP,
+        PART=o if grid is None else o // len(grid[0]),
+        ACT=ACTIVATIONS[activation], ROUND=grid is not None, ADD=residual is not None, GROUP=GROUP,
     )  # fmt: skip
     return out

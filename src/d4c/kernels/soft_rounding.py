@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d4c.kernels.round_half_even import nearest
+
 BLOCK = 1024
 """Elements that a program takes at once."""
 PROGRAMS = 1024
@@ -27,18 +29,12 @@ def _clamp(x, low, high):
 
 
 @triton.jit
-def _nearest(x):
-    # Halves to even numbers: beyond 2^23 float32 holds nothing finer than whole numbers.
-    return x + 12582912.0 - 12582912.0
-
-
-@triton.jit
 def _forward(x, scale, zero, dropped, out, size, low, high, DROP: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     s, z = tl.load(scale), tl.load(zero)
     value = tl.load(x + at, mask=inside, other=0.0)
-    y = (_clamp(_nearest(tl.div_rn(value, s)) + z, low, high) - z) * s
+    y = (_clamp(nearest(tl.div_rn(value, s)) + z, low, high) - z) * s
     if DROP:
         y = tl.where(tl.load(dropped + at, mask=inside, other=0) != 0, value, y)
     tl.store(out + at, y, mask=inside)
@@ -55,7 +51,7 @@ def _backward(
         known = at < size
         exact = tl.div_rn(tl.load(x + at, mask=known, other=0.0), s)
         g = tl.load(gradient + at, mask=known, other=0.0)
-        code = _nearest(exact) + z
+        code = nearest(exact) + z
         inside = (code >= low) & (code <= high)
         of_scale = _clamp(code, low, high) - z - tl.where(inside, exact, 0.0)
         passed = inside
