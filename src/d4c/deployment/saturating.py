@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from d4c.pair_sums import pairs_fit
+from d4c.quantization.formats.pair_sums import pairs_fit
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 

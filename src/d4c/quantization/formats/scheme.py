@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from d4c.errors import SettingError
-from d4c.pair_sums import REDUCED_CODE
+from d4c.quantization.formats.pair_sums import REDUCED_CODE
 
 Strategy = Literal["tensor", "channel"]
 Track = Literal["deployable", "paper"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d4c.pair_sums import REDUCED_CODE, pairs_fit
+from d4c.quantization.formats.pair_sums import REDUCED_CODE, pairs_fit
 from d4c.quantization.formats.scheme import QuantArgs
 
 
