@@ -1,4 +1,4 @@
-"""Whether the processor adds products of 8-bit integers in 16 bits, where `d4c.quantization.formats.pair_sums` says what fits."""
+"""Whether the processor adds products of 8-bit integers in 16 bits; `formats.pair_sums` says what fits there."""
 
 from __future__ import annotations
 
