@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from d4c.progress import Progress, bar, silent
 
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Metrics
     from d4c.inspection.report import Inspection
-    from d4c.progress import Progress as Report
     from d4c.quantization.sensitivity.measure import Sensitivity
     from d4c.run import RunResult
 
@@ -23,16 +23,14 @@ SHOWN = 20
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Report]:
+def progress_bar(title: str) -> Iterator[Progress]:
     """A bar on stderr, or one line where that is no terminal; the value takes what is done and the total."""
     if not errors.is_terminal:
         errors.print(f"{title} ...", markup=False, highlight=False)
-        yield lambda _done, _total: None
+        yield silent
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    with bar(title, errors) as report:
+        yield report
 
 
 def metrics_table(title: str) -> Table:

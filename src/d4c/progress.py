@@ -1,10 +1,88 @@
-"""How long work reports how far it has come."""
+"""How long work says how far it has come, and the bar that shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Progress = Callable[[int, int], None]
-"""Called with the steps done and their total: with 0 before the first one, and at least every two seconds from then on.
+"""Called with the steps done and their total: with 0 before the first one, and at least every two seconds from then on
+unless a single step takes longer.
 
 A step is whatever the work counts: iterations, stages, images."""
+
+Report = Progress | Literal["auto"] | None
+"""What a caller may ask for: a function of their own, "auto" for a bar where somebody can see it, None for silence."""
+
+
+@contextmanager
+def reporting(report: Report, title: str) -> Iterator[Progress]:
+    """What a caller asked for as a function to call.
+
+    Args:
+        report: their own function; "auto" for a bar on stderr if that is a terminal or a notebook; None for nothing.
+        title: what the bar is called.
+
+    Yields:
+        A function that takes the steps done and their total.
+    """
+    if report == "auto":
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):
+            with bar(title, console) as progress:
+                yield progress
+            return
+        report = None
+    yield silent if report is None else report
+
+
+@contextmanager
+def bar(title: str, console: Console) -> Iterator[Progress]:
+    """A bar on a console, with the steps, the time that has passed and the time that is left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    left = TimeRemainingColumn(), TextColumn("left")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left)
+    with Bars(*columns, console=console) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def silent(_done: int, _total: int) -> None:
+    """The progress of work that nobody watches."""
+
+
+def part(progress: Progress, start: int, stop: int, total: int) -> Progress:
+    """The progress of a piece of longer work, which goes from step `start` to step `stop` of `total` with it."""
+    return lambda done, steps: progress(start + (stop - start) * done // max(steps, 1), total)
+
+
+class Interval:
+    """Says when some time has passed, for what is not worth doing at each of many quick steps."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] | None = None) -> None:
+        self.seconds, self.clock = seconds, clock or time.monotonic
+        self.last = self.clock()
+
+    def passed(self) -> bool:
+        """Whether `seconds` have passed since the start or since the last time that this was so."""
+        now = self.clock()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True

@@ -25,7 +25,7 @@ from d4c.inspection.figures import (
     styles,
 )
 from d4c.inspection.structure import Structure
-from d4c.synthesis.config import MODEL_FREE, OPTIMIZED
+from d4c.synthesis.methods.table import METHODS
 
 NAMES = ["d4c", "pse", "bns", "pgsi", "d4c 2", "noise", "leaves", "real"]
 
@@ -87,7 +87,7 @@ def test_each_of_eight_sets_looks_different() -> None:
 
 
 def test_a_method_looks_the_same_in_whatever_company() -> None:
-    methods = [*MODEL_FREE, *OPTIMIZED, "real"]
+    methods = [*METHODS, "real"]
     together = styles(dict.fromkeys(methods))
     assert len(set(together.values())) == len(methods)
     assert all(styles({"x": 0, name: 0, "y": 0})[name] == together[name] for name in methods)

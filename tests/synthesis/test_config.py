@@ -47,9 +47,15 @@ def test_overrides_of_none_leave_the_preset() -> None:
         ({"pse_form": "paper"}, "pse_form is 'paper', expected 'published' or 'psaq'"),
         ({"tv_target": 0}, "tv_target is 0, expected more than 0"),
         ({"jitter": 2}, "jitter is 2, expected from 0 to 1"),
-        ({"method": "bns", "statistics": "set", "batch": 16}, "batch is 16, expected None where"),
-        ({"momentum": 0.9}, "there is no synthesis setting 'momentum'"),
-        ({"method": "gan"}, "method 'gan' is unknown; use one of noise, pink, leaves"),
+        (
+            {"method": "bns", "statistics": "set", "batch": 16},
+            "batch is 16, expected None since 'bns' compares the whole set",
+        ),
+        ({"momentum": 0.9}, "There is no synthesis setting 'momentum'"),
+        (
+            {"method": "gan"},
+            "method 'gan' is unknown; use one of d4c, pgsi, pgsi+scg, pgsi+pae, bns, pse, noise, pink, leaves",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -50,7 +50,7 @@ def test_a_small_memory_halves_the_batch_and_changes_no_image(
 ) -> None:
     whole = synthesize(tiny, **FEW).pixels
     tried = limit_memory(monkeypatch, 2, from_step)
-    with pytest.warns(UserWarning, match="not enough memory for 7 images at once; going on with 4"):
+    with pytest.warns(UserWarning, match="not enough memory for 7 images at once; continuing with 4"):
         small = synthesize(tiny, **FEW).pixels
     assert tried[from_step:] == [7, 4, *[2] * (3 - from_step)]
     assert (small - whole).abs().mean() < 1e-5
@@ -58,7 +58,10 @@ def test_a_small_memory_halves_the_batch_and_changes_no_image(
 
 def test_a_memory_too_small_for_one_group_is_an_error(tiny: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
     limit_memory(monkeypatch, 1)
-    with pytest.warns(UserWarning, match="going on"), pytest.raises(SettingError, match="set group_size to less"):
+    with (
+        pytest.warns(UserWarning, match="continuing with"),
+        pytest.raises(SettingError, match="set group_size to less"),
+    ):
         synthesize(tiny, **FEW)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
-from d4c.synthesis import resume as module
-from d4c.synthesis.loop import CHECK_EVERY
+from d4c.resumable import Saves
+from d4c.synthesis import loop
 from d4c.synthesis.resume import remove_checkpoints
 from d4c.synthesis.synthesize import synthesize
 
 TINY = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TextConfig(64, 1, 1, 32, context_length=12))
 NAMES = ["cat", "dog"]
+ITERATIONS = 10
 
 
 class Killed(Exception):
@@ -24,7 +28,8 @@ class Killed(Exception):
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> CLIP:
-    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(Saves, "due", lambda self: True)
     torch.manual_seed(0)
     return CLIP(TINY, "tiny")
 
@@ -36,22 +41,22 @@ def make(
         if done == kill_at:
             raise Killed
 
-    settings = {"images": 5, "group_size": 2, "iterations": 3 * CHECK_EVERY + 4, "prompts": NAMES}
+    settings = {"images": 5, "group_size": 2, "iterations": ITERATIONS, "prompts": NAMES}
     return synthesize(clip, method, seed=seed, checkpoint=prefix, progress=progress, **settings).pixels  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kill_at", [CHECK_EVERY, 2 * CHECK_EVERY, 3 * CHECK_EVERY])
+@pytest.mark.parametrize("kill_at", [1, 2, ITERATIONS - 1])
 @pytest.mark.parametrize("method", ["d4c", "pse"])
 def test_a_killed_synthesis_ends_with_the_same_images(tiny: CLIP, tmp_path: Path, kill_at: int, method: str) -> None:
     whole = make(tiny, None, method=method)
     prefix = tmp_path / "partial"
     with pytest.raises(Killed):
         make(tiny, prefix, kill_at, method=method)
-    assert kill_at == CHECK_EVERY or list(tmp_path.iterdir())
+    assert kill_at == 1 or list(tmp_path.iterdir())
     assert torch.equal(make(tiny, prefix, method=method), whole)
 
 
-def test_it_goes_on_and_does_not_begin_again(tiny: CLIP, tmp_path: Path) -> None:
+def test_it_resumes_and_does_not_begin_again(tiny: CLIP, tmp_path: Path) -> None:
     prefix = tmp_path / "partial"
     make(tiny, prefix)
     seen: list[int] = []
@@ -59,17 +64,48 @@ def test_it_goes_on_and_does_not_begin_again(tiny: CLIP, tmp_path: Path) -> None
         tiny,
         images=5,
         group_size=2,
-        iterations=3 * CHECK_EVERY + 4,
+        iterations=ITERATIONS,
         prompts=NAMES,
         checkpoint=prefix,
         progress=lambda done, total: seen.append(done),
     )
-    assert seen == []  # the last state that was saved is the last one
+    assert seen == [0]  # the last state that was saved is the last one
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(tiny: CLIP, tmp_path: Path) -> None:
     make(tiny, tmp_path / "partial", seed=1)
     assert torch.equal(make(tiny, tmp_path / "partial", seed=2), make(tiny, None, seed=2))
+
+
+def test_a_checkpoint_of_another_shape_is_not_used(tiny: CLIP, tmp_path: Path) -> None:
+    make(tiny, tmp_path / "partial")
+    file = tmp_path / "partial.0"
+    with safe_open(file, "pt") as stream:
+        metadata = stream.metadata()
+    save_file({**load_file(file), "history": torch.zeros(1)}, file, metadata=metadata)
+    assert torch.equal(make(tiny, tmp_path / "partial"), make(tiny, None))
+
+
+def test_a_kill_in_the_first_minute_loses_at_most_half(
+    tiny: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Iterations of four seconds, by a clock that each iteration moves."""
+    monkeypatch.undo()
+    now = [0.0]
+    step = loop.Loop.step
+
+    def slow_step(self: loop.Loop) -> None:
+        step(self)
+        now[0] += 4.0
+
+    monkeypatch.setattr(loop.Loop, "step", slow_step)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for kill_at in range(2, ITERATIONS):
+        prefix = tmp_path / str(kill_at)
+        with pytest.raises(Killed):
+            make(tiny, prefix, kill_at)
+        kept = int(load_file(f"{prefix}.0")["done"])
+        assert kept >= kill_at / 2
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100])
@@ -79,7 +115,7 @@ def test_a_damaged_checkpoint_is_made_anew(tiny: CLIP, tmp_path: Path, content: 
 
 
 def test_removing_leaves_other_files(tmp_path: Path) -> None:
-    for name in ("partial.0", "partial.64", "partial.txt", "other.0"):
+    for name in ("partial.0", "partial.64", ".partial.0.x1", "partial.txt", "other.0"):
         (tmp_path / name).touch()
     remove_checkpoints(tmp_path / "partial")
     assert {path.name for path in tmp_path.iterdir()} == {"partial.txt", "other.0"}

@@ -17,8 +17,10 @@ from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.formats.identity import model_hash
-from d4c.synthesis.config import CONTRASTIVE, MODEL_FREE, OPTIMIZED, SynthesisConfig
+from d4c.synthesis import loop
+from d4c.synthesis.config import SynthesisConfig, resolve_config
 from d4c.synthesis.loop import evaluate_step
+from d4c.synthesis.methods.table import METHODS
 from d4c.synthesis.setup import draw_targets, prepare
 from d4c.synthesis.synthesize import synthesize
 from d4c.synthesis.tower.working import working_copy
@@ -28,7 +30,9 @@ TEXT = TextConfig(64, 1, 1, 32, context_length=12)
 VIT = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TEXT)
 RN = CLIPConfig(16, ResNetConfig(32, 8, (1, 1, 1, 1), 4), TEXT)
 NAMES = ["cat", "dog", "car", "owl", "tree"]
-FITTING = [(VIT, method) for method in (*CONTRASTIVE, "pse")] + [(RN, method) for method in (*CONTRASTIVE, "bns")]
+PAINTED = [name for name, method in METHODS.items() if method.losses is None]
+OPTIMIZED = [name for name in METHODS if name not in PAINTED]
+FITTING = [(tower, name) for tower, other in ((VIT, "bns"), (RN, "pse")) for name in OPTIMIZED if name != other]
 """Each method that optimizes with the towers that it is for."""
 
 
@@ -88,7 +92,7 @@ def test_gradients_of_all_groups_are_those_of_each_groups_mean_loss(tiny: CLIP, 
         torch.testing.assert_close(gradient[rows], own, rtol=1e-3, atol=1e-6)
 
 
-@fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in MODEL_FREE)])
+@fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in PAINTED)])
 def test_a_seed_gives_one_set_and_another_seed_another(tiny: CLIP, method: str) -> None:
     one, same, other = (synthesize(tiny, method, images=3, iterations=2, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.pixels, same.pixels)
@@ -96,7 +100,7 @@ def test_a_seed_gives_one_set_and_another_seed_another(tiny: CLIP, method: str) 
     assert (one.pixels - other.pixels).abs().max() > 0.1
 
 
-@fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in MODEL_FREE)])
+@fitting([*FITTING, *((tower, method) for tower in (VIT, RN) for method in PAINTED)])
 def test_every_method_gives_a_set_that_can_be_saved_and_read(tiny: CLIP, method: str, tmp_path: Any) -> None:
     made = synthesize(tiny, method, images=3, iterations=2, seed=5)
     made.save(tmp_path / "set")
@@ -104,7 +108,8 @@ def test_every_method_gives_a_set_that_can_be_saved_and_read(tiny: CLIP, method:
     assert torch.equal(made.pixels, again.pixels)
     assert again.provenance == made.provenance
     assert made.pixels.shape == (3, 3, tiny.image_size, tiny.image_size)
-    assert len(made.texts) == (180 if method in (*CONTRASTIVE, "pse") else 0)
+    prompted = resolve_config(method, "quick", {}).needs.prompts
+    assert len(made.texts) == (180 if prompted else 0)
     assert again.provenance["model"] == {"name": "tiny", "sha256": model_hash(tiny)}
     assert again.provenance["config"]["method"] == again.provenance["method"] == method
     assert (again.boxes is None) == (method not in ("d4c", "pgsi+scg"))
@@ -176,11 +181,18 @@ def test_half_precision_stays_close_to_the_float32_images(tiny: CLIP) -> None:
     assert 0 < (half - full).abs().mean() < 0.5 * (full - start).abs().mean()
 
 
-def test_progress_counts_up_to_all_iterations(tiny: CLIP) -> None:
+def test_progress_knows_the_total_at_once_and_counts_up_to_it(tiny: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOOK_EVERY", 0.0)
     seen: list[tuple[int, int]] = []
-    synthesize(tiny, "d4c", images=2, iterations=30, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (30, 30)
-    assert seen == sorted(seen)
+    synthesize(tiny, "d4c", images=2, iterations=5, progress=lambda *call: seen.append(call))
+    assert seen == [(done, 5) for done in range(6)]
+
+
+@pytest.mark.parametrize("method", PAINTED)
+def test_painting_reports_its_images(tiny: CLIP, method: str) -> None:
+    seen: list[tuple[int, int]] = []
+    synthesize(tiny, method, images=3, progress=lambda *call: seen.append(call))
+    assert seen == [(0, 3), (3, 3)]
 
 
 def test_a_model_that_gives_nan_is_refused(tiny: CLIP) -> None:
@@ -208,4 +220,4 @@ def test_a_device_that_is_not_there_is_refused(tiny: CLIP) -> None:
 
 def test_methods_are_documented() -> None:
     text = inspect.getdoc(synthesize) or ""
-    assert all(f'"{method}"' in text for method in (*MODEL_FREE, *OPTIMIZED))
+    assert all(f'"{method}"' in text for method in METHODS)

@@ -62,7 +62,7 @@ def inspect(
     pixels = {name: given.pixels[:count] for name, given in sets.items()}
     sources = dict.fromkeys(sets, "given")
     for name in CONTROLS:
-        pixels[name] = synthesize(clip, name, images=count, seed=seed).pixels
+        pixels[name] = synthesize(clip, name, images=count, seed=seed, progress=None).pixels
         sources[name] = f"made here, seed {seed}"
     if real is not None:
         data = load_dataset(real)

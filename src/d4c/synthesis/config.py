@@ -1,4 +1,4 @@
-"""The settings of the synthesis, its methods, and its presets."""
+"""The settings of the synthesis and its presets."""
 
 from __future__ import annotations
 
@@ -7,25 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from d4c.errors import SettingError
-
-CONTRASTIVE = {
-    # method: (foreground box and background, perturbation)
-    "pgsi": (False, False),
-    "pgsi+scg": (True, False),
-    "pgsi+pae": (False, True),
-    "d4c": (True, True),
-}
-"""The published method and its ablations, and which of the method's two additions each has."""
-
-BASELINES = ("bns", "pse")
-"""What the method is compared with: BatchNorm statistics for ResNets, patch-similarity entropy for transformers."""
-
-OPTIMIZED = (*CONTRASTIVE, *BASELINES)
-"""The methods that optimize images."""
-
-MODEL_FREE = ("noise", "pink", "leaves")
-"""The methods that ask nothing of the model but its image size, mean and std."""
-
+from d4c.synthesis.methods.table import METHODS, Needs
 
 Precision = Literal["float32", "bf16", "auto"]
 
@@ -34,16 +16,22 @@ Precision = Literal["float32", "bf16", "auto"]
 class SynthesisConfig:
     """Every setting of the synthesis; the defaults are the published ones.
 
-    Lengths and shifts are fractions of the side (`erase_side`, `jitter`) or of the [-1, 1] grid (`translate`),
-    `rotation` is in degrees, `area_min` and `area_max` are shares of the image's area.
+    Which method reads a setting is said in parentheses where it is not every one that optimizes; "views" are the
+    methods that perturb what the tower is shown ("d4c", "pgsi+pae"), "boxes" those with a foreground ("d4c",
+    "pgsi+scg"). Raises SettingError for an unknown method and for values of the wrong type or out of range.
     """
 
     method: str = "d4c"
+    """A name in the table of methods (`d4c.synthesis.methods.table`)."""
     images: int = 128
+    """How many images to make (every method)."""
     iterations: int = 3000
     lr: float = 0.01
+    """Learning rate of Adam, in units of normalized pixels."""
     temperature: float = 0.1
+    """Divides cosines in the cross-entropy to the prompt (methods with prompts)."""
     tv_weight: float = 0.1
+    """Weight of total variation (all but "pse" in its form "psaq")."""
     group_size: int = 16
     """Images of one group are each other's negatives through their backgrounds, or share statistics in "bns"."""
     targets: Literal["random", "even"] = "random"
@@ -53,27 +41,39 @@ class SynthesisConfig:
     optimizer: Literal["shared", "independent"] = "shared"
     """One Adam that steps once a group while the other groups coast on their momentum, or one step an iteration."""
     area_min: float = 0.4
+    """Smallest share of the image's area that a box has (boxes)."""
     area_max: float = 0.7
+    """Largest share of the image's area that a box has (boxes)."""
     background_noise: float = 0.1
+    """Standard deviation of the noise added to backgrounds (boxes)."""
     flip_p: float = 0.5
+    """Probability of mirroring left to right (views, "psaq")."""
     rotation: float = 15.0
+    """Largest rotation in degrees (views)."""
     scale: float = 0.05
+    """Largest change of scale (views)."""
     translate: float = 0.05
+    """Largest shift on the grid from -1 to 1 (views)."""
     brightness: float = 0.4
+    """Largest change of the factor on brightness; `contrast` and `saturation` alike (views)."""
     contrast: float = 0.4
     saturation: float = 0.4
     blur_p: float = 0.3
+    """Probability of a blur (views)."""
     erase_p: float = 0.3
+    """Probability of an erased square (views)."""
     erase_side: float = 0.2
+    """Side of the erased square as a share of the image's side (views)."""
     statistics: Literal["batch", "set"] = "batch"
-    """Whether "bns" matches the BatchNorm statistics of each group or those of all images together."""
+    """Whether the statistics of each group or those of all images together are matched ("bns")."""
     pse_form: Literal["published", "psaq"] = "published"
-    """What "pse" is: the baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form."""
+    """The baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form ("pse")."""
     tv_target: float = 0.2
-    """Total variation at which "psaq" holds an image of 224 pixels a side; smaller images have more. It is PSAQ-ViT's
-    norm of 2,750 over 4 directions and 32 images."""
+    """Total variation at which an image of 224 pixels a side is held; smaller images have more ("psaq").
+
+    It is PSAQ-ViT's norm of 2,750 over 4 directions and 32 images."""
     jitter: float = 15 / 224
-    """Largest shift in "psaq"."""
+    """Largest shift as a share of the side ("psaq")."""
     precision: Precision = "float32"
     """What the image tower computes in; "auto" is bf16 on devices with the arithmetic for it and float32 on others.
 
@@ -82,34 +82,18 @@ class SynthesisConfig:
     """Images that go through the tower at once, in whole groups, to save memory; None means all. Changes no image."""
 
     @property
-    def boxes(self) -> bool:
-        """Whether a foreground box and its background take the place of the whole image."""
-        return CONTRASTIVE.get(self.method, (False, False))[0]
-
-    @property
-    def perturb(self) -> bool:
-        """Whether what the tower sees is perturbed at each step."""
-        return CONTRASTIVE.get(self.method, (False, False))[1]
-
-    @property
-    def psaq(self) -> bool:
-        """Whether images are moved at each step and clipped behind it, as in PSAQ-ViT."""
-        return self.method == "pse" and self.pse_form == "psaq"
-
-    @property
-    def prompted(self) -> bool:
-        """Whether each image has a target prompt."""
-        return self.method in CONTRASTIVE or self.psaq
+    def needs(self) -> Needs:
+        """What the method needs under these settings."""
+        return METHODS[self.method].needs(self)
 
     @property
     def inseparable(self) -> int:
-        """Images whose losses depend on one another, and that go through the tower together."""
-        return self.images if self.method == "bns" and self.statistics == "set" else self.group_size
+        """Number of images whose losses depend on one another, and that go through the tower together."""
+        return self.images if self.needs.whole_set else self.group_size
 
     def __post_init__(self) -> None:
-        methods = (*MODEL_FREE, *OPTIMIZED)
-        if self.method not in methods:
-            raise SettingError(f"the synthesis method {self.method!r} is unknown; use one of {', '.join(methods)}.")
+        if self.method not in METHODS:
+            raise SettingError(f"The synthesis method {self.method!r} is unknown; use one of {', '.join(METHODS)}.")
         hints = get_type_hints(SynthesisConfig)
         for field in fields(self):
             check_type(field.name, getattr(self, field.name), hints[field.name])
@@ -128,12 +112,13 @@ class SynthesisConfig:
         self.expect("area_max", self.area_max < 1, "less than 1")
         whole = self.batch is None or (self.batch >= 1 and self.batch % self.group_size == 0)
         self.expect("batch", whole, f"whole groups, a multiple of group_size = {self.group_size}")
-        joint = self.inseparable > self.group_size and self.batch is not None
-        self.expect("batch", not joint, 'None where "bns" has the statistics of the whole set (or statistics "batch")')
+        cut = self.inseparable > self.group_size and self.batch is not None
+        self.expect("batch", not cut, f'None since {self.method!r} compares the whole set (or statistics "batch")')
 
     def expect(self, name: str, holds: bool, expected: str) -> None:
+        """Raise SettingError for a field that does not hold what is expected of it."""
         if not holds:
-            raise SettingError(f"the synthesis setting {name} is {getattr(self, name)}, expected {expected}.")
+            raise SettingError(f"The synthesis setting {name} is {getattr(self, name)}, expected {expected}.")
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -152,7 +137,7 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     if not good:
         kinds = {int: "an integer", float: "a finite number", str: "a string"}
         expected = kinds.get(hint) or ("an integer or None" if int in choices else " or ".join(map(repr, choices)))
-        raise SettingError(f"the synthesis setting {name} is {value!r}, expected {expected}.")
+        raise SettingError(f"The synthesis setting {name} is {value!r}, expected {expected}.")
 
 
 PRESETS: dict[str, SynthesisConfig] = {
@@ -178,15 +163,24 @@ PRESETS: dict[str, SynthesisConfig] = {
 
 
 def resolve_config(method: str, preset: str, overrides: dict[str, Any]) -> SynthesisConfig:
-    """A preset with its method and other fields replaced; overrides that are None leave the preset's value.
+    """A preset with its method and other fields replaced.
 
-    Raises SettingError for unknown names and for values out of range.
+    Args:
+        method: a name in the table of methods.
+        preset: a name in `PRESETS`.
+        overrides: values by field of `SynthesisConfig`; None leaves the preset's value.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        SettingError: for an unknown name and a value out of range.
     """
     if preset not in PRESETS:
-        raise SettingError(f"the synthesis preset {preset!r} is unknown; use one of {', '.join(PRESETS)}.")
+        raise SettingError(f"The synthesis preset {preset!r} is unknown; use one of {', '.join(PRESETS)}.")
     names = [field.name for field in fields(SynthesisConfig)]
     for name in overrides:
         if name not in names:
-            raise SettingError(f"there is no synthesis setting {name!r}; use one of {', '.join(names)}.")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return replace(PRESETS[preset], method=method, **given)
+            raise SettingError(f"There is no synthesis setting {name!r}; use one of {', '.join(names)}.")
+    changes = {name: value for name, value in overrides.items() if value is not None}
+    return replace(PRESETS[preset], method=method, **changes)

@@ -12,16 +12,15 @@ from torch import Generator, Tensor
 from d4c.compiled import Repeated
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
+from d4c.progress import Interval
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.methods.bns import statistics_losses
-from d4c.synthesis.methods.contrastive import contrastive_losses
-from d4c.synthesis.methods.pse import similarity_losses
+from d4c.synthesis.methods.table import METHODS
 from d4c.synthesis.optimizer import CoastingAdam
 from d4c.synthesis.setup import Setup
 from d4c.synthesis.views import Draws, draw_step
 
-CHECK_EVERY = 25
-"""Iterations between two looks at the loss: a look waits for the device."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the loss: a look waits for a GPU, which otherwise computes while the host prepares."""
 
 
 class Loop:
@@ -59,26 +58,30 @@ class Loop:
         losses, gradient = evaluate_step(self.clip, self.config, self.setup, self.images, draws)
         self.history.index_copy_(0, self.adam.iteration[None], losses.mean()[None])
         self.adam.step(gradient)
-        if self.config.psaq:
+        if self.config.needs.real_colors:
             self.images.clamp_(self.black, self.white)
 
     def run(self, watch: Callable[[], None] | None = None) -> None:
-        """All iterations that are left, with a call of `watch` now and then.
+        """All iterations that are left, with a call of `watch` about twice a second and after the last one.
 
         Raises SettingError once the loss is not finite.
         """
-        last = self.config.iterations
+        last, looks = self.config.iterations, Interval(LOOK_EVERY)
         while self.done < last:
             self.advance()
             self.done += 1
-            if self.done % CHECK_EVERY == 0 or self.done == last:
-                if not bool(self.history[: self.done].isfinite().all()):
-                    raise SettingError(
-                        f"the synthesis loss is no longer finite within {self.done} iterations; lower lr (now "
-                        f"{self.config.lr}) or check the model."
-                    )
+            if looks.passed() or self.done == last:
+                self.check_losses()
                 if watch is not None:
                     watch()
+
+    def check_losses(self) -> None:
+        """Raise SettingError for a loss that is not finite."""
+        if not bool(self.history[: self.done].isfinite().all()):
+            raise SettingError(
+                f"The synthesis loss is no longer finite within {self.done} iterations; lower lr (now "
+                f"{self.config.lr}) or check the model."
+            )
 
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the loop depends on, as tensors on the CPU."""
@@ -87,7 +90,7 @@ class Loop:
         return {**state, "generator": self.generator.get_state(), "done": torch.tensor(self.done)}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave, in place."""
+        """Resume from what `state` gave, in place."""
         for name, tensor in (("images", self.images), ("m", self.adam.m), ("v", self.adam.v)):
             tensor.copy_(state[name])
         self.history.copy_(state["history"])
@@ -98,7 +101,7 @@ class Loop:
     def advance(self) -> None:
         """One iteration; where the device's memory is too small for it, with half as many images at once."""
         while True:
-            before = self.generator.get_state()
+            random_state = self.generator.get_state()
             try:
                 return self.repeat()
             except torch.cuda.OutOfMemoryError:
@@ -108,19 +111,20 @@ class Loop:
                     raise too_large(self.config, size) from None
                 self.config = replace(self.config, batch=-(-groups // 2) * self.config.group_size)
             warnings.warn(
-                f"the device has not enough memory for {size} images at once; going on with {self.config.batch}.",
+                f"The device has not enough memory for {size} images at once; continuing with {self.config.batch}.",
                 stacklevel=2,
             )
             torch.cuda.empty_cache()
-            self.generator.set_state(before)
+            self.generator.set_state(random_state)
             self.repeat = Repeated(self.step, self.images.device, [self.generator])
 
 
 def too_large(config: SynthesisConfig, size: int) -> SettingError:
+    """What is raised where not even the fewest images that belong together fit into the device's memory."""
     advice = f"set group_size to less than {config.group_size}"
     if config.inseparable > config.group_size:
         advice = f'set statistics to "batch" and batch to a multiple of {config.group_size}'
-    return SettingError(f"the device has not enough memory for {size} images at once; {advice}.")
+    return SettingError(f"The device has not enough memory for {size} images at once; {advice}.")
 
 
 def chunks(n: int, config: SynthesisConfig) -> Iterator[slice]:
@@ -146,5 +150,7 @@ def evaluate_step(
 
 def image_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
     """What the method minimizes, for each image [N]."""
-    losses = {"bns": statistics_losses, "pse": similarity_losses}.get(config.method, contrastive_losses)
-    return losses(clip, config, setup, images, draws)
+    method = METHODS[config.method]
+    assert method.losses is not None, "methods that paint have no losses"
+    losses: Tensor = method.losses(clip, config, setup, images, draws)
+    return losses

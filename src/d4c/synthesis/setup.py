@@ -22,7 +22,7 @@ class Setup:
     `texts` [P, D] unit prompt features, none where the method has no prompts; `targets` int64 [N] their indices, -1
     where there are none; `group` int64 [N]; `weight` [N] is 1 / size of the image's group, so that each group's loss
     is a mean and gets its own gradient from the sum. Where the method has foreground boxes, `boxes` int64 [N, 4] are
-    their left, top, right and bottom edges in pixels, the last two behind the box, and `window` what cuts them out.
+    their left, top, right and bottom edges in pixels, the last two just outside of the box, and `window` cuts them out.
     """
 
     texts: Tensor
@@ -39,10 +39,23 @@ class Setup:
 
 
 def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
-    """The setup, the start images in normalized pixel space, and the generator for the steps to come."""
+    """Everything that is drawn before the first step.
+
+    Args:
+        clip: the model; its text tower embeds the prompts.
+        config: the settings.
+        prompts: candidates for the images' targets; unused where the method needs none.
+        seed: of the generator on the model's device.
+
+    Returns:
+        The setup, the start images [N, 3, S, S] in normalized pixel space, and the generator for the steps to come.
+
+    Raises:
+        DataError: for a prompt that the tokenizer would cut.
+    """
     device, n = clip.device, config.images
     generator = torch.Generator(device).manual_seed(seed)
-    if config.prompted:
+    if config.needs.prompts:
         texts = prompt_features(clip, prompts)
         targets = draw_targets(n, len(prompts), config.targets, generator)
     else:
@@ -52,7 +65,7 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
     weight = 1 / group.bincount()[group].float()
     size = clip.image_size
     boxes = window = None
-    if config.boxes:
+    if config.needs.boxes:
         drawn = draw_boxes(n, size, config, generator)
         boxes = torch.stack([drawn.left, drawn.top, drawn.left + drawn.side, drawn.top + drawn.side], -1)
         window = windows(drawn, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d4c.calibration.images import CalibrationSet
-from d4c.calibration.natural import dead_leaves, gaussian_noise, pink_noise
 from d4c.calibration.prompts import resolve_prompts
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
-from d4c.progress import Progress
-from d4c.synthesis.config import MODEL_FREE, SynthesisConfig, resolve_config
+from d4c.progress import Progress, Report, reporting
+from d4c.synthesis.config import SynthesisConfig, resolve_config
 from d4c.synthesis.loop import Loop, chunks
+from d4c.synthesis.methods.table import METHODS
 from d4c.synthesis.resume import Checkpoint
 from d4c.synthesis.setup import Setup, prepare
 from d4c.synthesis.shards import join, place, share, total
@@ -41,34 +41,47 @@ def synthesize(
     iterations: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
-    progress: Progress | None = None,
+    progress: Report = "auto",
     checkpoint: str | Path | None = None,
     **overrides: Any,
 ) -> CalibrationSet:
     """Make calibration images for a CLIP without any data.
 
-    `method` is one of "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", one of the
-    baselines "bns" (BatchNorm statistics, ResNets only) and "pse" (patch-similarity entropy, transformers only), or
-    one of the controls that ask nothing of the model: "noise", "pink", "leaves". `preset` is "paper" (every
-    published setting), "default" or "quick" (two CPU cores); `images`, `iterations` and any field of
-    `SynthesisConfig` override it. `prompts` are described at `resolve_prompts`; "bns", the published form of "pse"
-    and the controls ignore them. The model runs where it is, or as a copy on `device`; it is not changed. `progress`
-    is called with (iterations done, all) now and then. Files that begin with `checkpoint` keep what is done every
-    half minute: a call with the same arguments goes on there and ends with the same images; remove them behind it.
-
     The same seed, settings and device give the same images, bit for bit. How many go through the tower at once
     (`batch`), and on a CPU the number of threads, only round float sums in another way; the provenance has both. Under
-    torchrun, behind `torch.distributed.init_process_group`, each process makes its share and all return the whole set:
+    torchrun, after `torch.distributed.init_process_group`, each process makes its share and all return the whole set:
     the images of one process, bit for bit if that has the same `batch` and threads and every share is a multiple of it.
-    Raises SettingError for a setting and DataError for prompts that cannot be used.
+
+    Args:
+        clip: the model. It runs where it is, or as a copy on `device`, and is not changed.
+        method: "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", one of the baselines
+            "bns" (BatchNorm statistics, ResNets only) and "pse" (patch-similarity entropy, transformers only), or one
+            of the controls that ask nothing of the model: "noise", "pink", "leaves".
+        preset: "paper" (every published setting), "default" or "quick" (two CPU cores).
+        prompts: what the images are to show, see `resolve_prompts`; "bns", the published form of "pse" and the
+            controls ignore them.
+        images: how many to make, instead of the preset's number.
+        iterations: optimization steps, instead of the preset's number.
+        seed: of everything random.
+        device: where to compute, if not where the model is.
+        progress: called with (iterations done, all); "auto" shows a bar on a terminal, None shows nothing.
+        checkpoint: files that begin with this path keep what is done, every few seconds at first and every half
+            minute later. A call with the same arguments resumes there and ends with the same images; remove the files
+            after saving the result (`remove_checkpoints`).
+        **overrides: any other field of `SynthesisConfig`.
+
+    Returns:
+        The images, normalized for the model, with their prompts and provenance.
+
+    Raises:
+        SettingError: for a setting that cannot be used, and a tower that the method cannot serve.
+        DataError: for prompts that cannot be used.
     """
     config = resolve_config(method, preset, {"images": images, "iterations": iterations, **overrides})
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise SettingError(f"the seed is {seed!r}, expected an integer from 0 to 2^63 - 1.")
+        raise SettingError(f"The seed is {seed!r}, expected an integer from 0 to 2^63 - 1.")
+    METHODS[method].check(clip)
     started = time.perf_counter()
-    texts: tuple[str, ...] = ()
-    targets = torch.full((config.images,), -1)
-    boxes: Tensor | None = None
     provenance: dict[str, Any] = {
         "method": method,
         "preset": preset,
@@ -79,60 +92,85 @@ def synthesize(
         "std": list(clip.config.std),
         "versions": {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    if method in MODEL_FREE:
-        pixels = model_free(clip, config, seed)
-        provenance["device"] = "cpu"
-    else:
-        texts = resolve_prompts(prompts) if config.prompted else ()
-        model = working_copy(clip, device)
-        config = replace(config, precision=resolve_precision(config.precision, model.device))
-        provenance |= {"device": str(model.device), "precision": config.precision}
-        rows = share(config.images, config.batch or config.inseparable)
-        setup, start, generator = prepare(model, config, texts, seed)
-        speed_up(model, config)
-        loop = Loop(model, config, setup, start, generator, rows)
-        file = None if checkpoint is None else Path(f"{checkpoint}.{rows.start}")
-        with reproducible(config.precision):
-            finish(loop, file, {**provenance, "texts": texts, "rows": [rows.start, rows.stop]}, progress)
-        pixels = join(loop.images, rows, config.images)
-        losses = total(loop.history * (len(loop.images) / config.images))
-        provenance |= {"batch": loop.config.batch or len(loop.images), "processes": place()[1]}
-        provenance["threads"] = torch.get_num_threads() if model.device.type == "cpu" else None
-        targets = setup.targets.cpu()
-        boxes = None if setup.boxes is None else setup.boxes.cpu()
-        if config.prompted:
-            provenance["recognized"] = recognized(model, loop.config, setup, pixels)
-        provenance["loss"] = thin(losses)
-        pixels = pixels.cpu()
-    provenance["seconds"] = round(time.perf_counter() - started, 3)
-    chosen = tuple(texts[target] if target >= 0 else "" for target in targets.tolist())
-    return CalibrationSet(pixels, chosen, targets, texts, provenance, boxes)
+    with reporting(progress, f"synthesize {method}") as report:
+        if METHODS[method].losses is None:
+            made = paint(clip, config, seed, report)
+        else:
+            texts = resolve_prompts(prompts) if config.needs.prompts else ()
+            made = optimize(working_copy(clip, device), config, texts, seed, provenance, report, checkpoint)
+    record = {**provenance, **made.provenance, "seconds": round(time.perf_counter() - started, 3)}
+    chosen = tuple(made.texts[target] if target >= 0 else "" for target in made.targets.tolist())
+    return CalibrationSet(made.pixels, chosen, made.targets, made.texts, record, made.boxes)
 
 
-def finish(loop: Loop, file: Path | None, key: dict[str, Any], progress: Progress | None) -> None:
+@dataclass(frozen=True)
+class Made:
+    """What a method made, on the CPU: the fields of a `CalibrationSet`, and its own part of the provenance."""
+
+    pixels: Tensor
+    targets: Tensor
+    texts: tuple[str, ...]
+    boxes: Tensor | None
+    provenance: dict[str, Any]
+
+
+def paint(clip: CLIP, config: SynthesisConfig, seed: int, progress: Progress) -> Made:
+    """Images of a method that paints them, made on the CPU so that they are the same for every device."""
+    method, n = METHODS[config.method], config.images
+    assert method.paint is not None, "methods that optimize do not paint"
+    progress(0, n)
+    pixels = method.paint(clip, n, torch.Generator().manual_seed(seed))
+    progress(n, n)
+    return Made(pixels, torch.full((n,), -1), (), None, {"device": "cpu"})
+
+
+def optimize(
+    model: CLIP,
+    config: SynthesisConfig,
+    texts: tuple[str, ...],
+    seed: int,
+    key: dict[str, Any],
+    progress: Progress,
+    checkpoint: str | Path | None,
+) -> Made:
+    """Images of a method that optimizes them, with a working copy of the model, which becomes faster on the way.
+
+    `key` is what the caller knows that the images depend on, for the checkpoint.
+    """
+    progress(0, config.iterations)
+    config = replace(config, precision=resolve_precision(config.precision, model.device))
+    provenance: dict[str, Any] = {"device": str(model.device), "precision": config.precision}
+    rows = share(config.images, config.batch or config.inseparable)
+    setup, start, generator = prepare(model, config, texts, seed)
+    speed_up(model, config)
+    loop = Loop(model, config, setup, start, generator, rows)
+    file = None if checkpoint is None else Path(f"{checkpoint}.{rows.start}")
+    with reproducible(config.precision):
+        finish(loop, file, {**key, **provenance, "texts": texts, "rows": [rows.start, rows.stop]}, progress)
+    pixels = join(loop.images, rows, config.images)
+    losses = total(loop.history * (len(loop.images) / config.images))
+    provenance |= {"batch": loop.config.batch or len(loop.images), "processes": place()[1]}
+    provenance["threads"] = torch.get_num_threads() if model.device.type == "cpu" else None
+    if config.needs.prompts:
+        provenance["recognized"] = recognized(model, loop.config, setup, pixels)
+    provenance["loss"] = thin(losses)
+    boxes = None if setup.boxes is None else setup.boxes.cpu()
+    return Made(pixels.cpu(), setup.targets.cpu(), texts, boxes, provenance)
+
+
+def finish(loop: Loop, file: Path | None, key: dict[str, Any], progress: Progress) -> None:
     """Run a loop to its end, from and with a checkpoint in `file` if it is given."""
     checkpoint = None if file is None else Checkpoint(file, key)
     if checkpoint is not None:
         checkpoint.restore(loop)
 
     def watch() -> None:
-        if progress is not None:
-            progress(loop.done, loop.config.iterations)
+        progress(loop.done, loop.config.iterations)
         if checkpoint is not None:
-            checkpoint.save_now_and_then(loop)
+            checkpoint.save_if_due(loop)
 
     if len(loop.images):
         loop.run(watch)
-
-
-def model_free(clip: CLIP, config: SynthesisConfig, seed: int) -> Tensor:
-    """The controls, made on the CPU so that they are the same for every device: [N, 3, S, S], normalized."""
-    generator = torch.Generator().manual_seed(seed)
-    n, size = config.images, clip.image_size
-    if config.method == "noise":
-        return gaussian_noise(n, size, generator)
-    make = pink_noise if config.method == "pink" else dead_leaves
-    return clip.normalize(make(n, size, generator))
 
 
 @torch.no_grad()
@@ -152,5 +190,5 @@ def recognized(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor
 def thin(losses: Tensor, most: int = 100) -> list[list[float]]:
     """About `most` pairs of [iteration, loss] spread over a run, the first and the last among them."""
     values = losses.tolist()
-    places = sorted({round(k * (len(values) - 1) / most) for k in range(most + 1)})
-    return [[place + 1, round(values[place], 5)] for place in places]
+    kept = sorted({round(k * (len(values) - 1) / most) for k in range(most + 1)})
+    return [[step + 1, round(values[step], 5)] for step in kept]

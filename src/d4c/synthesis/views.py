@@ -95,9 +95,10 @@ class Draws:
 
 def draw_step(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Draws:
     """The draws of one step for n images of `size` pixels a side."""
-    perturbation = draw_perturbation(n, size, config, generator) if config.perturb else None
-    noise = torch.randn(n, 3, size, size, generator=generator, device=generator.device) if config.boxes else None
-    return Draws(perturbation, noise, draw_move(n, size, config, generator) if config.psaq else None)
+    needs = config.needs
+    perturbation = draw_perturbation(n, size, config, generator) if needs.perturbation else None
+    noise = torch.randn(n, 3, size, size, generator=generator, device=generator.device) if needs.boxes else None
+    return Draws(perturbation, noise, draw_move(n, size, config, generator) if needs.moves else None)
 
 
 def draw_move(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Move:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import d4c
@@ -14,8 +15,8 @@ from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.rounding import reconstruction
-from d4c.quantization.rounding import resume as module
 from d4c.quantization.rounding.resume import remove_checkpoint
+from d4c.resumable import Saves
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 
@@ -27,7 +28,7 @@ class Killed(Exception):
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write after every stage."""
-    monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(Saves, "due", lambda self: True)
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def finished(tiny_vit: CLIP, images: CalibrationSet, tmp_path_factory: pytest.Te
     """The checkpoint of a job that was done, and its fingerprint."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SAVE_EVERY", 0.0)
+        patch.setattr(Saves, "due", lambda self: True)
         return folder, make(tiny_vit, images, folder)
 
 
@@ -143,7 +144,7 @@ def test_a_damaged_stage_is_rebuilt(
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     file = tmp_path / "image.blocks.1.safetensors"
     tensors, name = load_file(file), "image.blocks.1.mlp.fc1.weight_scale"
-    with module.safe_open(file, "pt") as stream:
+    with safe_open(file, "pt") as stream:
         metadata = stream.metadata()
     if damage == "empty":
         file.write_bytes(b"")
@@ -159,13 +160,12 @@ def test_a_damaged_stage_is_rebuilt(
 def test_quick_stages_are_written_together(
     tiny_vit: CLIP, images: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, *(4.0 * i for i in range(1, 100))])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(module, "SAVE_EVERY", 10.0)
+    monkeypatch.setattr(Saves, "due", lambda self: False)
     with pytest.raises(Killed):
         make(tiny_vit, images, tmp_path, 2, reconstruction="gptq")
     assert list(tmp_path.iterdir()) == []
-    clock = iter([0.0, *(4.0 * i for i in range(1, 100))])
+    answers = iter([False, False, True, False])
+    monkeypatch.setattr(Saves, "due", lambda self: next(answers))
     with pytest.raises(Killed):
         make(tiny_vit, images, tmp_path, 4, reconstruction="gptq")
     assert {file.stem for file in tmp_path.iterdir()} == set(VIT[:3])

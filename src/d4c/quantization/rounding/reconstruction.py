@@ -111,7 +111,7 @@ class _Walk:
         if names and not (self.checkpoint and self.checkpoint.restore(self.quantized, stage)):
             self._rebuild(stage, names, kind, target)
             if self.checkpoint:
-                self.checkpoint.save_now_and_then(self.quantized, stage)
+                self.checkpoint.save_if_due(self.quantized, stage)
         self.state = run_stage(stage, self.quantized, self.state, self.inputs)
         self.float_state = target
 

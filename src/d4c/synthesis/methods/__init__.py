@@ -1,1 +1,1 @@
-"""One module for each objective of the synthesis."""
+"""Ways to make calibration images: one file each, and `table.py` with a row for each."""

@@ -15,10 +15,18 @@ from d4c.synthesis.views import Draws, Windows, background, crop, perturb
 
 
 def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """Cross-entropy to the prompt plus weighted total variation, for each image [N].
+    """Cross-entropy to the prompt plus weighted total variation.
 
-    As published, total variation is that of the image itself, except in "pgsi+pae", where it is that of the
-    perturbed image.
+    Args:
+        clip: the model, whose image tower sees foregrounds and backgrounds together.
+        config: `temperature`, `tv_weight` and `background_noise` are read.
+        setup: targets, groups and, where the method has boxes, the windows of N images.
+        images: [N, 3, S, S] in normalized pixel space.
+        draws: the random numbers of this step.
+
+    Returns:
+        The loss of each image [N]. As published, total variation is that of the image itself, but where images are
+        perturbed whole, it is that of the perturbed image.
     """
     views, smooth = show(images, setup.window, draws, config, tower_dtype(clip))
     features, *backgrounds = encode(clip, views).split(len(images))
@@ -39,5 +47,6 @@ def show(
         shown = crop(shown, window)
     if draws.perturbation is not None:
         shown = perturb(shown, draws.perturbation)
-    smooth = total_variation(shown.to(images.dtype) if config.method == "pgsi+pae" else images)
+    perturbed_whole = window is None and draws.perturbation is not None
+    smooth = total_variation(shown.to(images.dtype) if perturbed_whole else images)
     return torch.cat([shown, *views]), smooth

@@ -18,7 +18,7 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, split_heads
 from d4c.models.vit import VisionTransformer
-from d4c.synthesis.config import CONTRASTIVE, Precision, SynthesisConfig
+from d4c.synthesis.config import Precision, SynthesisConfig
 from d4c.synthesis.tower.cpu import fold_batchnorms, product, use_products
 from d4c.synthesis.tower.ordered_attention import by_products, self_attention
 
@@ -113,7 +113,7 @@ def speed_up(model: CLIP, config: SynthesisConfig) -> None:
     BatchNorm that is left, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are
     compiled. The baselines look inside the tower: for them it keeps its parts and is not compiled.
     """
-    tower, whole, cpu = model.image, config.method in CONTRASTIVE, model.device.type == "cpu"
+    tower, whole, cpu = model.image, not config.needs.inner_layers, model.device.type == "cpu"
     if isinstance(tower, VisionTransformer) and whole:
         tower.patch_embed = PatchProduct(tower.patch_embed)  # type: ignore[assignment]
         for block in tower.blocks:
