@@ -86,9 +86,9 @@ def watch_ranges(clip: CLIP) -> Iterator[Ranges]:
     the first is listed. Smallest and largest are exact; low and high come from a sample with a fixed seed.
     """
     names: dict[nn.Module, str] = {
-        module: name
-        for name, module in clip.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and name.startswith("image.")
+        module: f"image.{name}"
+        for name, module in clip.image.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
     }
     seen = Ranges(names)
     with removed_after([module.register_forward_pre_hook(seen.see) for module in names]):

@@ -33,11 +33,12 @@ def position_peaks(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:
     blocks = [f"text.blocks.{i}" for i in range(len(clip.text.blocks))]
     names = [name for block in blocks for name in (block, *(f"{block}.{part}" for part in PARTS))]
     peaks = {name: torch.zeros(tokens.shape[1], device=tokens.device) for name in names}
-    live = torch.empty(0)
+    live: Tensor | None = None
 
     def watch(peak: Tensor) -> Callable[[object, object, Tensor], None]:
         def see(_module: object, _inputs: object, output: Tensor) -> None:
-            found = (output.abs().amax(2) * live).amax(0)
+            peaks_here = output.abs().amax(2)
+            found = (peaks_here if live is None else peaks_here * live).amax(0)
             peak[: len(found)] = torch.maximum(peak[: len(found)], found)
 
         return see

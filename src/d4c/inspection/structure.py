@@ -15,8 +15,7 @@ from d4c.errors import SettingError
 from d4c.inspection.features import removed_after
 from d4c.inspection.spectrum import radial_power, slopes
 from d4c.models.clip import CLIP
-from d4c.models.layers import Attention, split_heads
-from d4c.models.resnet import AttentionPool, ModifiedResNet
+from d4c.models.layers import AttentionProducts, split_heads
 
 BINS = 100
 """Bins of the histogram of similarities, over the whole range from -1 to 1."""
@@ -71,8 +70,8 @@ def structure(patches: Patches, brightness: Tensor) -> Structure:
 class Patches:
     """What the last attention layer of an image tower read, batch by batch; `watch_patches` fills it."""
 
-    def __init__(self, attn: Attention | AttentionPool) -> None:
-        self.attn = attn
+    def __init__(self, attn: AttentionProducts, first: int) -> None:
+        self.attn, self.first = attn, first
         self.queries: Tensor | None = None
         self.tokens: list[Tensor] = []
         self.weights: list[Tensor] = []
@@ -82,8 +81,8 @@ class Patches:
 
     def see_keys(self, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         assert self.queries is not None
-        self.tokens.append(inputs[0][:, 1:].float().cpu())
-        self.weights.append(summary_weights(self.attn, self.queries, output)[:, 1:].float().cpu())
+        self.tokens.append(inputs[0][:, self.first :].float().cpu())
+        self.weights.append(summary_weights(self.attn, self.queries, output)[:, self.first :].float().cpu())
 
     def similarity(self) -> Tensor:
         """Cosines between the patches of each image, [N, P, P]; raises SettingError for fewer than 4 patches."""
@@ -105,16 +104,18 @@ class Patches:
 @contextmanager
 def watch_patches(clip: CLIP) -> Iterator[Patches]:
     """Collect the patches of the images that go through `clip.encode_image` inside the block."""
-    tower = clip.image
-    attn: Any = tower.pool if isinstance(tower, ModifiedResNet) else tower.blocks[-1].attn
-    seen = Patches(attn)
+    layout = clip.image.patches()
+    if layout is None:
+        raise SettingError(f"The image tower of {clip.name!r} has no patches to compare; leave its structure out.")
+    attn: Any = clip.image.get_submodule(layout.summary)
+    seen = Patches(attn, layout.first)
     # q runs before k.
     hooks = (attn.q.register_forward_hook(seen.see_queries), attn.k.register_forward_hook(seen.see_keys))
     with removed_after(hooks):
         yield seen
 
 
-def summary_weights(attn: Attention | AttentionPool, q: Tensor, k: Tensor) -> Tensor:
+def summary_weights(attn: AttentionProducts, q: Tensor, k: Tensor) -> Tensor:
     """Attention of the first query over all tokens, mean over heads [N, L], from projected q and k [N, L, C]."""
     queries, keys = split_heads(q[:, :1], attn.heads), split_heads(k, attn.heads)
     return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)).softmax(-1).mean(1)[:, 0]

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from d4c.errors import SettingError
-from d4c.integer.integer_tower import to_integer
+from d4c.integer.integer_tower import has_integer_form, to_integer
 from d4c.models.clip import CLIP
-from d4c.models.resnet import ModifiedResNet
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedLayer
 
@@ -23,9 +22,10 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
     the artifact's up to that rounding and an unquantized softmax. A tower that was left float stays as it is. Raises
     SettingError for a quantized ResNet tower and for track "paper".
     """
-    if isinstance(quantized.image, ModifiedResNet) and _is_quantized(quantized.image):
+    if _is_quantized(quantized.image) and not has_integer_form(quantized.image):
+        kind = type(quantized.image).__name__
         raise SettingError(
-            f"{quantized.name!r} has a ResNet image tower, and only transformers have integer products on GPUs here; "
+            f"{quantized.name!r} has a {kind} image tower, and only transformers have integer products on GPUs here; "
             "export it and use runtime='onnxruntime' or 'openvino', or runtime='torch'."
         )
     on_gpu = quantized.device.type == "cuda"
@@ -38,7 +38,6 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
     for tower in (model.image, model.text):
         if not _is_quantized(tower):
             continue
-        assert not isinstance(tower, ModifiedResNet)
         to_integer(tower, kept)
     return model.eval().requires_grad_(False)
 

@@ -13,8 +13,7 @@ from d4c.integer.codes import Codes, Rounding, to_codes
 from d4c.integer.integer_linear import IntegerLinear
 from d4c.integer.products import activation_name
 from d4c.models.layers import Attention, Block, join_heads, split_heads
-from d4c.models.text import TextTransformer
-from d4c.models.vit import VisionTransformer
+from d4c.models.tower import Tower, replace_module
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear, QuantizedMatMul
 
 
@@ -175,13 +174,24 @@ class InFloat(nn.Module):
         return cast(Tensor, self.norm(x.float()))
 
 
-def to_integer(tower: VisionTransformer | TextTransformer, dtype: torch.dtype) -> None:
-    """Replace the quantized layers of a tower by integer ones, in place."""
-    if isinstance(tower, VisionTransformer):
-        tower.patch_embed = IntegerPatches(cast(QuantizedConv2d, tower.patch_embed), dtype)  # type: ignore[assignment]
+def has_integer_form(tower: Tower) -> bool:
+    """Whether `to_integer` knows every part of a tower: transformer blocks, and a head of norms and linear layers."""
+    head = [getattr(tower, part) for part in tower.head_parts]
+    return all(isinstance(block, Block) for block in tower.blocks) and all(
+        isinstance(part, nn.LayerNorm | QuantizedLinear) for part in head
+    )
+
+
+def to_integer(tower: Tower, dtype: torch.dtype) -> None:
+    """Replace the quantized layers of a tower that has an integer form by integer ones, in place."""
+    first = tower.get_submodule(tower.first_layer)
+    form: nn.Module
+    if isinstance(first, QuantizedEmbedding):
+        form = IntegerEmbedding(first)
     else:
-        tower.token_embedding = IntegerEmbedding(tower.token_embedding)  # type: ignore[assignment, arg-type]
+        form = IntegerPatches(cast(QuantizedConv2d, first), dtype)
+    replace_module(tower, tower.first_layer, form)
     tower.blocks = nn.ModuleList(IntegerBlock(cast(Block, block), dtype) for block in tower.blocks)
-    name = "norm_post" if isinstance(tower, VisionTransformer) else "norm_final"
-    setattr(tower, name, InFloat(getattr(tower, name)))
-    tower.projection = integer(tower.projection)  # type: ignore[assignment]
+    for part in tower.head_parts:
+        layer = getattr(tower, part)
+        setattr(tower, part, InFloat(layer) if isinstance(layer, nn.LayerNorm) else integer(layer))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from d4c.classification import Picture, classify
-from d4c.models.config import CLIPConfig, ResNetConfig
+from d4c.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
+from d4c.models.formats.native import write_native
 from d4c.models.preprocess import preprocess
 from d4c.models.resnet import ModifiedResNet
 from d4c.models.text import TextTransformer
 from d4c.models.tokenizer import tokenize
+from d4c.models.tower import Tower
 from d4c.models.vit import VisionTransformer
 from d4c.templates import PHOTO_TEMPLATES
 
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+
+TowerClass = Callable[[Any, int], Tower]
+IMAGE_TOWERS: dict[type[ImageConfig], TowerClass] = {ViTConfig: VisionTransformer, ResNetConfig: ModifiedResNet}
+"""What makes the image tower of a kind of configuration, given it and the width of the embedding."""
+
+TOWERS = ("image", "text")
 
 
 class CLIP(nn.Module):
@@ -34,14 +44,13 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = config
         self.name = name
-        vision = config.image
-        self.image: ModifiedResNet | VisionTransformer = (
-            ModifiedResNet(vision, config.embed_dim)
-            if isinstance(vision, ResNetConfig)
-            else VisionTransformer(vision, config.embed_dim)
-        )
+        self.image = IMAGE_TOWERS[type(config.image)](config.image, config.embed_dim)
         self.text = TextTransformer(config.text, config.embed_dim)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def tower(self, name: str) -> Tower:
+        """The "image" or the "text" tower."""
+        return {"image": self.image, "text": self.text}[name]
 
     @property
     def logit_scale(self) -> float:
@@ -79,6 +88,13 @@ class CLIP(nn.Module):
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Prompts to token ids [N, context length]."""
         return tokenize(texts, self.config.text.context_length)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, which `d4c.load` reads back.
+
+        Raises ArtifactError if something other than an earlier model is in `folder`.
+        """
+        write_native(self.config, self.name, self.state_dict(), Path(folder))
 
     @torch.no_grad()
     def classify(

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d4c.models.tower import ChannelAxis, Part, SharedInput
+
 Activation = Literal["quick_gelu", "gelu"]
 
 
@@ -36,12 +38,36 @@ def activation(name: Activation) -> nn.Module:
     return QuickGELU() if name == "quick_gelu" else nn.GELU()
 
 
-class Attention(nn.Module):
+class AttentionProducts(Part):
+    """The four projections and two products that every attention here has.
+
+    `scores` is q k^T and `context` softmax times v; while both are plain, one fused kernel computes them.
+    """
+
+    heads: int
+    scores: nn.Module
+    context: nn.Module
+
+    def shared_inputs(self) -> list[SharedInput]:
+        return [SharedInput((("q", 0), ("k", 0), ("v", 0)))]
+
+    def channel_axes(self) -> list[ChannelAxis]:
+        return [
+            ChannelAxis("qk", writers=("q",), partners=("k",), heads=self.heads),
+            ChannelAxis("vo", writers=("v",), readers=("out",), heads=self.heads),
+        ]
+
+    @property
+    def plain(self) -> bool:
+        """Whether neither product has been replaced, say by a quantized one."""
+        return isinstance(self.scores, MatMul) and isinstance(self.context, MatMul)
+
+
+class Attention(AttentionProducts):
     """Multi-head self-attention with separate q, k, v and output projections.
 
-    While `fused` is true the two products run as one fused kernel; quantization sets it to false so that
-    `scores` (q k^T) and `context` (softmax times v) are called as modules. `first_key` and `first_value` [heads, d]
-    stand for a position before the others that never changes (see `TextTransformer.keep_begin`).
+    `first_key` and `first_value` [heads, d] stand for a position before the others that never changes (see
+    `TextTransformer.fold_constants`).
     """
 
     first_key: Tensor | None
@@ -58,7 +84,6 @@ class Attention(nn.Module):
         self.context = MatMul()
         self.register_buffer("first_key", None)
         self.register_buffer("first_value", None)
-        self.fused = True
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """Map [N, L, C] to [N, L, C]; with `causal`, position i sees positions 0 .. i."""
@@ -75,7 +100,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def attend(
-    module: Attention | nn.Module,
+    module: AttentionProducts,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -87,18 +112,18 @@ def attend(
     The factor 1 / sqrt(d) is applied to q, before a quantizer sees it: that is the form runtimes execute. `first` is
     the key and value [heads, d] of one more position that all see; its products are not quantized.
     """
-    if module.fused and first is None:
+    if module.plain and first is None:
         return join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
     q = q * q.shape[-1] ** -0.5
-    scores = module.scores(q, k.transpose(-1, -2))  # type: ignore[operator]
+    scores = module.scores(q, k.transpose(-1, -2))
     if causal:
         length = scores.shape[-1]
         future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(future, float("-inf"))
     if first is None:
-        return join_heads(module.context(scores.softmax(-1), v))  # type: ignore[operator]
+        return join_heads(module.context(scores.softmax(-1), v))
     weights = torch.cat([q @ first[0][..., None], scores], -1).softmax(-1)
-    return join_heads(module.context(weights[..., 1:], v) + weights[..., :1] * first[1][:, None])  # type: ignore[operator]
+    return join_heads(module.context(weights[..., 1:], v) + weights[..., :1] * first[1][:, None])
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -119,7 +144,7 @@ class MLP(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
-class Block(nn.Module):
+class Block(Part):
     """Pre-norm residual block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
 
     def __init__(self, width: int, heads: int, hidden: int, act: Activation) -> None:
@@ -132,3 +157,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         x = x + self.attn(self.norm1(x), causal)
         return x + self.mlp(self.norm2(x))
+
+    def channel_axes(self) -> list[ChannelAxis]:
+        return [
+            ChannelAxis("norm1", writers=("norm1",), readers=("attn.q", "attn.k", "attn.v")),
+            ChannelAxis("norm2", writers=("norm2",), readers=("mlp.fc1",)),
+        ]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from d4c.models.config import ResNetConfig
-from d4c.models.layers import Add, MatMul, attend, split_heads
+from d4c.models.layers import Add, AttentionProducts, MatMul, attend, split_heads
+from d4c.models.tower import ChannelAxis, Part, Patches, Published, SharedInput, Tower
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
-class Stem(nn.Module):
+class Stem(Part):
     """Three 3x3 convolutions, the first of stride 2, and a 2x2 average pool."""
 
     def __init__(self, width: int) -> None:
@@ -29,8 +32,19 @@ class Stem(nn.Module):
         x = self.bn3(self.conv3(x)).relu()
         return self.pool(x)
 
+    def channel_axes(self) -> list[ChannelAxis]:
+        return hidden_axes()
 
-class Downsample(nn.Module):
+    def batch_norms(self) -> list[tuple[str, str]]:
+        return [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
+
+
+def hidden_axes() -> list[ChannelAxis]:
+    """The axes between three convolutions with a ReLU after the first and the second."""
+    return [ChannelAxis(f"hidden{i}", (f"conv{i}",), readers=(f"conv{i + 1}",), positive=True) for i in (1, 2)]
+
+
+class Downsample(Part):
     """The shortcut of a block that changes shape: average pool, 1x1 convolution, BatchNorm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -41,8 +55,16 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(self.pool(x)))
 
+    def batch_norms(self) -> list[tuple[str, str]]:
+        return [("conv", "bn")]
 
-class Bottleneck(nn.Module):
+    @property
+    def first(self) -> str:
+        """What reads the input of the shortcut."""
+        return "conv" if isinstance(self.pool, nn.Identity) else "pool"
+
+
+class Bottleneck(Part):
     """1x1, 3x3, 1x1 convolutions with a shortcut; strides are average pools, not strided convolutions."""
 
     expansion = 4
@@ -64,8 +86,18 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.add(y, shortcut).relu()
 
+    def shared_inputs(self) -> list[SharedInput]:
+        shortcut = ("add", 1) if self.downsample is None else (f"downsample.{self.downsample.first}", 0)
+        return [SharedInput((("conv1", 0), shortcut))]
 
-class AttentionPool(nn.Module):
+    def channel_axes(self) -> list[ChannelAxis]:
+        return hidden_axes()
+
+    def batch_norms(self) -> list[tuple[str, str]]:
+        return [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
+
+
+class AttentionPool(AttentionProducts):
     """Attention whose only query is the mean token; `out` maps to the embedding."""
 
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
@@ -78,7 +110,6 @@ class AttentionPool(nn.Module):
         self.out = nn.Linear(width, embed_dim)
         self.scores = MatMul()
         self.context = MatMul()
-        self.fused = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature map [N, C, H, W] to embedding [N, D]."""
@@ -87,9 +118,28 @@ class AttentionPool(nn.Module):
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x[:, :1]), self.k(x), self.v(x)))
         return self.out(attend(self, q, k, v)).squeeze(1)
 
+    def shared_inputs(self) -> list[SharedInput]:
+        return [SharedInput(group.readers, of_one_row=("q",)) for group in super().shared_inputs()]
 
-class ModifiedResNet(nn.Module):
-    """Stem, four stages of bottlenecks in one list, attention pool."""
+
+class ModifiedResNet(Tower):
+    """Stem, four stages of bottlenecks in one list, attention pool.
+
+    On the deployable track the stem holds 8 bits, less than a thousandth of the weights and the larger part of what
+    is lost at 4 bits. So do the states between bottlenecks, whose rounding errors every later block inherits, and the
+    inputs of average pools.
+    """
+
+    embed_parts = ("stem",)
+    head_parts = ("pool",)
+    first_layer = "stem.conv1"
+    costly_parts = ("stem", "pool")
+    eight_bit_layers = (
+        r"stem\.conv\d",
+        r"stem\.pool|blocks\.\d+\.(add|pool|downsample\.pool)",
+        r"pool\.out",
+    )
+    published = Published(layers=r"blocks\.\d+\.(?!downsample\.).*|pool\..*", unit="block")
 
     def __init__(self, config: ResNetConfig, embed_dim: int) -> None:
         super().__init__()
@@ -105,17 +155,31 @@ class ModifiedResNet(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.pool = AttentionPool(config.image_size // 32, inputs, config.heads, embed_dim)
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """[N, 3, S, S] to the feature map that enters the first block."""
-        return self.stem(pixels)
+        return self.stem(inputs)
 
-    def head(self, x: Tensor) -> Tensor:
+    def head(self, x: Tensor, inputs: Tensor) -> Tensor:
         """The last feature map to the embedding [N, D]."""
         return self.pool(x)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length."""
-        x = self.embed(pixels)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
+    def patches(self) -> Patches:
+        """Patches are the places of the last feature map; only the pool has them in rows, after their mean."""
+        return Patches((), summary="pool", first=1)
+
+    def channel_axes(self) -> list[ChannelAxis]:
+        return [*super().channel_axes(), *self._residual_axes()]
+
+    def _residual_axes(self) -> Iterator[ChannelAxis]:
+        """The residual stream of each stage: from the shortcut that opens it to the one that ends it, or the pool."""
+        name, writers, readers = "stem.stream", ["stem.conv3"], list[str]()
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Bottleneck)
+            readers.append(f"blocks.{i}.conv1")
+            if block.downsample is not None:
+                readers.append(f"blocks.{i}.downsample.conv")
+                yield ChannelAxis(name, tuple(writers), tuple(readers), positive=True)
+                name, writers, readers = f"blocks.{i}.stream", [f"blocks.{i}.downsample.conv"], []
+            writers.append(f"blocks.{i}.conv3")
+        writers.append("pool.positional_embedding")
+        yield ChannelAxis(name, tuple(writers), (*readers, "pool.q", "pool.k", "pool.v"), positive=True)

@@ -7,10 +7,19 @@ from torch import Tensor, nn
 
 from d4c.models.config import ViTConfig
 from d4c.models.layers import Block
+from d4c.models.tower import ChannelAxis, Patches, Published, Tower
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Tower):
     """Patches, a class token, pre-norm blocks, and a projection of the class token."""
+
+    embed_parts = ("patch_embed", "class_embedding", "positional_embedding", "norm_pre")
+    head_parts = ("norm_post", "projection")
+    first_layer = "patch_embed"
+    embedding_row = 0
+    costly_parts = ("patch_embed",)
+    eight_bit_layers = ("patch_embed", "projection")
+    published = Published(layers=r"blocks\..*", per_channel=(r"blocks\.\d+\.(attn\.[qkv]|mlp\.fc1)",))
 
     def __init__(self, config: ViTConfig, embed_dim: int) -> None:
         super().__init__()
@@ -24,19 +33,19 @@ class VisionTransformer(nn.Module):
         self.norm_post = nn.LayerNorm(c.width)
         self.projection = nn.Linear(c.width, embed_dim, bias=False)
 
-    def embed(self, pixels: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """[N, 3, S, S] to the tokens [N, 1 + patches, C] that enter the first block."""
-        x = self.patch_embed(pixels).flatten(2).transpose(1, 2)
+        x = self.patch_embed(inputs).flatten(2).transpose(1, 2)
         cls = self.class_embedding.expand(x.shape[0], 1, -1)
         return self.norm_pre(torch.cat([cls, x], 1) + self.positional_embedding)
 
-    def head(self, x: Tensor) -> Tensor:
+    def head(self, x: Tensor, inputs: Tensor) -> Tensor:
         """[N, 1 + patches, C] behind the last block to the embedding [N, D]."""
         return self.projection(self.norm_post(x[:, 0]))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length."""
-        x = self.embed(pixels)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
+    def patches(self) -> Patches:
+        attentions = tuple(f"blocks.{i}.attn" for i in range(len(self.blocks)))
+        return Patches(attentions, summary=attentions[-1], first=1)
+
+    def channel_axes(self) -> list[ChannelAxis]:
+        return [*super().channel_axes(), ChannelAxis("norm_post", writers=("norm_post",), readers=("projection",))]

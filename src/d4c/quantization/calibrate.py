@@ -2,62 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from d4c.models.clip import CLIP
-from d4c.models.layers import Block
-from d4c.models.resnet import ModifiedResNet
+from d4c.models.clip import CLIP, TOWERS
 from d4c.quantization.placement import Plan
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.ranges.observer import Observer, RangeRule
 from d4c.quantization.symmetries.fold_search import find_sites
-from d4c.quantization.symmetries.folding import fold_batchnorms, norm_readers
+from d4c.quantization.symmetries.folding import fold_batchnorms, norm_axes
 
 FOLD_IMAGES, FOLD_PROMPTS = 32, 128
-
-
-def by_length(clip: CLIP, tokens: Tensor, batch: int = 64) -> Iterator[Tensor]:
-    """Token ids [N, L] in batches of equal prompt length, so that no batch holds a position that reaches no output.
-
-    With `clip.text.trim` false every position counts and the batches are as they come.
-    """
-    if not clip.text.trim:
-        yield from tokens.split(batch)
-        return
-    length = clip.text.end_of_text(tokens)
-    for value in length.unique().tolist():
-        yield from tokens[length == value].split(batch)
 
 
 @torch.no_grad()
 def run_towers(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], batch: int = 64) -> None:
     """Send calibration data through the towers for what hooks and observers see."""
-    if "image" in towers:
-        for part in pixels.split(batch):
-            clip.encode_image(part)
-    if "text" in towers:
-        for part in by_length(clip, tokens, batch):
-            clip.encode_text(part)
+    for tower, inputs in (("image", pixels), ("text", tokens)):
+        if tower in towers:
+            for part in clip.tower(tower).batches(inputs, batch):
+                clip.tower(tower)(part)
 
 
 def prepare(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], plan: Plan) -> None:
     """Fold a float CLIP in place for the deployable track: BatchNorm, and what narrows ranges at the bits of `plan`.
 
-    Folds are chosen on at most 32 images and 128 prompts, evenly spread: they are guided by ranges and set none. The
-    begin of text, a constant, leaves the states of the text tower behind them.
+    Folds are chosen on at most 32 images and 128 prompts, evenly spread: they are guided by ranges and set none. What
+    is the same for all inputs of a tower, such as begin-of-text, becomes a constant after them.
     """
-    if "image" in towers and isinstance(clip.image, ModifiedResNet):
-        fold_batchnorms(clip.image)
+    for tower in towers:
+        fold_batchnorms(clip.tower(tower))
     sites = list(find_sites(clip, towers, plan))
     few_pixels, few_tokens = (x[:: -(-len(x) // n) or 1] for x, n in ((pixels, FOLD_IMAGES), (tokens, FOLD_PROMPTS)))
     run_towers(clip, few_pixels, few_tokens, towers)
     for site in sites:
         site.choose()
-    if "text" in towers:
-        clip.text.keep_begin(int(tokens[0, 0]))
+    for tower, inputs in (("image", pixels), ("text", tokens)):
+        if tower in towers:
+            clip.tower(tower).fold_constants(inputs)
 
 
 def calibrate(
@@ -92,7 +76,7 @@ def calibrate(
     finally:
         for quantizer in quantizers.values():
             quantizer.observer = None
-    first: nn.Module = clip.image.stem.conv1 if isinstance(clip.image, ModifiedResNet) else clip.image.patch_embed
+    first = clip.image.get_submodule(clip.image.first_layer)
     if known_pixels and isinstance(first, QuantizedLayer):
         set_pixel_range(clip, first.input_quantizer)  # type: ignore[arg-type]
     for name, module in clip.named_modules():
@@ -103,10 +87,11 @@ def calibrate(
 def _twins(clip: CLIP) -> dict[ActivationQuantizer, ActivationQuantizer]:
     """For a quantizer that reads the same tensor in the same format as another one: that other one."""
     twins = {}
-    for block in clip.modules():
-        for _, readers in norm_readers(block) if isinstance(block, Block) else ():
-            found = [getattr(reader, "input_quantizer", None) for reader in readers]
-            quantizers = [quantizer for quantizer in found if isinstance(quantizer, ActivationQuantizer)]
+    for name in TOWERS:
+        tower = clip.tower(name)
+        for axis in norm_axes(tower):
+            inputs = [getattr(tower.get_submodule(reader), "input_quantizer", None) for reader in axis.readers]
+            quantizers = [quantizer for quantizer in inputs if isinstance(quantizer, ActivationQuantizer)]
             twins.update({other: quantizers[0] for other in quantizers if other.args == quantizers[0].args})
     return twins
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from d4c.errors import SettingError
-from d4c.models.clip import CLIP
-from d4c.models.layers import Add, Attention, MatMul
-from d4c.models.resnet import AttentionPool, Bottleneck
+from d4c.models.clip import CLIP, TOWERS
+from d4c.models.layers import Add, MatMul
+from d4c.models.tower import Published, Slot, replace_module
 from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
 from d4c.quantization.quantized_layers import (
     ActivationQuantizer,
@@ -25,7 +25,6 @@ from d4c.quantization.quantized_layers import (
     QuantizedPair,
 )
 
-TOWERS = ("image", "text")
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)
 EIGHT_BIT_TOKENS = QuantArgs(8, True, "channel")
 
@@ -49,25 +48,20 @@ class LayerPlan:
 
 
 Plan = dict[str, LayerPlan]
-# A layer, and which of its inputs.
-Slot = tuple[str, int]
 
 
-def default_overrides(track: Track) -> dict[str, Scheme]:
+def default_overrides(clip: CLIP, track: Track) -> dict[str, Scheme]:
     """Exceptions to the scheme, as patterns over layer names; every one is listed in the artifact.
 
-    Deployable: the layers that see pixels or give the embedding hold 8 bits. So does the stem of a ResNet, less than a
-    thousandth of its weights and the larger part of what it loses at 4 bits, and so do the states between its
-    bottlenecks, whose rounding errors every later block inherits, and the inputs of its average pools; a convolution
-    that reads such a state reads its 8-bit codes. Paper: the text MLPs hold 8 bits.
+    Deployable: what each tower says holds 8 bits, such as the layers that see pixels or give the embedding. Paper:
+    what the authors hold at 8 bits, the MLPs of the text tower.
     """
-    if track == "paper":
-        return {r"text\.blocks\.\d+\.mlp\.fc[12]": W8A8}
-    return {
-        r"image\.(patch_embed|stem\.conv\d)": W8A8,
-        r"image\.(stem\.pool|blocks\.\d+\.(add|pool|downsample\.pool))": W8A8,
-        r"(image|text)\.projection|image\.pool\.out": W8A8,
-    }
+    overrides = {}
+    for name in TOWERS:
+        tower = clip.tower(name)
+        patterns = tower.published.eight_bits if track == "paper" else tower.eight_bit_layers
+        overrides.update({rf"{name}\.({p})" if "|" in p else rf"{name}\.{p}": W8A8 for p in patterns})
+    return overrides
 
 
 def make_plan(
@@ -88,7 +82,8 @@ def make_plan(
     kinds = PRODUCTS if track == "paper" else (*PRODUCTS, Add, nn.AvgPool2d)
     names = {name: module for name, module in clip.named_modules() if isinstance(module, kinds)}
     if track == "paper":
-        names = {name: module for name, module in names.items() if _published(name)}
+        names = {name: module for name, module in names.items() if _matches(clip, name, lambda p: (p.layers,))}
+    standard = default_overrides(clip, track)
     for pattern in overrides:
         try:
             matches = any(re.fullmatch(pattern, name) for name in names)
@@ -96,7 +91,7 @@ def make_plan(
             raise SettingError(
                 f"The override {pattern!r} is no regular expression ({error}); give a pattern over layer names."
             ) from None
-        if not matches and pattern not in default_overrides(track):
+        if not matches and pattern not in standard:
             raise SettingError(
                 f"The override {pattern!r} matches no layer of {clip.name!r}; "
                 f"layers are named like {next(iter(names), '')!r}."
@@ -117,7 +112,7 @@ def make_plan(
         elif isinstance(module, nn.AvgPool2d):
             plan[name] = LayerPlan(None, (per_tensor,))
         else:
-            per_channel = track == "paper" and _published_per_channel(name)
+            per_channel = track == "paper" and _matches(clip, name, lambda p: p.per_channel)
             inputs = QuantArgs(own.activation_bits, False, "channel" if per_channel else "tensor")
             reduced = safe_int8 and own.weight_bits == 8
             plan[name] = LayerPlan(QuantArgs(own.weight_bits, track != "paper", "channel", reduced), (inputs,))
@@ -127,22 +122,11 @@ def make_plan(
     return plan
 
 
-def shared_inputs(clip: CLIP) -> Iterator[list[Slot]]:
-    """The groups of inputs that read one tensor, which a runtime quantizes once.
-
-    These are the inputs of q, k and v of an attention, and what reads the state between two bottlenecks: the first
-    convolution, and the shortcut.
-    """
-    for name, module in clip.named_modules():
-        if isinstance(module, Attention | AttentionPool):
-            yield [(f"{name}.{layer}", 0) for layer in ("q", "k", "v")]
-        elif isinstance(module, Bottleneck):
-            shortcut = module.downsample
-            if shortcut is None:
-                other = ("add", 1)
-            else:
-                other = ("downsample.conv" if isinstance(shortcut.pool, nn.Identity) else "downsample.pool", 0)
-            yield [(f"{name}.{layer}", index) for layer, index in (("conv1", 0), other)]
+def shared_inputs(clip: CLIP) -> Iterator[tuple[Slot, ...]]:
+    """The groups of inputs that read one tensor, which a runtime quantizes once, as both towers list them."""
+    for tower in TOWERS:
+        for group in clip.tower(tower).shared_inputs():
+            yield tuple((f"{tower}.{layer}", index) for layer, index in group.readers)
 
 
 def _widen(plan: Plan, readers: list[Slot]) -> None:
@@ -154,15 +138,10 @@ def _widen(plan: Plan, readers: list[Slot]) -> None:
         plan[name] = replace(plan[name], inputs=tuple(inputs))
 
 
-def _published(name: str) -> bool:
-    """Whether the authors quantize a layer: block layers and the attention pool, no stem, shortcut or projection."""
-    in_block = re.match(r"(image|text)\.blocks\.", name) and ".downsample." not in name
-    return bool(in_block or name.startswith("image.pool."))
-
-
-def _published_per_channel(name: str) -> bool:
-    norm_output = r"(image|text)\.blocks\.\d+\.(attn\.[qkv]|mlp\.fc1)"
-    return bool(re.fullmatch(norm_output + r"|text\.blocks\.\d+\.mlp\.fc2", name))
+def _matches(clip: CLIP, name: str, patterns: Callable[[Published], tuple[str, ...]]) -> bool:
+    """Whether a layer is among those that the published placement of its tower describes by some patterns."""
+    tower, _, layer = name.partition(".")
+    return any(re.fullmatch(pattern, layer) for pattern in patterns(clip.tower(tower).published))
 
 
 def convert(clip: CLIP, plan: Plan, track: Track) -> None:
@@ -171,11 +150,7 @@ def convert(clip: CLIP, plan: Plan, track: Track) -> None:
     On the deployable track inputs that are one tensor share one quantizer (`shared_inputs`).
     """
     for name, entry in plan.items():
-        parent = clip.get_submodule(name.rpartition(".")[0])
-        setattr(parent, name.rpartition(".")[2], _quantized(clip.get_submodule(name), entry))
-    for module in clip.modules():
-        if isinstance(module, Attention | AttentionPool) and isinstance(module.scores, QuantizedMatMul):
-            module.fused = False
+        replace_module(clip, name, _quantized(clip.get_submodule(name), entry))
     if track == "deployable":
         for readers in shared_inputs(clip):
             _share(clip, [(name, index) for name, index in readers if name in plan])

@@ -14,13 +14,12 @@ import torch
 
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.errors import CheckpointError, SettingError
-from d4c.models.clip import CLIP
+from d4c.models.clip import CLIP, TOWERS
 from d4c.models.formats.identity import model_hash
-from d4c.models.resnet import Bottleneck
 from d4c.progress import Progress
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme, Track
-from d4c.quantization.placement import TOWERS, default_overrides, make_plan
+from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedLayer
@@ -30,6 +29,7 @@ from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
 from d4c.quantization.rounding.resume import Checkpoint, tensor_hash
 from d4c.quantization.sensitivity.allocation import mixed_overrides
 from d4c.quantization.sensitivity.measure import Probe
+from d4c.quantization.stages import Stage
 from d4c.version import __version__
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def quantize(
         raise SettingError(f"The ranges {ranges!r} are unknown; choose one of {', '.join(get_args(RangeRule))}.")
     if not towers or any(tower not in TOWERS for tower in towers):
         raise SettingError(f"The towers {list(towers)!r} are not among {list(TOWERS)}; choose one or both of these.")
-    exceptions = default_overrides(track) | {p: Scheme.parse(own) for p, own in (overrides or {}).items()}
+    exceptions = default_overrides(clip, track) | {p: Scheme.parse(own) for p, own in (overrides or {}).items()}
     settings = PAPER if track == "paper" else ReconstructionConfig()
     if iterations is not None:
         if iterations < 1:
@@ -207,14 +207,12 @@ def _reconstruct(
     progress: Progress | None,
     checkpoint: Checkpoint | None,
 ) -> None:
-    def unit_of(stage: str) -> UnitKind:
-        if kind != "published":
-            return kind if kind in ("layer", "gptq") else "block"
-        match = re.fullmatch(r"image\.blocks\.(\d+)", stage)
-        bottleneck = match and isinstance(float_clip.image.blocks[int(match[1])], Bottleneck)
-        return "block" if bottleneck else "layer"
+    def unit_of(stage: Stage) -> UnitKind:
+        if kind == "published":
+            return stage.published_unit
+        return kind if kind in ("layer", "gptq") else "block"
 
-    sizes = {"image": len(float_clip.image.blocks) + 2, "text": len(float_clip.text.blocks) + 2}
+    sizes = {tower: len(float_clip.tower(tower).stages()) for tower in TOWERS}
     total, before = sum(sizes[tower] for tower in towers), 0
     for tower in towers:
         inputs = pixels if tower == "image" else tokens

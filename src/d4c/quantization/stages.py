@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,41 +10,44 @@ import torch
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
+from d4c.models.tower import PublishedUnit
+from d4c.models.tower import Stage as TowerStage
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a tower: `run(clip, state, inputs)` maps the state before it to the state behind it.
+    """A step of one of the towers of a CLIP, named as in the CLIP."""
 
-    `inputs` are the pixels or tokens of the same samples; the embedding stage and the text head read them.
-    """
+    tower: str
+    step: TowerStage
 
-    name: str
-    run: Callable[[CLIP, Tensor, Tensor], Tensor]
-    prefixes: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        return f"{self.tower}.{self.step.name}"
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether the stage needs the pixels or tokens beside the state."""
+        return self.step.reads_inputs
+
+    @property
+    def published_unit(self) -> PublishedUnit:
+        """What the authors learn as one in this stage."""
+        return self.step.published_unit
+
+    def run(self, clip: CLIP, state: Tensor, inputs: Tensor) -> Tensor:
+        """The state after the stage, from the state before it and the pixels or tokens of the same samples."""
+        return self.step.run(clip.tower(self.tower), state, inputs)
 
     def owns(self, layer: str) -> bool:
         """Whether a layer, by its name in the CLIP, runs in this stage."""
-        return layer.startswith(self.prefixes)
+        tower, _, name = layer.partition(".")
+        return tower == self.tower and self.step.owns(name)
 
 
 def stages(clip: CLIP, tower: str) -> list[Stage]:
     """Embedding, blocks and head of "image" or "text", in order."""
-    if tower == "image":
-        embed = Stage("image.embed", lambda c, _, pixels: c.image.embed(pixels), ("image.patch_embed", "image.stem."))
-        head = Stage("image.head", lambda c, x, _: c.image.head(x), ("image.projection", "image.pool."))
-        return [embed, *(_image_block(i) for i in range(len(clip.image.blocks))), head]
-    embed = Stage("text.embed", lambda c, _, tokens: c.text.embed(tokens), ("text.token_embedding",))
-    head = Stage("text.head", lambda c, x, tokens: c.text.head(x, tokens), ("text.projection",))
-    return [embed, *(_text_block(i) for i in range(len(clip.text.blocks))), head]
-
-
-def _image_block(i: int) -> Stage:
-    return Stage(f"image.blocks.{i}", lambda c, x, _: c.image.blocks[i](x), (f"image.blocks.{i}.",))
-
-
-def _text_block(i: int) -> Stage:
-    return Stage(f"text.blocks.{i}", lambda c, x, _: c.text.blocks[i](x, causal=True), (f"text.blocks.{i}.",))
+    return [Stage(tower, step) for step in clip.tower(tower).stages()]
 
 
 def _batches(clip: CLIP, state: Tensor, inputs: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -203,9 +203,8 @@ def _recorded(clip: CLIP, layers: Iterable[str]) -> Iterator[_Seen]:
 
 def _read_rows(clip: CLIP, tower: str, inputs: Tensor) -> NDArray[Any]:
     """The row of each sample that a transformer's head reads."""
-    if tower == "image":
-        return np.zeros(len(inputs), np.int64)
-    return (clip.text.end_of_text(inputs) - int(clip.text.begin_id is not None)).numpy()
+    rows = clip.tower(tower).read_rows(inputs)
+    return np.zeros(len(inputs), np.int64) if rows is None else rows.numpy()
 
 
 class _Parts:

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from onnx import TensorProto
 
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.resnet_nodes import emit_resnet
 from d4c.deployment.onnx.transformer_nodes import emit_text_transformer, emit_vision_transformer
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
+from d4c.models.resnet import ModifiedResNet
+from d4c.models.text import TextTransformer
+from d4c.models.tower import Tower
 from d4c.models.vit import VisionTransformer
 
 OUTPUT = "embedding"
+
+EMITTERS: dict[type[Tower], Callable[[Graph, str, Any, int, str], None]] = {
+    VisionTransformer: emit_vision_transformer,
+    ModifiedResNet: emit_resnet,
+    TextTransformer: emit_text_transformer,
+}
+"""What writes the nodes of a kind of tower, given its input, the module, the size of the input, and its output."""
+
+
+def _emit(g: Graph, inputs: str, clip: CLIP, name: str) -> None:
+    tower = clip.tower(name)
+    if type(tower) not in EMITTERS:
+        kinds = ", ".join(kind.__name__ for kind in EMITTERS)
+        raise SettingError(
+            f"The {name} tower of {clip.name!r} is a {type(tower).__name__}, and only {kinds} can be written as ONNX; "
+            "add what writes its nodes to EMITTERS."
+        )
+    size = clip.image_size if name == "image" else clip.config.text.context_length
+    EMITTERS[type(tower)](g, inputs, tower, size, OUTPUT)
 
 
 def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
@@ -18,10 +44,7 @@ def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     g = Graph("image", unpacked)
     size = clip.image_size
     pixels = g.input("pixels", TensorProto.FLOAT, ["batch", 3, size, size])
-    if isinstance(clip.image, VisionTransformer):
-        emit_vision_transformer(g, pixels, clip.image, size, OUTPUT)
-    else:
-        emit_resnet(g, pixels, clip.image, size, OUTPUT)
+    _emit(g, pixels, clip, "image")
     g.output(OUTPUT, ["batch", clip.config.embed_dim])
     return g
 
@@ -34,6 +57,6 @@ def text_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     """
     g = Graph("text", unpacked)
     tokens = g.input("tokens", TensorProto.INT64, ["batch", "length"])
-    emit_text_transformer(g, tokens, clip.text, OUTPUT)
+    _emit(g, tokens, clip, "text")
     g.output(OUTPUT, ["batch", clip.config.embed_dim])
     return g

@@ -78,8 +78,8 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
     linear(g, x, tower.projection, "image.projection", output)
 
 
-def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, output: str) -> None:
-    context, width = tower.positional_embedding.shape
+def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context: int, output: str) -> None:
+    width = tower.positional_embedding.shape[1]
     kept = int(tower.begin_id is not None)
     if kept:
         # The begin-of-text position has no state; it lives on in the keys and values that the blocks keep.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig
+from d4c.models.config import CLIPConfig, uneven_heads
 
 
 @dataclass(frozen=True)
@@ -52,40 +52,17 @@ def blueprint(config: CLIPConfig) -> dict[str, torch.Size]:
 
 def check_config(config: CLIPConfig, source: str) -> None:
     """Raise CheckpointError for a configuration that no CLIP can have."""
-    image, text = config.image, config.text
-    sizes = {"embedding width": config.embed_dim, "image size": image.image_size, "image width": image.width}
-    if isinstance(image, ResNetConfig):
-        sizes |= {f"depth of stage {i + 1}": depth for i, depth in enumerate(image.layers)}
-        sizes["heads of the attention pool"] = image.heads
-        widths = {"image": (image.width * 32, image.heads)}
-        grain = 32
-    else:
-        sizes |= {"patch size": image.patch_size, "image layers": image.layers, "image heads": image.heads}
-        sizes["image MLP width"] = image.mlp_width
-        widths = {"image": (image.width, image.heads)}
-        grain = 1
+    text = config.text
+    sizes = {"embedding width": config.embed_dim, **config.image.sizes()}
     sizes |= {"text width": text.width, "text layers": text.layers, "text heads": text.heads}
     sizes |= {"context length": text.context_length, "vocabulary": text.vocab_size, "text MLP width": text.mlp_width}
-    widths["text"] = (text.width, text.heads)
     for what, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
             raise CheckpointError(f"{source}: {what} is {value!r}, expected a positive whole number; use another file.")
         if ("layers" in what or "depth" in what) and value > 256:
             raise CheckpointError(f"{source}: {what} is {value}, expected at most 256; use another file.")
-    for what, (width, heads) in widths.items():
-        if width % heads:
-            raise CheckpointError(
-                f"{source}: {what} width {width} is not a multiple of its {heads} heads; use a matching configuration."
-            )
-    if not isinstance(image, ResNetConfig) and image.patch_size > image.image_size:
-        raise CheckpointError(
-            f"{source}: patches of {image.patch_size} pixels do not fit an image of {image.image_size}; "
-            "use a matching configuration."
-        )
-    if image.image_size % grain:
-        raise CheckpointError(
-            f"{source}: image size {image.image_size} is not a multiple of {grain}; use a matching configuration."
-        )
+    for clause in (*uneven_heads("text", text.width, text.heads), *config.image.complaints()):
+        raise CheckpointError(f"{source}: {clause}; use a matching configuration.")
 
 
 def named(keys: list[str]) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
-from d4c.models.formats.assemble import assemble
+from d4c.models.formats.assemble import Source, assemble
 from d4c.models.formats.hub import download
 from d4c.models.formats.huggingface import huggingface_config, huggingface_layout
+from d4c.models.formats.native import is_native, native_config
 from d4c.models.formats.openai import fill_token_table, infer_config, openai_layout
 from d4c.models.formats.openclip import named_pretrained, openclip_config, plain_names, refuse_foreign
 from d4c.models.formats.weights import first_present, read_json, read_sharded, read_weights
@@ -51,8 +52,9 @@ def load(
     """A CLIP in evaluation mode, float32, without gradients, from wherever its weights are.
 
     `source` is the name of an embedded model ("demo-vit", "demo-rn"); a file (safetensors, `torch.save`, TorchScript)
-    or a state dict with OpenAI's names; a folder that Hugging Face's `CLIPModel` or open_clip saved; the id of such a
-    folder on the hub ("hf-hub:org/name", "@revision" may follow); or an open_clip name ("ViT-B-32"), whose weights
+    or a state dict with OpenAI's names; a folder that `CLIP.save_pretrained`, Hugging Face's
+    `CLIPModel` or open_clip saved; the id of such a folder on the hub ("hf-hub:org/name",
+    "@revision" may follow); or an open_clip name ("ViT-B-32"), whose weights
     `pretrained` picks: one of open_clip's tags or a file.
 
     A file or state dict carries no configuration: it is taken to be OpenAI's, with heads of 64 channels and QuickGELU.
@@ -127,6 +129,8 @@ def from_folder(folder: Path, source: str, name: str) -> CLIP:
             if not isinstance(model, dict) or not isinstance(pixels, dict):
                 raise CheckpointError(f"{folder / config_name} has no 'model_cfg'; use a folder that open_clip saved.")
             return from_state(read_any(weights), openclip_config(model, pixels, source), source, name)
+        if is_native(data):
+            return assemble(native_config(data, source), read_any(weights), Source, source, str(data.get("name", name)))
         extra = folder / "preprocessor_config.json"
         config = huggingface_config(data, read_json(extra) if extra.is_file() else {}, source)
         state = read_any(weights)

@@ -24,7 +24,6 @@ from d4c.errors import ArtifactError
 from d4c.files import atomic_folder, refuse_occupied, write_json
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
-from d4c.models.resnet import ModifiedResNet
 from d4c.models.tokenizer import tokenizer
 from d4c.quantization.artifact.card import model_card
 from d4c.quantization.formats.packing import pack, packed_size, unpack
@@ -111,9 +110,8 @@ def load_quantized(folder: str | Path, device: str | torch.device = "cpu") -> Qu
             track = section["track"]
             if track not in get_args(Track):
                 raise ValueError(f"unknown track {track!r}")
-            folded = track == "deployable" and any(name.startswith("image.") for name in plan)
-            if folded and isinstance(skeleton.image, ModifiedResNet):
-                fold_batchnorms(skeleton.image)
+            for tower in {name.partition(".")[0] for name in plan} if track == "deployable" else ():
+                fold_batchnorms(skeleton.tower(tower))
             convert(skeleton, plan, track)
             begin_id = section["begin_id"]
             skeleton.text.expect_begin(None if begin_id is None else int(begin_id))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.models.clip import CLIP
-from d4c.quantization.calibrate import by_length
 from d4c.quantization.quantized_layers import QuantizedLinear
 from d4c.quantization.sensitivity.divergence import divergence, log_distribution
 from d4c.quantization.stages import stages
@@ -18,6 +17,7 @@ from d4c.quantization.stages import stages
 Error = Callable[[Tensor, Tensor], Tensor]
 """Maps a quantized and a float model's embeddings [N, D] to the error of each image [N]."""
 SAMPLES = 64
+TEXT_BATCH = 64
 BATCH = 4  # a whole tower's activations are held at once
 
 
@@ -33,7 +33,7 @@ def zeroshot_error(reference: CLIP) -> Error:
     Unlike the cosine it does not count where an embedding moves without nearing a prompt.
     """
     tokens = reference.tokenize(generic_prompts(len(NOUNS))).to(reference.device)
-    texts = torch.cat([reference.encode_text(part) for part in by_length(reference, tokens)])
+    texts = torch.cat([reference.encode_text(part) for part in reference.text.batches(tokens, TEXT_BATCH)])
 
     def error(own: Tensor, wanted: Tensor) -> Tensor:
         found, expected = (log_distribution(images, texts, reference.logit_scale) for images in (own, wanted))

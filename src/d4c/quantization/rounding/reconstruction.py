@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from d4c.errors import SettingError
-from d4c.models.clip import CLIP
-from d4c.models.vit import VisionTransformer
+from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import Progress
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.rounding.gptq import GPTQ, Layer
@@ -31,7 +30,7 @@ def reconstruct(
     reference: CLIP,
     tower: str,
     inputs: Tensor,
-    unit_of: Callable[[str], UnitKind],
+    unit_of: Callable[[Stage], UnitKind],
     config: ReconstructionConfig,
     seed: int = 0,
     progress: Progress | None = None,
@@ -40,22 +39,21 @@ def reconstruct(
     """Rebuild one tower in place, from front to back.
 
     `inputs` are pixels [N, 3, S, S] or tokens [N, L]; `reference` is the float model that `quantized` was made
-    from, folded alike; `unit_of` gives the kind of unit for a stage name. Stages that `checkpoint` holds are taken
+    from, folded alike; `unit_of` gives the kind of unit for a stage. Stages that `checkpoint` holds are taken
     from there. Where a GPU has too little memory for the states of all samples, they move to the host's.
 
     Raises SettingError if even then there is too little.
     """
-    if tower == "text":
-        inputs = reference.text.crop(inputs)
+    inputs = reference.tower(tower).crop(inputs)
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
     weights: dict[str, Tensor] = {}
-    if config.importance != "none" and tower == "image" and isinstance(reference.image, VisionTransformer):
+    if config.importance != "none" and tower == "image" and has_tokens(reference):
         error = embedding_error if config.importance == "embedding" else zeroshot_error(reference)
         weights = token_importance(quantized, reference, inputs, error)
     walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
     chain = stages(quantized, tower)
     for index, stage in enumerate(chain):
-        walk.pass_stage(stage, unit_of(stage.name))
+        walk.pass_stage(stage, unit_of(stage))
         if progress:
             progress(index + 1, len(chain))
 
@@ -116,8 +114,8 @@ class _Walk:
         self.float_state = target
 
     def _rebuild(self, stage: Stage, names: list[str], kind: UnitKind, target: Tensor) -> None:
-        # The text head reads one position of each prompt and holds one layer.
-        whole = kind == "block" and stage.name != "text.head"
+        # A unit is learned from states alone; the text head also reads where its prompts end, and holds one layer.
+        whole = kind == "block" and not stage.reads_inputs
         for group in _shared_inputs(self.quantized, names):
             if kind == "gptq" or self.config.closed_form_start:
                 self._solve(stage, group)
@@ -162,10 +160,12 @@ def trainable_layers(clip: CLIP, stage: Stage) -> list[str]:
 
 
 def _shared_inputs(clip: CLIP, names: Sequence[str]) -> list[list[str]]:
+    shared = [(tower, group) for tower in TOWERS for group in clip.tower(tower).shared_inputs()]
+    one_row = {f"{tower}.{layer}" for tower, group in shared for layer in group.of_one_row}
     groups: dict[tuple[int, bool], list[str]] = {}
     for name in names:
-        # The query of the attention pool is one position of what its keys and values read.
-        key = id(_layer(clip, name).input_quantizer), name == "image.pool.q"
+        # A layer that reads one row of what the others read has another input.
+        key = id(_layer(clip, name).input_quantizer), name in one_row
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 
@@ -205,4 +205,10 @@ def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, 
 
 
 def _live(clip: CLIP, stage: Stage, inputs: Tensor) -> Tensor | None:
-    return clip.text.live(inputs) if stage.name.startswith("text.") and clip.text.trim else None
+    return clip.tower(stage.tower).live(inputs)
+
+
+def has_tokens(clip: CLIP) -> bool:
+    """Whether the states of the image tower are sequences of patches."""
+    patches = clip.image.patches()
+    return patches is not None and bool(patches.attentions)

@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from d4c.calibration.prompts import NOUNS, generic_prompts
-from d4c.models.clip import CLIP
-from d4c.models.layers import Attention
-from d4c.models.resnet import AttentionPool
+from d4c.models.clip import CLIP, TOWERS
+from d4c.models.tower import replace_module
 from d4c.progress import Progress
-from d4c.quantization.calibrate import by_length, prepare
+from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme, check_bits
-from d4c.quantization.placement import TOWERS, LayerPlan, default_overrides, make_plan
+from d4c.quantization.placement import LayerPlan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
-from d4c.quantization.quantized_layers import QuantizedLayer, QuantizedMatMul
+from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.sensitivity.divergence import divergence, log_distribution
 from d4c.quantization.stages import Stage, stages
 
@@ -132,7 +131,7 @@ def measure_sensitivity(
     float_clip = working_copy(clip, "deployable")
     texts = generic_prompts(len(NOUNS)) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften=True)
-    plan = make_plan(float_clip, scheme, "deployable", default_overrides("deployable"))
+    plan = make_plan(float_clip, scheme, "deployable", default_overrides(float_clip, "deployable"))
     prepare(float_clip, pixels, tokens, TOWERS, plan)
     quantized = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS)
     probe = Probe(float_clip, quantized, pixels, tokens)
@@ -184,7 +183,7 @@ class Probe:
     @torch.no_grad()
     def __init__(self, reference: CLIP, quantized: CLIP, pixels: Tensor, tokens: Tensor) -> None:
         self.reference, self.quantized = reference, quantized
-        text = [reference.text.crop(part) for part in by_length(reference, tokens)]
+        text = [reference.text.crop(part) for part in reference.text.batches(tokens, BATCH)]
         self.inputs = {"image": list(pixels.split(BATCH)), "text": text}
         self.chains = {tower: stages(reference, tower) for tower in TOWERS}
         self.features = {
@@ -257,19 +256,12 @@ class Probe:
 @contextmanager
 def swapped(clip: CLIP, name: str, module: nn.Module) -> Iterator[None]:
     """Put a module in the place of another inside the block."""
-    parent, leaf = clip.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-    kept = getattr(parent, leaf)
-    fused = isinstance(parent, Attention | AttentionPool) and parent.fused
-    setattr(parent, leaf, module)
+    kept = clip.get_submodule(name)
+    replace_module(clip, name, module)
     try:
-        if isinstance(parent, Attention | AttentionPool):
-            # The fused kernel would pass a quantized product by.
-            parent.fused = fused and not isinstance(module, QuantizedMatMul)
         yield
     finally:
-        setattr(parent, leaf, kept)
-        if isinstance(parent, Attention | AttentionPool):
-            parent.fused = fused
+        replace_module(clip, name, kept)
 
 
 def at_width(layer: QuantizedLayer, bits: int) -> QuantizedLayer:

@@ -38,19 +38,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
-from d4c.models.layers import Block
 from d4c.quantization.formats.affine import fake_quantize
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.placement import LayerPlan, Plan
 from d4c.quantization.ranges.search import search, search_symmetric, summarize
 from d4c.quantization.ranges.thinning import thin
-from d4c.quantization.symmetries.folding import fold_channel_ranges, norm_readers
+from d4c.quantization.symmetries.folding import fold_channel_ranges, norm_axes
 
 # 0 moves the ranges of the channels onto one middle and leaves their widths.
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
@@ -118,12 +118,14 @@ def narrow_weights(plans: Sequence[LayerPlan]) -> bool:
 
 
 def find_sites(clip: CLIP, towers: Sequence[str], plan: Plan) -> Iterator[FoldSite]:
-    """The sites of all transformer blocks of some towers."""
-    for name, block in clip.named_modules():
-        if isinstance(block, Block) and name.split(".")[0] in towers:
-            names = {layer: f"{name}.{path}" for path, layer in block.named_modules()}
-            for norm, readers in norm_readers(block):
-                yield FoldSite(norm, readers, [plan[names[reader]] for reader in readers])
+    """The LayerNorms of some towers whose readers have a bias, which a shift of channels goes into."""
+    for name in towers:
+        tower = clip.tower(name)
+        for axis in norm_axes(tower):
+            readers = [cast(nn.Linear, tower.get_submodule(reader)) for reader in axis.readers]
+            if all(reader.bias is not None for reader in readers):
+                norm = cast(nn.LayerNorm, tower.get_submodule(axis.writers[0]))
+                yield FoldSite(norm, readers, [plan[f"{name}.{reader}"] for reader in axis.readers])
 
 
 def rounded(x: Tensor, args: QuantArgs) -> Tensor:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from d4c.models.layers import Block
-from d4c.models.resnet import Bottleneck, Downsample, ModifiedResNet, Stem
+from d4c.models.tower import ChannelAxis, Tower, replace_module
 from d4c.quantization.ranges.search import safe_scale
 
 # A channel whose range is far from the others' would multiply its weight column by as much.
@@ -29,18 +28,12 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     return folded
 
 
-def fold_batchnorms(tower: ModifiedResNet) -> None:
+def fold_batchnorms(tower: Tower) -> None:
     """Fold every BatchNorm of the tower into its convolution, in place."""
-    for module in tower.modules():
-        if isinstance(module, Stem | Bottleneck):
-            pairs = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
-        elif isinstance(module, Downsample):
-            pairs = [("conv", "bn")]
-        else:
-            continue
-        for conv, norm in pairs:
-            setattr(module, conv, fold_batchnorm(getattr(module, conv), getattr(module, norm)))
-            setattr(module, norm, nn.Identity())
+    for conv, norm in tower.batch_norms():
+        folded = fold_batchnorm(tower.get_submodule(conv), tower.get_submodule(norm))  # type: ignore[arg-type]
+        replace_module(tower, conv, folded)
+        replace_module(tower, norm, nn.Identity())
 
 
 def fold_channel_ranges(
@@ -72,7 +65,7 @@ def relative(width: Tensor) -> Tensor:
     return (width / safe_scale(width.mean())).clamp(1 / MAX_RATIO, MAX_RATIO)
 
 
-def norm_readers(block: Block) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:
-    """The LayerNorms of a block with the linears that read them."""
-    attn = block.attn
-    return [(block.norm1, [attn.q, attn.k, attn.v]), (block.norm2, [block.mlp.fc1])]
+def norm_axes(tower: Tower) -> list[ChannelAxis]:
+    """The axes that a LayerNorm writes."""
+    norms = {name for name, module in tower.named_modules() if isinstance(module, nn.LayerNorm)}
+    return [axis for axis in tower.channel_axes() if norms.issuperset(axis.writers)]

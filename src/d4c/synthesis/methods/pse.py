@@ -7,6 +7,7 @@ many values, in noise few, and makes images by maximizing the differential entro
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from torch import Tensor
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.layers import Attention, split_heads
-from d4c.models.vit import VisionTransformer
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.objectives import prompt_loss, same_group, total_variation
 from d4c.synthesis.setup import Setup
@@ -45,7 +45,7 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
     "published" is the baseline in the code of D4C: attention times the input of the attention layer, plus weighted
     total variation, and nothing else. Raises SettingError for a tower without patches.
     """
-    blocks = attentions(clip)
+    blocks, first = attentions(clip)
     if config.pse_form == "published":
         _, inputs = encode_and_record(clip, images, blocks)
         tokens = [mixed_inputs(attn, x) for attn, x in zip(blocks, inputs, strict=True)]
@@ -59,7 +59,7 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
         rest = prompt_loss(features, setup.texts, setup.targets, config.temperature, None, setup.group)
         rest = rest + TV_HOLD * (norm - 1).abs()
     same = same_group(setup.group)
-    return rest - torch.stack([similarity_entropy(x[:, 1:], same) for x in tokens]).sum(0)
+    return rest - torch.stack([similarity_entropy(x[:, first:], same) for x in tokens]).sum(0)
 
 
 def total_variation_target(config: SynthesisConfig, size: int) -> float:
@@ -71,13 +71,14 @@ def total_variation_target(config: SynthesisConfig, size: int) -> float:
     return config.tv_target * (224 / size) ** (2 / 3)
 
 
-def attentions(clip: CLIP) -> list[Attention]:
-    """The attention layers of a vision transformer."""
-    if not isinstance(clip.image, VisionTransformer):
+def attentions(clip: CLIP) -> tuple[list[Attention], int]:
+    """The attention layers that mix patches with each other, and how many rows come before the patches."""
+    patches = clip.image.patches()
+    if patches is None or not patches.attentions:
         raise SettingError(
-            f"the method 'pse' compares patches, and the image tower of {clip.name!r} is a ResNet; use 'bns' or 'd4c'."
+            f"The method 'pse' compares patches, and the image tower of {clip.name!r} keeps none; use 'bns' or 'd4c'."
         )
-    return [block.attn for block in clip.image.blocks]  # type: ignore[misc]
+    return [cast(Attention, clip.image.get_submodule(name)) for name in patches.attentions], patches.first
 
 
 def mixed_inputs(attn: Attention, x: Tensor) -> Tensor:

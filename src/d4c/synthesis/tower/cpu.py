@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from d4c.models.tower import Tower, replace_module
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -70,13 +72,11 @@ def use_products(tower: nn.Module) -> None:
                 setattr(parent, name, Product(child))
 
 
-def fold_batchnorms(tower: nn.Module) -> None:
-    """Make every BatchNorm part of the convolution that is defined before it, as it is applied behind it."""
-    for parent in list(tower.modules()):
-        conv = ""
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d):
-                conv = name
-            elif isinstance(child, nn.BatchNorm2d):
-                setattr(parent, conv, fuse_conv_bn_eval(getattr(parent, conv), child))
-                setattr(parent, name, nn.Identity())
+def fold_batchnorms(tower: Tower) -> None:
+    """Make every BatchNorm part of the convolution that it follows."""
+    for conv, norm in tower.batch_norms():
+        fused = fuse_conv_bn_eval(
+            cast(nn.Conv2d, tower.get_submodule(conv)), cast(nn.BatchNorm2d, tower.get_submodule(norm))
+        )
+        replace_module(tower, conv, fused)
+        replace_module(tower, norm, nn.Identity())

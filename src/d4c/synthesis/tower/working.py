@@ -17,7 +17,7 @@ from d4c.compiled import can_compile, compile_part
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, split_heads
-from d4c.models.vit import VisionTransformer
+from d4c.models.tower import Tower, replace_module
 from d4c.synthesis.config import Precision, SynthesisConfig
 from d4c.synthesis.tower.cpu import fold_batchnorms, product, use_products
 from d4c.synthesis.tower.ordered_attention import by_products, self_attention
@@ -114,13 +114,8 @@ def speed_up(model: CLIP, config: SynthesisConfig) -> None:
     compiled. The baselines look inside the tower: for them it keeps its parts and is not compiled.
     """
     tower, whole, cpu = model.image, not config.needs.inner_layers, model.device.type == "cpu"
-    if isinstance(tower, VisionTransformer) and whole:
-        tower.patch_embed = PatchProduct(tower.patch_embed)  # type: ignore[assignment]
-        for block in tower.blocks:
-            simplify_activation(block.mlp)  # type: ignore[arg-type]
-        for block in tower.blocks[:-1]:
-            block.attn = (HostAttention if cpu else JointAttention)(block.attn)  # type: ignore[arg-type]
-        tower.blocks[-1] = LastBlock(tower.blocks[-1])  # type: ignore[arg-type]
+    if whole:
+        restructure(tower, HostAttention if cpu else JointAttention)
     if cpu:
         use_products(tower)
         if whole:
@@ -131,9 +126,25 @@ def speed_up(model: CLIP, config: SynthesisConfig) -> None:
             if not isinstance(module, nn.BatchNorm2d):
                 to_bf16(module)
     if model.device.type == "cuda" and can_compile() and whole:
-        ends = [tower.patch_embed] if isinstance(tower, VisionTransformer) else [tower.stem, tower.pool]
-        for part in (*tower.blocks, *ends):
+        for part in (*tower.blocks, *map(tower.get_submodule, tower.costly_parts)):
             compile_part(part)
+
+
+def restructure(tower: Tower, attention: type[JointAttention]) -> None:
+    """Put faster modules into the place of those that there are faster ones for."""
+    first = tower.get_submodule(tower.first_layer)
+    if isinstance(first, nn.Conv2d) and first.stride == first.kernel_size:
+        replace_module(tower, tower.first_layer, PatchProduct(first))
+    for module in tower.modules():
+        if isinstance(module, MLP):
+            simplify_activation(module)
+    for i, block in enumerate(tower.blocks):
+        if not isinstance(block, Block):
+            continue
+        if i == len(tower.blocks) - 1 and tower.embedding_row == 0:
+            tower.blocks[i] = LastBlock(block)
+        else:
+            block.attn = attention(block.attn)  # type: ignore[assignment]
 
 
 def simplify_activation(mlp: MLP) -> None:
