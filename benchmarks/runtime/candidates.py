@@ -33,7 +33,6 @@ from d4c.calibration.images import CalibrationSet
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.vit import VisionTransformer
-from d4c.quantization.calibrate import by_length
 
 ORT, OPENVINO, TORCH = "ONNX Runtime", "OpenVINO", "PyTorch"
 SCHEMES = ("W8A8", "W4A8", "W6A6")
@@ -58,7 +57,7 @@ class Tower:
         if self.kind == "image":
             return list(self.calibration.pixels.split(CALIBRATION_BATCH))
         tokens = self.clip.tokenize(self.prompts)
-        return [self.clip.text.crop(part) for part in by_length(self.clip, tokens, CALIBRATION_BATCH)]
+        return [self.clip.text.crop(part) for part in self.clip.text.batches(tokens, CALIBRATION_BATCH)]
 
     def module(self) -> nn.Module:
         """A copy for PyTorch that computes every position it is given."""

@@ -44,10 +44,10 @@ MIXED: dict[str, tuple[float | str, tuple[int, ...]]] = {
 RECONSTRUCTIONS = ("none", "gptq")
 
 
-def mixed(found: Sensitivity, bits: float, widths: tuple[int, ...]) -> dict[str, str]:
+def mixed(clip: CLIP, found: Sensitivity, bits: float, widths: tuple[int, ...]) -> dict[str, str]:
     """Overrides of W4A8 that reach a mean of bits a weight: what `quantize(target_bits=...)` chooses, measured once."""
     weighted = [layer for layer in found.layers if layer.weights]
-    fixed = [*default_overrides("deployable"), r"text\.token_embedding"]
+    fixed = [*default_overrides(clip, "deployable"), r"text\.token_embedding"]
     free = {x.name: x for x in weighted if not any(re.fullmatch(pattern, x.name) for pattern in fixed)}
     sizes = {name: {b: packed_size(x.weights, b) for b in widths} for name, x in free.items()}
     held = sum(packed_size(x.weights, 8) for x in weighted if x.name not in free)
@@ -89,7 +89,7 @@ def accuracy(
             overrides = None
             if label in MIXED:
                 target, widths = MIXED[label]
-                overrides = mixed(found, bits[target] if isinstance(target, str) else target, widths)
+                overrides = mixed(clip, found, bits[target] if isinstance(target, str) else target, widths)
             scheme = "W4A8" if overrides else label
             model = d4c.quantize(clip, scheme, images, reconstruction=reconstruction, overrides=overrides)
             bits[label] = model.effective_bits()

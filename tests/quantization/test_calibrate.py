@@ -13,7 +13,7 @@ import d4c
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.quantization import calibrate as calibration
-from d4c.quantization.calibrate import by_length, calibrate, set_pixel_range
+from d4c.quantization.calibrate import calibrate, set_pixel_range
 from d4c.quantization.formats.scheme import QuantArgs, Scheme
 from d4c.quantization.placement import convert, make_plan
 from d4c.quantization.quantized import QuantizedCLIP
@@ -23,7 +23,7 @@ from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv
 def test_batches_hold_every_prompt_once_and_no_padding(demo_vit: CLIP) -> None:
     texts = [f"{'very ' * (i % 5)}small cat number {i}" for i in range(40)]
     tokens = demo_vit.tokenize(texts)
-    batches = list(by_length(demo_vit, tokens, batch=6))
+    batches = list(demo_vit.text.batches(tokens, 6))
     assert sorted(torch.cat(batches).tolist()) == sorted(tokens.tolist())
     for batch in batches:
         assert 1 <= len(batch) <= 6
@@ -35,7 +35,7 @@ def test_without_trimming_batches_are_as_they_come(demo_vit: CLIP) -> None:
     clip = copy.deepcopy(demo_vit)
     clip.text.trim = False
     tokens = clip.tokenize(["a", "a very long prompt", "b"])
-    assert [batch.tolist() for batch in by_length(clip, tokens, batch=2)] == [tokens[:2].tolist(), tokens[2:].tolist()]
+    assert [batch.tolist() for batch in clip.text.batches(tokens, 2)] == [tokens[:2].tolist(), tokens[2:].tolist()]
 
 
 def calibrated_text(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:

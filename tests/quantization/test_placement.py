@@ -26,7 +26,7 @@ KINDS = PRODUCTS | Add | nn.AvgPool2d
 
 
 def plan_of(clip: CLIP, track: Track, overrides: dict[str, Scheme] | None = None) -> Plan:
-    return make_plan(clip, W3A5, track, default_overrides(track) if overrides is None else overrides)
+    return make_plan(clip, W3A5, track, default_overrides(clip, track) if overrides is None else overrides)
 
 
 def candidates(clip: CLIP, kinds: Any = KINDS) -> set[str]:
@@ -182,17 +182,17 @@ def test_q_k_and_v_share_their_quantizer_where_a_runtime_does(demo: CLIP, track:
     attentions = [m for m in converted.modules() if isinstance(m, Attention | AttentionPool)]
     assert attentions
     for attention in attentions:
-        assert not attention.fused
+        assert not attention.plain
         quantizers = {attention.q.input_quantizer, attention.k.input_quantizer, attention.v.input_quantizer}
         assert len(quantizers) == (1 if shared else 3)
 
 
-def test_attention_without_a_plan_stays_fused(demo_vit: CLIP) -> None:
+def test_attention_without_a_plan_stays_plain(demo_vit: CLIP) -> None:
     converted = copy.deepcopy(demo_vit)
     convert(converted, make_plan(converted, W3A5, "deployable", {}, ("image",)), "deployable")
     text = converted.text.blocks[0].get_submodule("attn")
     assert isinstance(text, Attention)
-    assert text.fused
+    assert text.plain
     tokens = demo_vit.tokenize("a cat")
     assert torch.equal(converted.encode_text(tokens), demo_vit.encode_text(tokens))
 

@@ -108,7 +108,7 @@ def watch_patches(clip: CLIP) -> Iterator[Patches]:
     if layout is None:
         raise SettingError(f"The image tower of {clip.name!r} has no patches to compare; leave its structure out.")
     attn: Any = clip.image.get_submodule(layout.summary)
-    seen = Patches(attn, layout.first)
+    seen = Patches(attn, layout.summary_first)
     # q runs before k.
     hooks = (attn.q.register_forward_hook(seen.see_queries), attn.k.register_forward_hook(seen.see_keys))
     with removed_after(hooks):

@@ -165,7 +165,7 @@ class ModifiedResNet(Tower):
 
     def patches(self) -> Patches:
         """Patches are the places of the last feature map; only the pool has them in rows, after their mean."""
-        return Patches((), summary="pool", first=1)
+        return Patches((), first=0, summary="pool", summary_first=1)
 
     def channel_axes(self) -> list[ChannelAxis]:
         return [*super().channel_axes(), *self._residual_axes()]

@@ -55,12 +55,13 @@ class Patches:
     """Where the patches of an image are rows of a sequence.
 
     `attentions` are the attention layers that mix patches with each other, in order; `summary` is the attention whose
-    first query sums the patches up. In all of them the rows before `first` are not patches.
+    first query sums the patches up. In what they read, the first patch is row `first` and row `summary_first`.
     """
 
     attentions: tuple[str, ...]
-    summary: str
     first: int
+    summary: str
+    summary_first: int
 
 
 @dataclass(frozen=True)

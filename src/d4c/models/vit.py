@@ -45,7 +45,7 @@ class VisionTransformer(Tower):
 
     def patches(self) -> Patches:
         attentions = tuple(f"blocks.{i}.attn" for i in range(len(self.blocks)))
-        return Patches(attentions, summary=attentions[-1], first=1)
+        return Patches(attentions, first=1, summary=attentions[-1], summary_first=1)
 
     def channel_axes(self) -> list[ChannelAxis]:
         return [*super().channel_axes(), ChannelAxis("norm_post", writers=("norm_post",), readers=("projection",))]

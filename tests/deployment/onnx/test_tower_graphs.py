@@ -26,7 +26,7 @@ from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, open_session
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
-from d4c.models.resnet import ModifiedResNet
+from d4c.models.resnet import Bottleneck
 from d4c.models.vit import VisionTransformer
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedAvgPool2d, QuantizedConv2d, QuantizedLinear, QuantizedMatMul
@@ -146,7 +146,7 @@ def test_the_last_block_computes_one_row(exported: Exported) -> None:
 def test_sums_and_pools_of_a_resnet_run_in_integers(exported: Exported, fixed: dict[str, int], tmp_path: Path) -> None:
     """All but the last sum, which the attention pool reads in floating point."""
     clip, made = exported
-    blocks = clip.image.blocks if isinstance(clip.image, ModifiedResNet) else []
+    blocks = [block for block in clip.image.blocks if isinstance(block, Bottleneck)]
     found = kernels(made.folder / "image.onnx", tmp_path, fixed)
     assert found["QLinearAdd"] == max(0, len(blocks) - 1)
     assert found["QLinearAveragePool"] == sum(isinstance(m, QuantizedAvgPool2d) for m in clip.modules())

@@ -27,7 +27,7 @@ from d4c.quantization.stages import run_stage, stages
 def models(clip: CLIP) -> tuple[CLIP, CLIP, Tensor]:
     """A float model, its quantized form, and pixels."""
     pixels = d4c.synthesize(clip, "noise", images=6).pixels
-    plan = make_plan(clip, Scheme.parse("W4A4"), "deployable", default_overrides("deployable"))
+    plan = make_plan(clip, Scheme.parse("W4A4"), "deployable", default_overrides(clip, "deployable"))
     tokens = clip.tokenize(["a cat", "two old dogs"])
     return clip, with_ranges(clip, plan, "deployable", pixels, tokens, ("image", "text")), pixels
 

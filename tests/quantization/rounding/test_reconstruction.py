@@ -40,7 +40,7 @@ def calibrated(clip: CLIP, scheme: str, tower: str, inputs: Tensor, track: Track
     reference = copy.deepcopy(clip)
     reference.text.trim = track == "deployable"
     pixels = inputs if tower == "image" else torch.empty(0)
-    plan = make_plan(reference, Scheme.parse(scheme), track, default_overrides(track), (tower,))
+    plan = make_plan(reference, Scheme.parse(scheme), track, default_overrides(reference, track), (tower,))
     if track == "deployable":
         prepare(reference, pixels, inputs, (tower,), plan)
     quantized = copy.deepcopy(reference)

@@ -33,7 +33,7 @@ class Case:
         self.calibration = d4c.synthesize(clip, "leaves", images=4)
         self.float = working_copy(clip, "deployable")
         self.pixels, self.tokens = calibration_inputs(self.float, self.calibration, PROMPTS, soften=True)
-        self.plan: Plan = make_plan(self.float, Scheme(4, 6), "deployable", default_overrides("deployable"))
+        self.plan: Plan = make_plan(self.float, Scheme(4, 6), "deployable", default_overrides(self.float, "deployable"))
         prepare(self.float, self.pixels, self.tokens, TOWERS, self.plan)
         self.quantized = with_ranges(self.float, self.plan, "deployable", self.pixels, self.tokens, TOWERS)
         self.probe = Probe(self.float, self.quantized, self.pixels, self.tokens)
@@ -114,8 +114,8 @@ def test_measuring_changes_neither_model(case: Case) -> None:
     case.probe.alone({name: [NO_WEIGHTS] for name in names})
     case.probe.without(names)
     assert (model_hash(case.float), model_hash(case.quantized)) == before
-    assert case.float.text.blocks[0].attn.fused
-    assert not case.quantized.text.blocks[0].attn.fused
+    assert case.float.text.blocks[0].attn.plain
+    assert not case.quantized.text.blocks[0].attn.plain
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from d4c.quantization.symmetries.folding import fold_channel_ranges
 
 
 def plan_of(clip: CLIP, scheme: str) -> Plan:
-    return make_plan(clip, Scheme.parse(scheme), "deployable", default_overrides("deployable"))
+    return make_plan(clip, Scheme.parse(scheme), "deployable", default_overrides(clip, "deployable"))
 
 
 def formats(scheme: str) -> LayerPlan:
