@@ -3,8 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+SEARCH := runs/search
+CONSTRAINTS := $(CURDIR)/constraints.txt
+PIP_INSTALL := -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+# The theme's makers advertise their next generator on every build.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-slow lint format docs clean
+.PHONY: help demo search test test-slow lint format docs check dependencies audit dist hooks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -14,20 +19,26 @@ help: ## Show the targets.
 # requirements decide whether a CPU or a CUDA build is taken.
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(BIN)/python $(PIP_INSTALL) torch
+	$(BIN)/python $(PIP_INSTALL) -e '.[onnx]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.core ## Quantize the embedded demo CLIP without data and measure what accuracy is left.
 	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick -o $(RUN)
+
+search: $(VENV)/.core ## Export a quantized demo CLIP and find emoji by words: a page in runs/search.
+	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick --safe-int8 -o $(SEARCH)
+	$(BIN)/d4c export $(SEARCH)/artifact -o $(SEARCH)/export
+	$(BIN)/python examples/emoji_pictures.py $(SEARCH)/emoji
+	$(BIN)/d4c search $(SEARCH)/export $(SEARCH)/emoji "a vehicle" --top 12 --html $(SEARCH)/page.html
 
 test: $(VENV)/.dev ## Run the tests (at most 10 minutes on 2 cores, installation included).
 	$(BIN)/python -m pytest -n logical --maxprocesses 4
@@ -46,6 +57,27 @@ format: $(VENV)/.dev ## Format the code.
 
 docs: $(VENV)/.docs ## Build the documentation into site/; a broken link or a missing table fails.
 	$(BIN)/mkdocs build --strict
+
+dependencies: $(VENV)/.dev $(VENV)/.docs ## Check that what is installed is pinned, consistent and permissively licensed.
+	$(BIN)/python .ci/dependencies.py
+
+check: lint test docs dependencies demo ## Everything that CI checks.
+
+audit: dependencies ## Look for known vulnerabilities of the pinned versions; needs a network.
+	$(BIN)/python .ci/audit.py
+
+# Nothing but the wheel and what it asks for: what is missing from the package or its requirements shows here.
+dist: $(VENV)/.dev ## Build the package, install it in an empty environment and run the demo from there.
+	rm -rf dist build/empty
+	PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python $(PIP_INSTALL) torch
+	build/empty/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[quantize,onnx]"
+	folder=$$(mktemp -d) && cd $$folder && \
+	  $(CURDIR)/build/empty/bin/d4c run --model demo-vit --scheme W4A8 --preset quick -o demo && rm -r $$folder
+
+hooks: $(VENV)/.dev ## Check format, lint and types before every commit.
+	$(BIN)/pre-commit install
 
 clean: ## Remove the environment and everything that was made.
 	rm -rf $(VENV) runs build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,85 @@
+"""What `make docs` generates: the page of commands, tables in pages, and a page for each committed table."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from d4c.cli import app
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import filled
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+COMMANDS = "<!-- commands -->"
+"""Where docs/cli.md takes in the commands."""
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the generated pages into the navigation."""
+    assert config.nav is not None
+    pages = [{name.replace("_", " ").capitalize(): f"results/{name}.md"} for name in committed_tables()]
+    config.nav.append({"All results": pages})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Make a page of each table under benchmarks/ as it was committed."""
+    for name, path in committed_tables().items():
+        files.append(File.generated(config, f"results/{name}.md", content=path.read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Write the commands into their page, and tables into every page that names them."""
+    return filled(markdown.replace(COMMANDS, command_reference()) if page.file.src_uri == "cli.md" else markdown)
+
+
+def committed_tables() -> dict[str, Path]:
+    """The committed tables by the name of their page; one that is only half of a page is not one of its own."""
+    paths = sorted(BENCHMARKS.glob("*/results/*.md"))
+    return {_page_name(path): path for path in paths if path.read_text(encoding="utf-8").startswith("# ")}
+
+
+def _page_name(path: Path) -> str:
+    topic = path.parent.parent.name
+    return topic if path.stem == topic else f"{topic}_{path.stem}"
+
+
+def command_reference() -> str:
+    """Every command of the command line with its arguments and options, as Markdown."""
+    root: Any = typer.main.get_command(app)
+    context = root.make_context("d4c", [], resilient_parsing=True)
+    return "\n\n".join(_command(name, root.commands[name], context) for name in root.list_commands(context))
+
+
+def _command(name: str, command: Any, parent: Any) -> str:
+    context = command.context_class(command, info_name=name, parent=parent)
+    usage = " ".join(command.collect_usage_pieces(context))
+    parts = [f"## d4c {name}", _prose(command.help), f"```text\nd4c {name} {usage}\n```"]
+    records = [record for param in command.get_params(context) if (record := param.get_help_record(context))]
+    arguments = [
+        (param.make_metavar(context), param.help or "")
+        for param in command.get_params(context)
+        if param.param_type_name == "argument" and not param.get_help_record(context)
+    ]
+    rows = [f"| `{_cell(left)}` | {_prose(_cell(right))} |" for left, right in [*arguments, *records]]
+    parts.append("\n".join(["| option | meaning |", "| --- | --- |", *rows]))
+    if command.epilog:
+        parts.append(f"```sh\n{inspect.cleandoc(command.epilog)}\n```")
+    return "\n\n".join(parts)
+
+
+def _prose(text: str | None) -> str:
+    return re.sub(r"\s*\n(?!\n)\s*", " ", inspect.cleandoc(text or "")).replace("*", r"\*")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")

@@ -1,0 +1,194 @@
+"""The tables of README.md and of the pages, made from the committed results.
+
+`python docs/tables.py` writes README.md anew; `make docs` writes the pages. A table stands between the comments
+`<!-- table: NAME -->` and `<!-- end -->`; a page has the first one only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+TABLE = re.compile(r"<!-- table: (\w+) -->\n(?:.*?<!-- end -->\n)?", re.DOTALL)
+BENCH_MODELS = ("bench-vit", "bench-rn")
+BENCH_DATA = ("tiny-imagenet-val", "cifar10-test")
+PUBLISHED_ITERATIONS = 3000
+SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
+PEERS = {
+    "float32": ("ONNX Runtime", "float32"),
+    "**d4c W4A8**": ("ONNX Runtime", "d4c W4A8, GPTQ"),
+    "**d4c W8A8**": ("ONNX Runtime", "d4c W8A8"),
+    "ONNX Runtime, dynamic int8": ("ONNX Runtime", "dynamic int8"),
+    "ONNX Runtime, static int8": ("ONNX Runtime", "static int8 (QDQ)"),
+    "OpenVINO, NNCF int8": ("OpenVINO", "NNCF int8"),
+    "PyTorch, torchao dynamic int8": ("PyTorch", "torchao dynamic int8"),
+}
+PEER_COLUMNS = ("MB", "time", "top-1 %", "same class %")
+
+
+def peers() -> str:
+    """Size, time at batch 1 and fidelity of image towers beside what one would use instead."""
+    cells = _read("runtime", "runtime")
+    towers = ("ViT-B/32", "RN50")
+    heads = [f"{tower}: {what}" if what == "MB" else what for tower in towers for what in PEER_COLUMNS]
+    rows = []
+    for label, (runtime, candidate) in PEERS.items():
+        row = [label]
+        for tower in towers:
+            # Learned rounding changes the weights' values, neither the size of a graph nor its speed.
+            timed = _find(cells[f"{tower} image, batch 1"]["rows"], runtime, candidate.removesuffix(", GPTQ"))
+            metrics = _find(cells[f"{tower} image, fidelity"]["rows"], runtime, candidate)["metrics"]
+            row += [
+                f"{timed['bytes'] / 1e6:.0f}",
+                f"{timed['to_onnxruntime_float']['median']:.2f}",
+                f"{metrics['top1']['value']:.1f}",
+                f"{metrics['fidelity']['agreement']['value']:.0f}",
+            ]
+        rows.append(row)
+    return _markdown(["", *heads], rows)
+
+
+def calibration() -> str:
+    """Top-1 by scheme and calibration images, with blocks learned."""
+    methods = {"noise": "noise", "d4c": "D4C", "real": "photographs"}
+    rows = [
+        [f"{model}, {scheme}", *(_top1(model, scheme, "block", method) for method in methods)]
+        for model in BENCH_MODELS
+        for scheme in SCHEMES
+    ]
+    return _markdown(["", *methods.values()], _with_float(rows))
+
+
+def reconstructions() -> str:
+    """Top-1 by scheme and reconstruction, with D4C images."""
+    kinds = {"none": "ranges only", "gptq": "GPTQ", "block": "block"}
+    rows = [
+        [f"{model}, {scheme}", *(_top1(model, scheme, kind, "d4c") for kind in kinds)]
+        for model in BENCH_MODELS
+        for scheme in SCHEMES
+    ]
+    return _markdown(["", *kinds.values()], _with_float(rows))
+
+
+def demo() -> str:
+    """What `make demo` printed on one machine."""
+    rows = []
+    for row in _read("demo_run", "demo_run")["rows"]:
+        close = row.get("fidelity")
+        same = "" if close is None else f"{close['agreement']['value']:.0f}"
+        cosine = "" if close is None else f"{close['cosine']:.3f}"
+        rows.append([row["name"], f"{row['bytes'] / 1e6:.1f}", _interval(row["top1"]), same, cosine])
+    return _markdown(["", "MB", "top-1 %", "same class as float %", "cosine to float"], rows)
+
+
+def synthesis_time() -> str:
+    """Seconds of a published synthesis on one GPU, beside the authors' loop."""
+    rows = []
+    for name in ("h200", "vit_l_14"):
+        for row in _read("synthesis", name)["rows"]:
+            times = [row["ours"], row["reference"] or {}]
+            seconds = [
+                f"{PUBLISHED_ITERATIONS * time['seconds'] + time.get('setup', 0):.0f}" if time else "" for time in times
+            ]
+            rows.append([row["model"], *seconds])
+    return _markdown(["", "d4c, bf16: s", "the authors' code, float32: s"], rows)
+
+
+def quantization_time() -> str:
+    """Seconds and memory of quantizing both towers of a full-size model on one GPU."""
+    kinds = {"none": "ranges only", "gptq": "GPTQ", "block": "block"}
+    rows = []
+    for row in _quantization("time"):
+        repeat = row["repeats"][0]
+        label = f"{row['model']}, {row['scheme']}, {kinds[row['reconstruction']]}"
+        rows.append([label, f"{repeat['seconds']:.0f}", f"{repeat['memory_gib']:.1f}"])
+    return _markdown(["", "s", "GiB of GPU memory"], rows)
+
+
+def gpu_runtime() -> str:
+    """Images per second of an image tower on one GPU."""
+    candidates = ("bf16, torch.compile", "d4c W8A8", "d4c W4A8")
+    rows = []
+    for model in (model for run in _read("gpu_runtime", "gpu_runtime")["runs"] for model in run["models"]):
+        found = {row["candidate"]: row for row in model["rows"]}
+        speeds = [found[name] for name in candidates]
+        rows.append([f"{model['model']}, images per second"])
+        rows[-1] += [f"{row['images_a_second']:,.0f} ({row['times_bf16']:.2f} ×)" for row in speeds]
+        rows.append([f"{model['model']}, MB (float32: {model['float32_bytes'] / 1e6:,.0f})"])
+        rows[-1] += [f"{row['bytes'] / 1e6:.0f}" for row in speeds]
+    return _markdown(["image tower, batch 256", *candidates], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "peers": peers,
+    "calibration": calibration,
+    "reconstructions": reconstructions,
+    "demo": demo,
+    "synthesis_time": synthesis_time,
+    "quantization_time": quantization_time,
+    "gpu_runtime": gpu_runtime,
+}
+
+
+def filled(text: str, ends: bool = False) -> str:
+    """The text with every table that it names; `ends` keeps the comments, so that it can be filled again."""
+
+    def fill(match: re.Match[str]) -> str:
+        table = TABLES[match[1]]()
+        return f"<!-- table: {match[1]} -->\n{table}<!-- end -->\n" if ends else table
+
+    return TABLE.sub(fill, text)
+
+
+def _find(rows: Sequence[dict[str, Any]], runtime: str, candidate: str) -> dict[str, Any]:
+    return next(row for row in rows if (row["runtime"], row["candidate"]) == (runtime, candidate))
+
+
+def _read(topic: str, name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((BENCHMARKS / topic / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _quantization(part: str) -> list[dict[str, Any]]:
+    lines = (BENCHMARKS / "quantization" / "results" / "quantization.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["part"] == part]
+
+
+def _top1(model: str, scheme: str, reconstruction: str, method: str) -> str:
+    cell = {"model": model, "scheme": scheme, "reconstruction": reconstruction, "method": method}
+    cells = [row for row in _quantization("accuracy") if row | cell == row]
+    return " / ".join(f"{mean(row['results'][data]['top1']['value'] for row in cells):.1f}" for data in BENCH_DATA)
+
+
+def _with_float(rows: list[list[str]]) -> list[list[str]]:
+    """The rows, each model's float accuracy in front of its own."""
+    lines = []
+    for row in rows:
+        model = row[0].partition(",")[0]
+        label = f"{model}, float"
+        if all(line[0] != label for line in lines):
+            results = next(cell["results"] for cell in _quantization("accuracy") if cell["model"] == model)
+            lines.append([label, " / ".join(f"{results[data]['float_top1']:.1f}" for data in BENCH_DATA)])
+            lines[-1] += [""] * (len(row) - 2)
+        lines.append(row)
+    return lines
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{value['value']:.1f} ({value['low']:.0f} to {value['high']:.0f})"
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8"), ends=True), encoding="utf-8")
