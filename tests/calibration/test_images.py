@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from d4c.calibration.images import CalibrationSet
+from d4c.calibration.images import CalibrationSet, load_calibration
 from d4c.errors import ArtifactError, DataError
 from d4c.files import sha256
+from d4c.models.clip import CLIP
+from d4c.models.formats.identity import model_hash
 
 BOX = torch.tensor([1, 0, 8, 7])
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
@@ -68,7 +70,7 @@ def test_saving_again_replaces_the_set(tmp_path: Path) -> None:
 
 def test_other_peoples_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(ArtifactError, match="is no calibration set"):
+    with pytest.raises(ArtifactError, match="is not a calibration set"):
         make().save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -130,6 +132,49 @@ def test_a_damaged_set_is_refused_in_one_sentence(tmp_path: Path, attack: Callab
     with pytest.raises(ArtifactError) as caught:
         CalibrationSet.load(tmp_path / "set")
     assert "\n" not in str(caught.value)
+
+
+def draw_pictures(folder: Path) -> list[Path]:
+    """Three pictures of several kinds, one of them in a sub-folder, and files that are not pictures."""
+    (folder / "sub").mkdir(parents=True)
+    files = [folder / "a.png", folder / "b.JPG", folder / "sub" / "c.png"]
+    for file, mode, size in zip(files, ("RGB", "L", "RGBA"), ((70, 90), (64, 64), (200, 80)), strict=True):
+        Image.effect_noise(size, 80).convert(mode).save(file)
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / "._a.png").write_text("what another system leaves")
+    return files
+
+
+def test_own_pictures_are_what_the_model_makes_of_them(demo_vit: CLIP, tmp_path: Path) -> None:
+    files = draw_pictures(tmp_path)
+    made = CalibrationSet.from_pictures(demo_vit, [files[0], Image.open(files[1])])
+    for pixels, file in zip(made.pixels, files, strict=False):
+        assert torch.equal(pixels, demo_vit.preprocess(Image.open(file)))
+    assert (made.prompts, made.targets.tolist(), made.texts, made.boxes) == (("", ""), [-1, -1], (), None)
+    assert made.provenance["method"] == "pictures"
+    assert made.provenance["pictures"] == ["a.png", ""]
+    assert made.provenance["model"] == {"name": "demo-vit", "sha256": model_hash(demo_vit)}
+
+
+def test_a_folder_of_pictures_and_a_saved_set_are_both_loaded(demo_vit: CLIP, tmp_path: Path) -> None:
+    files = draw_pictures(tmp_path / "pictures")
+    found = load_calibration(tmp_path / "pictures", demo_vit)
+    assert torch.equal(found.pixels, CalibrationSet.from_pictures(demo_vit, files).pixels)
+    found.save(tmp_path / "set")
+    again = load_calibration(tmp_path / "set", demo_vit)
+    assert torch.equal(again.pixels, found.pixels)
+    assert again.provenance == found.provenance
+
+
+def test_folders_without_pictures_are_refused(demo_vit: CLIP, tmp_path: Path) -> None:
+    for folder, message in (("none", "is not a folder"), (".", "neither a calibration set nor pictures")):
+        with pytest.raises(DataError, match=message):
+            load_calibration(tmp_path / folder, demo_vit)
+    with pytest.raises(DataError, match="give at least one"):
+        CalibrationSet.from_pictures(demo_vit, [])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="does not decode as an image"):
+        load_calibration(tmp_path, demo_vit)
 
 
 MISFITS: dict[str, dict[str, Any]] = {

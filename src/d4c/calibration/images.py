@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +20,35 @@ from torch import Tensor
 from d4c.calibration.sheet import contact_sheet
 from d4c.errors import ArtifactError, DataError
 from d4c.files import atomic_folder, refuse_occupied, sha256, write_json
+from d4c.models.clip import CLIP
+from d4c.models.formats.identity import model_hash
+from d4c.pictures import IMAGE_SUFFIXES, on_white, open_picture
+from d4c.version import __version__
 
 TENSORS = "calibration.safetensors"
 RECORD = "provenance.json"
 FORMAT = 1
+PICTURES = "pictures"
+"""The method in the provenance of a set that was not made but given."""
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSet:
     """Calibration images with their provenance.
 
-    `pixels` is float32 [N, 3, S, S] on the CPU, normalized with the model's mean and std. `prompts` holds each
-    image's target prompt ("" where it has none), `targets` int64 [N] its index in `texts` (-1 where none), `texts` all
-    prompts that were candidates. `provenance` is JSON: method, settings, seed, model, versions; "mean" and "std"
-    must be in it, since they turn pixels back into pictures. `boxes` int64 [N, 4] are the left, top, right and bottom
-    edges in pixels, the last two behind the box, of the square that each image's object was put into: of "d4c" and
-    "pgsi+scg", the only methods that have a foreground; elsewhere, and in sets of before they were kept, None.
-    Raises DataError when these do not fit together.
+    Args:
+        pixels: float32 [N, 3, S, S] on the CPU, normalized with the model's mean and std.
+        prompts: each image's target prompt, "" where it has none.
+        targets: int64 [N], the index of each image's prompt in `texts`, -1 where it has none.
+        texts: all prompts that were candidates.
+        provenance: how the images were made, JSON-ready: method, settings, seed, model, versions. "mean" and "std"
+            must be in it, since they turn pixels back into pictures.
+        boxes: int64 [N, 4], the left, top, right and bottom edges in pixels, the last two just outside, of the square
+            that each image's object was put into; None where the method has no foreground, and in sets saved before
+            boxes were kept.
+
+    Raises:
+        DataError: when these do not fit together.
     """
 
     pixels: Tensor
@@ -49,30 +62,30 @@ class CalibrationSet:
         pixels, targets = self.pixels, self.targets
         n = len(self.prompts)
         if pixels.dtype != torch.float32 or pixels.device.type != "cpu" or pixels.dim() != 4 or not pixels.numel():
-            raise DataError(f"the pixels are {describe(pixels)}, expected float32 [N, 3, S, S] on the CPU.")
+            raise DataError(f"The pixels are {describe(pixels)}, expected float32 [N, 3, S, S] on the CPU.")
         if pixels.shape[1] != 3 or pixels.shape[2] != pixels.shape[3]:
-            raise DataError(f"the pixels are {describe(pixels)}, expected square images of 3 channels.")
+            raise DataError(f"The pixels are {describe(pixels)}, expected square images of 3 channels.")
         if len(pixels) != n or targets.dtype != torch.int64 or list(targets.shape) != [n]:
             raise DataError(
-                f"there are {len(pixels)} images, {n} prompts and targets of {describe(targets)}; "
+                f"There are {len(pixels)} images, {n} prompts and targets of {describe(targets)}; "
                 "expected one prompt and one int64 target for each image."
             )
         if not bool(torch.isfinite(pixels).all()):
-            raise DataError("the pixels hold values that are not finite; make the images anew.")
+            raise DataError("The pixels hold values that are not finite; make the images anew.")
         for i, (prompt, target) in enumerate(zip(self.prompts, targets.tolist(), strict=True)):
             if not -1 <= target < len(self.texts) or prompt != (self.texts[target] if target >= 0 else ""):
                 raise DataError(
-                    f"image {i} has prompt {prompt[:60]!r} and target {target}, which is another of the "
+                    f"Image {i} has prompt {prompt[:60]!r} and target {target}, which is another of the "
                     f"{len(self.texts)} texts or none; expected texts[target], or '' and -1."
                 )
         if self.boxes is not None and not are_boxes(self.boxes, n, pixels.shape[-1]):
             raise DataError(
-                f"the boxes are {describe(self.boxes)}, expected int64 [{n}, 4] with left < right and top < bottom "
+                f"The boxes are {describe(self.boxes)}, expected int64 [{n}, 4] with left < right and top < bottom "
                 f"inside of {pixels.shape[-1]} pixels; make the images anew."
             )
         mean, std = self.provenance.get("mean"), self.provenance.get("std")
         if not is_triple(mean) or not is_triple(std) or min(std) <= 0:
-            raise DataError("the provenance has no 'mean' and 'std' of three numbers each; take them from the model.")
+            raise DataError("The provenance has no 'mean' and 'std' of three numbers each; take them from the model.")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -82,6 +95,35 @@ class CalibrationSet:
         mean, std = (torch.tensor(self.provenance[key])[:, None, None] for key in ("mean", "std"))
         values = ((self.pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         return values.permute(0, 2, 3, 1).contiguous().numpy()
+
+    @classmethod
+    def from_pictures(cls, clip: CLIP, pictures: Sequence[str | Path | Image.Image]) -> CalibrationSet:
+        """A set of one's own pictures, preprocessed as the model does it, so that no synthesis is needed.
+
+        Args:
+            clip: the model to calibrate.
+            pictures: files or PIL images of any size and mode; transparent parts become white.
+
+        Returns:
+            A set without prompts, whose provenance has "method": "pictures" and the names of the files.
+
+        Raises:
+            DataError: if there are no pictures, or one does not decode.
+        """
+        if not pictures:
+            raise DataError("There are no pictures to calibrate with; give at least one.")
+        opened = (on_white(p) if isinstance(p, Image.Image) else open_picture(p) for p in pictures)
+        pixels = torch.stack([clip.preprocess(picture).cpu() for picture in opened])
+        provenance = {
+            "method": PICTURES,
+            "pictures": ["" if isinstance(picture, Image.Image) else Path(picture).name for picture in pictures],
+            "model": {"name": clip.name, "sha256": model_hash(clip)},
+            "mean": list(clip.config.mean),
+            "std": list(clip.config.std),
+            "versions": {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+        n = len(pixels)
+        return cls(pixels, ("",) * n, torch.full((n,), -1), (), provenance)
 
     def save(self, folder: str | Path) -> None:
         """Write the exact tensors, the provenance, each image as PNG and a contact sheet; all of it or nothing.
@@ -130,7 +172,35 @@ class CalibrationSet:
         try:
             return cls(prompts=prompts, texts=texts, provenance=record["provenance"], **tensors)
         except DataError as error:
-            raise ArtifactError(f"{path} is no valid calibration set: {error}") from None
+            raise ArtifactError(f"{path} is not a valid calibration set: {error}") from None
+
+
+def load_calibration(path: str | Path, clip: CLIP) -> CalibrationSet:
+    """The calibration images in a folder: a saved set, or pictures.
+
+    Args:
+        path: a folder that `CalibrationSet.save` wrote, or one with pictures, in sub-folders as well.
+        clip: the model that pictures are preprocessed for.
+
+    Returns:
+        The saved set, or the pictures in the order of their paths.
+
+    Raises:
+        ArtifactError: for a damaged set.
+        DataError: for a folder that is missing or holds no pictures, and for a picture that does not decode.
+    """
+    folder = Path(path)
+    if is_calibration_set(folder):
+        return CalibrationSet.load(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a calibration set or a folder of pictures.")
+    visible = (file for file in folder.rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    pictures = sorted(visible)
+    if not pictures:
+        raise DataError(
+            f"{folder} holds neither a calibration set nor pictures ({', '.join(IMAGE_SUFFIXES)}); give one of them."
+        )
+    return CalibrationSet.from_pictures(clip, pictures)
 
 
 def is_calibration_set(folder: Path) -> bool:
@@ -152,11 +222,12 @@ def read_record(path: Path) -> dict[str, Any]:
     if record["format"] != FORMAT:
         raise ArtifactError(f"{path / RECORD} has format {record['format']}, this d4c reads {FORMAT}; make it anew.")
     if not all(isinstance(text, str) for text in record["prompts"] + record["texts"]):
-        raise ArtifactError(f"{path / RECORD} has a prompt that is no string; make the calibration set anew.")
+        raise ArtifactError(f"{path / RECORD} has a prompt that is not a string; make the calibration set anew.")
     return record
 
 
 def describe(tensor: Tensor) -> str:
+    """Type, shape and device of a tensor for a message."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
 
 
@@ -169,4 +240,5 @@ def are_boxes(boxes: Tensor, n: int, size: int) -> bool:
 
 
 def is_triple(value: Any) -> TypeGuard[Sequence[float]]:
+    """Whether a value is a list of three numbers."""
     return isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(item, int | float) for item in value)

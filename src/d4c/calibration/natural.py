@@ -65,7 +65,7 @@ def dead_leaves(n: int, size: int, generator: Generator, shapes: int = 300) -> T
     """Overlapping colored discs and rectangles with a faint 1/f texture, values in [0, 1], [n, 3, size, size].
 
     Radii have density r^-3 between 0.03 and 1 of the side, for which the picture looks alike at every scale; with 300
-    shapes about 2 % of it stays the color of the ground. All images are painted at once, one shape a turn.
+    shapes little of it stays the color of the ground. All images are painted at once, one shape after the other.
     """
     device = generator.device
     count = n * shapes

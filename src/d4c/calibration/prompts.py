@@ -45,12 +45,19 @@ def is_prompt(entry: str) -> bool:
 
 
 def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ...]:
-    """Distinct prompts from what a user gives; None means the project's own 180 nouns.
+    """Distinct prompts from what a user gives.
 
-    A list, or the lines of a .txt file, may hold names ("tabby cat"), which go into `TEMPLATE`, and whole prompts
-    ("a drawing of a cat."). A .json file holds {"classnames": [...], "templates": [...]}, each template with {} or
-    {c} in the place of the name; all combinations are used. Of equal prompts only the first is kept.
-    Raises DataError when nothing usable is there.
+    Args:
+        prompts: a list, or the path of a .txt file with one entry in each line, of names ("tabby cat"), which go into
+            `TEMPLATE`, and whole prompts ("a drawing of a cat."); or the path of a .json file with
+            {"classnames": [...], "templates": [...]}, each template with {} or {c} for the name, all combinations of
+            which are used. None means the project's own 180 nouns.
+
+    Returns:
+        The prompts in their order; of equal ones only the first.
+
+    Raises:
+        DataError: when nothing usable is there.
     """
     if prompts is None:
         return tuple(fill_template(TEMPLATE, name) for name in NOUNS)
@@ -60,26 +67,28 @@ def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ..
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"the prompts {str(path)!r} cannot be read as a text file ({type(error).__name__}); "
+                f"The prompts {str(path)!r} cannot be read as a text file ({type(error).__name__}); "
                 "give a .txt or .json file or a list of strings."
             ) from None
-        found = from_json(text, path) if path.suffix == ".json" else from_entries(text.splitlines())
+        resolved = from_json(text, path) if path.suffix == ".json" else from_entries(text.splitlines())
     else:
-        found = from_entries(prompts)
-    if not found:
-        raise DataError("there are no prompts in what was given; give at least one name such as 'cat'.")
-    return tuple(dict.fromkeys(found))
+        resolved = from_entries(prompts)
+    if not resolved:
+        raise DataError("There are no prompts in what was given; give at least one name such as 'cat'.")
+    return tuple(dict.fromkeys(resolved))
 
 
 def from_entries(entries: Sequence[str]) -> list[str]:
+    """Prompts from names and whole prompts."""
     for entry in entries:
         if not isinstance(entry, str):
-            raise DataError(f"a prompt is {type(entry).__name__}, expected a string; pass a list of strings.")
+            raise DataError(f"A prompt is {type(entry).__name__}, expected a string; pass a list of strings.")
     stripped = [entry.strip() for entry in entries if entry.strip()]
     return [entry if is_prompt(entry) else fill_template(TEMPLATE, entry) for entry in stripped]
 
 
 def from_json(text: str, path: Path) -> list[str]:
+    """Prompts from class names and templates; `path` is for messages."""
     try:
         data: Any = json.loads(text)
     except json.JSONDecodeError as error:
@@ -93,24 +102,34 @@ def from_json(text: str, path: Path) -> list[str]:
     plain = [template.replace("{c}", "{}") for template in templates]
     for template in plain:
         if "{}" not in template:
-            raise DataError(f"the template {template!r} of {path} has no place for the name; put {{}} into it.")
+            raise DataError(f"The template {template!r} of {path} has no {{}} for the name; put it in.")
     return [fill_template(template, name.strip()) for name in names if name.strip() for template in plain]
 
 
 def is_strings(value: Any) -> TypeGuard[list[str]]:
+    """Whether a value is a list of strings."""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def generic_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
-    """`count` distinct prompts to calibrate a text tower with, from the 180 nouns under 12 templates.
+    """Distinct prompts to calibrate a text tower with, from the 180 nouns under 12 templates.
 
     Each noun comes floor or ceil of count / 180 times, each time under another template, and the templates are
     as even. The same count and seed give the same prompts everywhere.
-    Raises DataError when more are asked for than there are combinations.
+
+    Args:
+        count: how many prompts.
+        seed: of the order of the nouns.
+
+    Returns:
+        The prompts.
+
+    Raises:
+        DataError: when more are asked for than there are combinations.
     """
     most = len(NOUNS) * len(CALIBRATION_TEMPLATES)
     if not 1 <= count <= most:
-        raise DataError(f"{count} generic prompts were asked for, expected 1 to {most}.")
+        raise DataError(f"{count} generic prompts were asked for, expected 1 to {most}; choose such a number.")
     names = random.Random(seed).sample(NOUNS, len(NOUNS))
     out = []
     for i in range(count):
@@ -125,14 +144,26 @@ def check_length(clip: CLIP, prompts: Sequence[str]) -> None:
     for prompt, encoding in zip(prompts, tokenizer().encode_batch([clean(p) for p in prompts]), strict=True):
         if len(encoding.ids) > room:
             raise DataError(
-                f"the prompt {prompt[:40] + '...'!r} has {len(encoding.ids)} tokens, expected at most {room}; "
+                f"The prompt {prompt[:40] + '...'!r} has {len(encoding.ids)} tokens, expected at most {room}; "
                 "shorten it."
             )
 
 
 @torch.no_grad()
 def prompt_features(clip: CLIP, prompts: Sequence[str], batch: int = 256) -> Tensor:
-    """Unit text embeddings [P, D] of prompts, on the model's device."""
+    """Unit text embeddings of prompts.
+
+    Args:
+        clip: the model, whose text tower is used where it is.
+        prompts: P prompts.
+        batch: how many go through the tower at once.
+
+    Returns:
+        [P, D] on the model's device.
+
+    Raises:
+        DataError: for a prompt that the tokenizer would cut.
+    """
     check_length(clip, prompts)
     parts = [clip.encode_text(part.to(clip.device)).float() for part in clip.tokenize(prompts).split(batch)]
     return F.normalize(torch.cat(parts), dim=-1)

@@ -17,9 +17,16 @@ LINES = 2
 
 
 def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str]) -> Image.Image:
-    """One picture of all pictures [N, S, S, 3] in rows, each with its caption below in up to two lines.
+    """One picture of all pictures in rows, each with its caption below in up to two lines.
 
     Small pictures are enlarged without smoothing so that each pixel stays visible; large ones are reduced.
+
+    Args:
+        pictures: 8-bit RGB [N, S, S, 3].
+        captions: one for each picture.
+
+    Returns:
+        The sheet.
     """
     columns = max(1, math.isqrt(len(pictures) * (TILE + GAP + LINES * LINE) // (TILE + GAP)))
     rows = math.ceil(len(pictures) / columns)
@@ -53,6 +60,7 @@ def wrap(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | Image
 
 
 def shorten(line: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """A line cut to the width of a tile, with an ellipsis where something is missing."""
     if draw.textlength(line, font) <= TILE:
         return line
     kept = line.removesuffix(" ...")

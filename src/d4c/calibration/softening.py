@@ -14,7 +14,14 @@ SHARPNESS = (1, 2, 1, 4)
 
 
 def softened(pixels: Tensor) -> Tensor:
-    """Images [N, 3, S, S], every second one reduced to a half or a quarter of its size and enlarged again."""
+    """Every second image reduced to a half or a quarter of its size and enlarged again.
+
+    Args:
+        pixels: [N, 3, S, S].
+
+    Returns:
+        New images [N, 3, S, S]; the others are as they were.
+    """
     result = pixels.clone()
     size = pixels.shape[-1]
     for first, factor in enumerate(SHARPNESS):
