@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.load_dataset import load_dataset
 
 
 def main(folder: Path) -> None:

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d4c.errors import D4CError, DataError
-from d4c.evaluation.datasets import load_dataset
-from d4c.evaluation.zeroshot import fill_template
+from d4c.evaluation.embed import fill_template
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig

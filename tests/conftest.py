@@ -6,6 +6,7 @@ import importlib.util
 
 import pytest
 import torch
+from hypothesis import settings
 
 import d4c
 from d4c.models.clip import CLIP
@@ -19,6 +20,10 @@ if importlib.util.find_spec("torchvision") and not torch.cuda.is_available():
 
 # The models of the tests are small: more threads cost more than they give, above all beside other test processes.
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is, not whether the law holds.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 
 def pytest_configure(config: pytest.Config) -> None:

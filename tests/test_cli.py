@@ -14,7 +14,8 @@ import pytest
 
 import d4c
 from d4c import cli
-from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.quantization import quantize as quantize_module
 from d4c.synthesis.config import PRESETS
 

@@ -14,7 +14,8 @@ import torch
 
 import d4c
 from d4c.errors import DataError, SettingError
-from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load

@@ -26,7 +26,8 @@ import d4c
 from benchmarks.common.arguments import add_seeds, argument_parser, require_names, words
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows
-from d4c.evaluation.datasets import load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.quantization.ranges import observer
 from d4c.quantization.rounding import gptq

@@ -28,10 +28,12 @@ from torch import Tensor
 
 import d4c
 from d4c.calibration.images import CalibrationSet
-from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.embed import Embeddings, Encoder, class_embeddings
 from d4c.evaluation.evaluate import score
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics
-from d4c.evaluation.zeroshot import Embeddings, Encoder, class_embeddings
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash

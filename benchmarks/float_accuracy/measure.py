@@ -20,7 +20,7 @@ import torch
 
 import d4c
 from benchmarks.common.problems import commit
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.files import atomic_file
 
 # Float32 on a CPU, all rows of each file, OpenAI's implementation; percent.

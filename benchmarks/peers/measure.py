@@ -27,7 +27,7 @@ from benchmarks.quantization.table import peer_tables
 from benchmarks.runtime.candidates import Array, Tower, float_graph, in_openvino, in_torch, nncf_graph
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import generic_prompts
-from d4c.evaluation.zeroshot import Encoder
+from d4c.evaluation.embed import Encoder
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.quantization.placement import TOWERS

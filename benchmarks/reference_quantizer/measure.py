@@ -75,7 +75,8 @@ def ours(args: argparse.Namespace, folder: Path) -> None:
     import d4c
     from benchmarks.common.problems import commit
     from d4c.calibration.prompts import generic_prompts
-    from d4c.evaluation.datasets import load_dataset, pixel_batches
+    from d4c.evaluation.batches import pixel_batches
+    from d4c.evaluation.load_dataset import load_dataset
     from d4c.quantization.quantize import PROMPTS
     from d4c.templates import fill_template
 

@@ -23,9 +23,9 @@ import torch
 
 import d4c
 from benchmarks.common.problems import commit
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.embed import embed
 from d4c.evaluation.evaluate import score
-from d4c.evaluation.zeroshot import embed
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.quantization.formats.packing import packed_size

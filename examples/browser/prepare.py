@@ -13,11 +13,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from d4c.classification import label_embeddings
 from d4c.errors import D4CError, DataError
 from d4c.files import atomic_folder
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
+from d4c.zeroshot.classification import label_embeddings
 
 HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "page.js", "model.js", "pixels.js")

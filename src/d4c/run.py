@@ -14,10 +14,10 @@ import torch
 
 from d4c.calibration.images import CalibrationSet
 from d4c.errors import DataError, SettingError
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.embed import embed
 from d4c.evaluation.evaluate import score
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics
-from d4c.evaluation.zeroshot import embed
 from d4c.files import write_json
 from d4c.manifest import is_done, outcome, seconds, stage_folder
 from d4c.models.clip import CLIP

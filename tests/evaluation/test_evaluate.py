@@ -9,10 +9,11 @@ import torch
 
 import d4c
 from d4c import DataError
-from d4c.evaluation.datasets import Dataset, load_dataset
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.embed import embed
 from d4c.evaluation.evaluate import evaluate, score
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics
-from d4c.evaluation.zeroshot import embed
 from d4c.models.clip import CLIP
 
 

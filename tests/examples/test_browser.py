@@ -20,7 +20,7 @@ from PIL import Image
 
 import d4c
 from d4c.errors import DataError
-from d4c.evaluation.datasets import demo_dataset
+from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
 from d4c.models.preprocess import pixels
 

@@ -16,7 +16,8 @@ from torch import Tensor
 import d4c
 from d4c.calibration.prompts import prompt_features, resolve_prompts
 from d4c.errors import DataError
-from d4c.evaluation.datasets import load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.inspection.coverage import coverage
 from d4c.inspection.features import unit_features
 from d4c.models.clip import CLIP

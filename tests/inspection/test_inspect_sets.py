@@ -19,7 +19,7 @@ import d4c
 from d4c import cli
 from d4c.calibration.images import CalibrationSet
 from d4c.errors import ArtifactError, DataError, SettingError
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.inspection.inspect_sets import free_name, inspect, inspect_folders
 from d4c.inspection.report import Inspection
 from d4c.models.clip import CLIP

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import d4c
 from d4c.errors import SettingError
-from d4c.evaluation.datasets import load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.inspection.features import unit_features
 from d4c.inspection.spectrum import luma
 from d4c.inspection.structure import (

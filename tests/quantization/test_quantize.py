@@ -16,7 +16,8 @@ from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import generic_prompts
 from d4c.calibration.softening import softened
 from d4c.errors import CheckpointError, DataError, SettingError
-from d4c.evaluation.datasets import load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.quantized import QuantizedCLIP

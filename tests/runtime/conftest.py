@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import d4c
-from d4c.evaluation.datasets import demo_dataset
+from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP

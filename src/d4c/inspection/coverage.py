@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d4c.errors import DataError
+from d4c.zeroshot.divergence import log_distribution
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor 
     targets = torch.full((n,), -1) if targets is None else targets
     if not n or not p or images.shape[1] != texts.shape[1] or targets.shape != (n,):
         raise DataError(
-            f"embeddings are {list(images.shape)} of images and {list(texts.shape)} of prompts with targets "
+            f"The embeddings are {list(images.shape)} of images and {list(texts.shape)} of prompts with targets "
             f"{list(targets.shape)}, expected [N, D], [P, D] and [N]; embed both with the same model."
         )
     cosines = images.double() @ texts.double().T
-    log_p = (logit_scale * cosines).log_softmax(1)
+    log_p = log_distribution(images, texts, logit_scale)
     nearest = cosines.max(1)
     rows = (targets >= 0).nonzero()[:, 0]
     aimed = targets[rows]

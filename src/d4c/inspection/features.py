@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from d4c.errors import DataError
-from d4c.evaluation.zeroshot import Encoder, to_device
+from d4c.evaluation.embed import Encoder, to_device
 
 BATCH = 32
 """Images that go through a tower at once."""

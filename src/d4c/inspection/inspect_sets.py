@@ -13,7 +13,9 @@ from torch import Tensor
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import prompt_features, resolve_prompts
 from d4c.errors import ArtifactError, DataError, SettingError
-from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.files import atomic_folder
 from d4c.inspection.activations import fit_ranges, watch_ranges
 from d4c.inspection.coverage import coverage

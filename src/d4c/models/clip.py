@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from d4c.classification import Picture, classify
 from d4c.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
 from d4c.models.formats.native import write_native
 from d4c.models.preprocess import preprocess
@@ -20,6 +19,7 @@ from d4c.models.tokenizer import tokenize
 from d4c.models.tower import Tower
 from d4c.models.vit import VisionTransformer
 from d4c.templates import PHOTO_TEMPLATES
+from d4c.zeroshot.classification import Picture, classify
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ class CLIP(nn.Module):
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
     ) -> NDArray[np.float32]:
-        """Probabilities [N, L] of each label for each picture (a file or a PIL image); see `d4c.classification`."""
+        """Probabilities [N, L] of labels for pictures (files or PIL images); see `d4c.zeroshot.classification`."""
 
         def embed_images(pictures: list[Image]) -> NDArray[np.float32]:
             pixels = torch.stack([self.preprocess(picture) for picture in pictures])

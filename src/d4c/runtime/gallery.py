@@ -17,6 +17,7 @@ from d4c.pictures import IMAGE_SUFFIXES, decoded, on_white
 from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
 from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.zeroshot.classification import unit_rows
 
 DEFAULT_NAME = ".d4c-search.npz"
 BATCH = 32
@@ -46,7 +47,7 @@ class Gallery:
 
     def search(self, model: RuntimeCLIP, query: str, top: int = 10) -> list[Match]:
         """The `top` best matches, best first; of equal ones the first by name."""
-        text = _unit(model.encode_text(model.tokenize(query)))[0]
+        text = unit_rows(model.encode_text(model.tokenize(query)))[0]
         scores = np.einsum("nd,d->n", self.embeddings, text)  # unlike a product, it gives equal rows equal scores
         return [Match(self.paths[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
 
@@ -132,8 +133,4 @@ def _embed(
                 pixels[path] = picture
     if not pixels:
         return []
-    return list(zip(pixels, _unit(model.encode_image(list(pixels.values()))), strict=True))
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return list(zip(pixels, unit_rows(model.encode_image(list(pixels.values()))), strict=True))

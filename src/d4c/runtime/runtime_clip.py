@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from d4c.classification import Picture, classify
 from d4c.errors import DataError, SettingError
 from d4c.models.preprocess import pixels
 from d4c.models.tokenizer import VOCAB_SIZE, token_ids
@@ -19,6 +18,7 @@ from d4c.runtime.exported import ExportedModel, read_export, read_tokenizer
 from d4c.runtime.processor import saturates
 from d4c.runtime.sessions import Graph, onnxruntime_graph, openvino_graph
 from d4c.templates import PHOTO_TEMPLATES
+from d4c.zeroshot.classification import Picture, classify
 
 
 class RuntimeCLIP:
@@ -116,7 +116,7 @@ class RuntimeCLIP:
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
     ) -> NDArray[np.float32]:
-        """Probabilities [N, L] of each label for each picture (a file or a PIL image); see `d4c.classification`."""
+        """Probabilities [N, L] of labels for pictures (files or PIL images); see `d4c.zeroshot.classification`."""
         return classify(
             images,
             labels,

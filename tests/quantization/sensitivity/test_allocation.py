@@ -16,7 +16,7 @@ from safetensors import safe_open
 import d4c
 from d4c.calibration.prompts import generic_prompts
 from d4c.errors import SettingError
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.quantized import QuantizedCLIP

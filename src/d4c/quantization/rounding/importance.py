@@ -11,8 +11,8 @@ from torch import Tensor
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized_layers import QuantizedLinear
-from d4c.quantization.sensitivity.divergence import divergence, log_distribution
 from d4c.quantization.stages import stages
+from d4c.zeroshot.divergence import divergence, log_distribution
 
 Error = Callable[[Tensor, Tensor], Tensor]
 """Maps a quantized and a float model's embeddings [N, D] to the error of each image [N]."""

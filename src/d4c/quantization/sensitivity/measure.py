@@ -1,6 +1,6 @@
 """What each quantized layer costs: by how much the model diverges from the float one, the mean over calibration images.
 
-`divergence.py` says what is measured: the zero-shot distribution over generic prompts, in nats.
+`d4c.zeroshot.divergence` says what is measured: the zero-shot distribution over generic prompts, in nats.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from d4c.quantization.formats.scheme import Scheme, check_bits
 from d4c.quantization.placement import LayerPlan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized_layers import QuantizedLayer
-from d4c.quantization.sensitivity.divergence import divergence, log_distribution
 from d4c.quantization.stages import Stage, stages
+from d4c.zeroshot.divergence import divergence, log_distribution
 
 if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet

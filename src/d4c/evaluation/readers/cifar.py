@@ -7,12 +7,16 @@ the few names that numpy's byte arrays need: any other content is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from d4c.errors import DataError
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.readers.reader import Reader
 from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
 
 if TYPE_CHECKING:
@@ -60,6 +64,12 @@ LAYOUTS = {
         names_key="fine_label_names",
     ),
 }
+
+
+def read_dataset(spec: str, path: Path, classes: int) -> Dataset:
+    """The test set of CIFAR-10 or CIFAR-100 as a dataset."""
+    pixels, labels, names = read_cifar(path, classes)
+    return Dataset(spec, names, labels, lambda i: Image.fromarray(pixels[i]))
 
 
 def read_cifar(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
@@ -179,7 +189,7 @@ def read_inert(path: Path) -> dict[Any, Any]:
     Raises DataError for a damaged pickle and for one that asks for anything but numpy's byte arrays.
     """
     try:
-        found = load(path.read_bytes(), GLOBALS)
+        content = load(path.read_bytes(), GLOBALS)
     except Refused as error:
         raise DataError(
             f"{path} is a pickle that contains {error}, expected only CIFAR's dictionaries, lists and byte arrays; "
@@ -187,6 +197,10 @@ def read_inert(path: Path) -> dict[Any, Any]:
         ) from None
     except Damaged as error:
         raise DataError(f"{path} is a damaged pickle ({error}); unpack the archive again.") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds {type(found).__name__}, expected a dictionary; unpack the archive again.")
-    return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in found.items()}
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {type(content).__name__}, expected a dictionary; unpack the archive again.")
+    return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+
+
+CIFAR10 = Reader("cifar10:DIR", "its test set, as downloaded", partial(read_dataset, classes=10))
+CIFAR100 = Reader("cifar100:DIR", "its test set, as downloaded", partial(read_dataset, classes=100))

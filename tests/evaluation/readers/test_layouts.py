@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from d4c import DataError, SettingError
-from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
+from d4c import DataError
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 
@@ -44,10 +42,6 @@ def color_of(dataset: Dataset, i: int) -> tuple[int, ...]:
     return dataset.image(i).convert("RGB").getpixel((0, 0))
 
 
-def made_up(count: int) -> Dataset:
-    return Dataset("made up", ("x",), np.zeros(count, np.int64), lambda i: Image.new("RGB", (1, 1), (i, 0, 0)))
-
-
 def test_demo_pack_has_one_picture_a_class_without_transparency() -> None:
     demo = load_dataset("demo")
     assert len(demo) == len(set(demo.classes)) == 496
@@ -55,11 +49,6 @@ def test_demo_pack_has_one_picture_a_class_without_transparency() -> None:
     assert demo.templates == EMOJI_TEMPLATES
     assert demo.image(0).mode == "RGB"
     assert demo.image(0).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_a_dataset_is_its_own_spec() -> None:
-    demo = load_dataset("demo")
-    assert load_dataset(demo) is demo
 
 
 def test_parquet_rows_keep_order_labels_and_names(tmp_path: Path) -> None:
@@ -138,7 +127,7 @@ def test_classes_txt_gives_folders_other_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "sentence"), [(b"one\n", "names 1 classes, expected 2"), (b"\xff\xfe\n", "no UTF-8 text")]
+    ("names", "sentence"), [(b"one\n", "names 1 classes, expected 2"), (b"\xff\xfe\n", "is not UTF-8 text")]
 )
 def test_wrong_classes_txt_is_refused(tmp_path: Path, names: bytes, sentence: str) -> None:
     write_tree(tmp_path, {"a": ["1.png"], "b": ["1.png"]})
@@ -209,42 +198,3 @@ def test_imagenet_with_wrong_names_is_refused(imagenet: Path, file: str, text: s
 def test_imagenet_without_val_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folders val/<wnid>"):
         load_dataset(f"imagenet1k:{tmp_path}")
-
-
-@pytest.mark.parametrize("spec", ["", "demos", "demo:", "folder:", "folder", "hub:x", ":x"])
-def test_unknown_specs_list_the_known_ones(spec: str) -> None:
-    with pytest.raises(SettingError, match="expected 'demo', 'parquet:FILE', 'folder:DIR'"):
-        load_dataset(spec)
-
-
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere does not exist"):
-        load_dataset(f"folder:{tmp_path / 'nowhere'}")
-
-
-@given(st.integers(1, 255), st.integers(1, 300))
-def test_a_subset_is_spread_evenly(count: int, limit: int) -> None:
-    subset = made_up(count).subset(limit)
-    chosen = [color_of(subset, i)[0] for i in range(len(subset))]
-    assert len(chosen) == min(count, limit)
-    gaps = np.diff(chosen)
-    assert len(set(gaps.tolist())) <= 2
-    assert all(gap in (count // limit, -(-count // limit)) for gap in gaps) or limit > count
-
-
-@pytest.mark.parametrize("limit", [0, -3])
-def test_an_empty_subset_is_refused(limit: int) -> None:
-    with pytest.raises(SettingError, match=f"limit is {limit} images"):
-        made_up(4).subset(limit)
-
-
-@given(st.integers(1, 20), st.integers(1, 25))
-def test_batches_join_to_all_images_in_order(count: int, batch_size: int) -> None:
-    batches = list(pixel_batches(made_up(count), lambda image: torch.tensor(image.getpixel((0, 0))[0]), batch_size))
-    assert torch.cat(batches).tolist() == list(range(count))
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-
-
-def test_a_batch_of_nothing_is_refused() -> None:
-    with pytest.raises(SettingError, match="batch size is 0"):
-        next(pixel_batches(made_up(2), lambda image: torch.zeros(1), 0))

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 import d4c
 from d4c import D4CError
-from d4c.evaluation.datasets import Dataset, load_dataset
-from d4c.evaluation.zeroshot import class_embeddings, embed
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.embed import class_embeddings, embed
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.templates import fill_template
 

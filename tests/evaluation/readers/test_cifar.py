@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d4c import DataError
-from d4c.evaluation.cifar import read_cifar, read_inert
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.readers.cifar import read_cifar, read_inert
 
 RNG = np.random.default_rng(0)
 FLAT = RNG.integers(0, 256, (3, 3072), dtype=np.uint8)

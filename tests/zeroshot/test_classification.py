@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from d4c.classification import classify
 from d4c.errors import DataError
+from d4c.zeroshot.classification import classify
 
 WORDS = st.lists(
     st.sampled_from(["red", "green", "blue", "gray", "dark", "light"]), min_size=1, max_size=5, unique=True
@@ -82,13 +82,13 @@ def test_more_pictures_than_a_batch_are_all_there() -> None:
 
 
 REFUSALS: dict[str, tuple[Any, Any, Any, str]] = {
-    "one file": ("cat.png", ["cat"], ["{}"], "the images are one str, expected a list"),
-    "one picture": (Image.new("L", (1, 1)), ["cat"], ["{}"], "the images are one Image, expected a list"),
-    "one label": ([], "cat", ["{}"], "the labels are one str"),
-    "one template": ([], ["cat"], "a {}", "the templates are one str"),
-    "no labels": ([], [], ["{}"], r"the labels are \[\], expected at least one"),
-    "a number": ([], ["cat", 3], ["{}"], r"the labels are \['cat', 3\]"),
-    "no template": ([], ["cat"], [], r"the templates are \[\]"),
+    "one file": ("cat.png", ["cat"], ["{}"], "The images are one str, expected a list"),
+    "one picture": (Image.new("L", (1, 1)), ["cat"], ["{}"], "The images are one Image, expected a list"),
+    "one label": ([], "cat", ["{}"], "The labels are one str"),
+    "one template": ([], ["cat"], "a {}", "The templates are one str"),
+    "no labels": ([], [], ["{}"], r"The labels are \[\], expected at least one"),
+    "a number": ([], ["cat", 3], ["{}"], r"The labels are \['cat', 3\]"),
+    "no template": ([], ["cat"], [], r"The templates are \[\]"),
     "no such file": (["gone.png"], ["cat"], ["{}"], "gone.png does not decode"),
 }
 

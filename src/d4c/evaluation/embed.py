@@ -1,4 +1,4 @@
-"""Zero-shot classification: class names under prompt templates against images, in one embedding space."""
+"""Embeddings of a dataset: its classes and its images in the space of one model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d4c.errors import D4CError
-from d4c.evaluation.datasets import Dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.dataset import Dataset
 from d4c.progress import Progress
-from d4c.templates import fill_template
+from d4c.zeroshot.classification import label_embeddings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,23 +64,28 @@ class Embeddings:
 
 
 def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int) -> Tensor:
-    """One unit vector a class, [C, D]: the normalized mean of the unit embeddings of its name under each template."""
-    prompts = [fill_template(template, name.lower()) for name in dataset.classes for template in dataset.templates]
-    tokens = torch.as_tensor(model.tokenize(prompts))
-    parts = [
-        torch.as_tensor(model.encode_text(to_device(model, tokens[i : i + batch_size]))).float().cpu()
-        for i in range(0, len(tokens), batch_size)
-    ]
-    features = F.normalize(torch.cat(parts), dim=-1)
-    return F.normalize(features.view(len(dataset.classes), len(dataset.templates), -1).mean(1), dim=-1)
+    """One unit vector per class, [C, D]; see `d4c.zeroshot.classification.label_embeddings`."""
+
+    def embed_texts(prompts: list[str]) -> NDArray[np.float32]:
+        tokens = to_device(model, torch.as_tensor(model.tokenize(prompts)))
+        return torch.as_tensor(model.encode_text(tokens)).detach().float().cpu().numpy()
+
+    return torch.from_numpy(label_embeddings(dataset.classes, dataset.templates, embed_texts, batch_size))
 
 
 @torch.no_grad()
 def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: Progress | None = None) -> Embeddings:
     """Encode the classes and the images of a dataset.
 
-    `progress` is called with the number of images done and their total. Raises DataError for an image that does not
-    decode and D4CError if the model gives numbers that are not finite.
+    Args:
+        model: What encodes them.
+        dataset: Images and class names.
+        batch_size: Images, and prompts, that are encoded at once.
+        progress: Called with the number of images done and their total.
+
+    Raises:
+        DataError: If an image does not decode.
+        D4CError: If the model gives numbers that are not finite.
     """
     start = time.perf_counter()
     text = class_embeddings(model, dataset, batch_size)
@@ -103,5 +109,6 @@ def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: P
 
 
 def to_device(model: Encoder, batch: Tensor) -> Tensor:
+    """A batch on the device of the model, if it has one."""
     device = getattr(model, "device", None)
     return batch if device is None else batch.to(device)

@@ -11,11 +11,20 @@ from torch import Tensor
 
 
 def log_distribution(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
-    """log p [N, P] in float64 from embeddings [N, D] and [P, D] of any length."""
+    """The zero-shot distribution of each image.
+
+    Args:
+        images: Embeddings [N, D] of any length.
+        texts: Embeddings [P, D] of the prompts, of any length.
+        logit_scale: Factor s from cosine to logit.
+
+    Returns:
+        log p [N, P] in float64.
+    """
     cosines = F.normalize(images.double(), dim=-1) @ F.normalize(texts.double(), dim=-1).T
     return (logit_scale * cosines).log_softmax(-1)
 
 
-def divergence(found: Tensor, expected: Tensor) -> Tensor:
-    """KL(expected || found) of each image [N] in nats, from log p of both [N, P]."""
-    return F.kl_div(found, expected, reduction="none", log_target=True).sum(-1)
+def divergence(log_p: Tensor, expected: Tensor) -> Tensor:
+    """KL(expected || p) of each image [N] in nats, from the logarithms [N, P] of both."""
+    return F.kl_div(log_p, expected, reduction="none", log_target=True).sum(-1)

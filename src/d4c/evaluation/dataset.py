@@ -1,0 +1,82 @@
+"""Labeled images for zero-shot evaluation, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from d4c.errors import DataError, SettingError
+from d4c.pictures import decoded, on_white
+from d4c.templates import PHOTO_TEMPLATES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with a class each, and how the classes are put into words.
+
+    Everything in this package takes one, so that images of one's own need no reader.
+
+    Args:
+        name: What messages and tables call it.
+        classes: Names of the classes.
+        labels: int64 [N], indices into `classes`.
+        read: Opens picture i as it is stored.
+        templates: Prompts with "{}" where a class name goes.
+        location: Says in words where picture i is.
+
+    Raises:
+        DataError: If there is no image, no class or no template, or a label out of range.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    read: Callable[[int], Image.Image]
+    templates: tuple[str, ...] = PHOTO_TEMPLATES
+    location: Callable[[int], str] = "row {}".format
+
+    def __post_init__(self) -> None:
+        for what, items in (("images", self.labels), ("classes", self.classes), ("templates", self.templates)):
+            if not len(items):
+                raise DataError(f"{self.name} has no {what}, expected at least one; check the files it was read from.")
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if len(wrong):
+            i = int(wrong[0])
+            raise DataError(
+                f"{self.name}: {self.location(i)} has label {self.labels[i]}, expected 0 to {len(self.classes) - 1}; "
+                "correct the label or give all class names."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, i: int) -> Image.Image:
+        """Picture i in the mode it is stored in. Raises DataError, saying which one, if it does not decode."""
+        return decoded(lambda: self.read(i), f"{self.name}: {self.location(i)}")
+
+    def image(self, i: int) -> Image.Image:
+        """Picture i with its transparent parts white; raises as `picture` does."""
+        return on_white(self.picture(i))
+
+    def subset(self, limit: int) -> Dataset:
+        """At most `limit` images at even distances over the whole set, in its order.
+
+        Sets are often sorted by class, so that the first rows would be one class only. Deterministic: image k of the
+        subset is image floor(k N / limit). Raises SettingError for a limit below 1.
+        """
+        if limit < 1:
+            raise SettingError(f"The limit is {limit} images, expected at least 1; leave it out to use all.")
+        if limit >= len(self):
+            return self
+        chosen = [k * len(self) // limit for k in range(limit)]
+        read, location = self.read, self.location
+        return replace(
+            self, labels=self.labels[chosen], read=lambda i: read(chosen[i]), location=lambda i: location(chosen[i])
+        )

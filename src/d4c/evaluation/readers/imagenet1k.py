@@ -1,0 +1,51 @@
+"""ImageNet-1k's validation images, as torchvision lays them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from d4c.errors import DataError
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.readers.class_folders import class_folders, text_lines, tree_dataset
+from d4c.evaluation.readers.reader import Reader
+
+
+def read_imagenet(spec: str, path: Path) -> Dataset:
+    """The validation images of ImageNet-1k in one folder per WordNet id, as torchvision lays them out."""
+    folders = class_folders(path / "val") if (path / "val").is_dir() else []
+    if not folders:
+        raise DataError(f"{path} has no folders val/<wnid>, expected 1000 with the validation images; move them there.")
+    names = imagenet_names(path, [folder.name for folder in folders])
+    order = {wnid: index for index, wnid in enumerate(sorted(names))}
+    unknown = [folder.name for folder in folders if folder.name not in order]
+    if len(order) != 1000 or unknown:
+        odd = f", and {unknown[0]} has no name" if unknown else ""
+        raise DataError(f"{path} names {len(order)} classes{odd}, expected 1000 with all of val/<wnid>; complete it.")
+    indices = [order[folder.name] for folder in folders]
+    return tree_dataset(spec, folders, indices, [names[wnid] for wnid in order])
+
+
+def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
+    """Class name of each WordNet id, from whichever of the three usual text files is there."""
+    if (path / "classes.txt").exists():
+        return dict(zip(wnids, text_lines(path / "classes.txt"), strict=False))
+    if (path / "LOC_synset_mapping.txt").exists():
+        rows = [line.partition(" ") for line in text_lines(path / "LOC_synset_mapping.txt")]
+        return {wnid: names.split(",")[0].strip() for wnid, _, names in rows}
+    index = path / "imagenet_class_index.json"
+    if not index.exists():
+        raise DataError(
+            f"{path} has no class names, expected classes.txt (1000 lines in the order of the sorted wnids), "
+            "LOC_synset_mapping.txt or imagenet_class_index.json; put one of them there."
+        )
+    try:
+        rows_by_index: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        return {str(wnid): str(name).replace("_", " ") for wnid, name in rows_by_index.values()}
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        raise DataError(f'{index} does not read as {{"0": ["n01440764", "tench"], ...}}; download it again.') from None
+
+
+IMAGENET1K = Reader("imagenet1k:DIR", "val/<wnid>/*.JPEG beside a file of class names", read_imagenet)

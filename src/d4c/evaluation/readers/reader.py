@@ -1,0 +1,33 @@
+"""What a reader of datasets is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from d4c.evaluation.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of dataset that a spec can name.
+
+    Args:
+        form: How its spec is written: "folder:DIR" takes a path, "demo" takes none.
+        summary: What it reads, for help texts and the documentation.
+        read: Makes the dataset of a spec and its path, which exists. Raises DataError if the data cannot be used.
+    """
+
+    form: str
+    summary: str
+    read: Callable[[str, Path], Dataset]
+
+    @property
+    def kind(self) -> str:
+        """What a spec begins with."""
+        return self.form.partition(":")[0]
+
+    @property
+    def takes_path(self) -> bool:
+        return ":" in self.form
