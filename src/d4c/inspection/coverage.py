@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from d4c.errors import DataError
-from d4c.zeroshot.divergence import log_distribution
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor 
             f"{list(targets.shape)}, expected [N, D], [P, D] and [N]; embed both with the same model."
         )
     cosines = images.double() @ texts.double().T
-    log_p = log_distribution(images, texts, logit_scale)
+    log_p = (logit_scale * cosines).log_softmax(1)
     nearest = cosines.max(1)
     rows = (targets >= 0).nonzero()[:, 0]
     aimed = targets[rows]
