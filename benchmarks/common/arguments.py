@@ -38,6 +38,11 @@ def add_models_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help=f"folder of {', '.join(PHOTOS)} as .parquet")
 
 
+def add_real(parser: argparse.ArgumentParser) -> None:
+    default = Path("data/tiny-imagenet-train.parquet")
+    parser.add_argument("--real", type=Path, default=default, help="photographs to draw from, for the method real")
+
+
 def add_cache_and_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=Path("out/cache"), help="folder for pixels and float embeddings")
     parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")

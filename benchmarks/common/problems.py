@@ -7,16 +7,10 @@ Any number of processes may use one folder: who comes first makes a file, the ot
 from __future__ import annotations
 
 import fcntl
-import os
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +97,8 @@ class Problem:
             if file:
                 text = class_embeddings(clip, self.dataset, places.batch)
                 save_file({"image": self.images(clip), "text": text}, file)
-        found = load_file(stored)
-        self.reference = Embeddings(data, found["image"], found["text"], clip.logit_scale, 0.0)
+        known = load_file(stored)
+        self.reference = Embeddings(data, known["image"], known["text"], clip.logit_scale, 0.0)
 
     def batches(self) -> Iterator[Tensor]:
         """Normalized pixels, exactly as the model's own preprocessing gives them."""
@@ -114,20 +108,20 @@ class Problem:
     @torch.no_grad()
     def images(self, model: Encoder) -> Tensor:
         """Unit embeddings [N, D] of all pictures, on the CPU."""
-        found = [torch.as_tensor(model.encode_image(batch)).float().cpu() for batch in self.batches()]
-        return F.normalize(torch.cat(found), dim=-1)
+        parts = [torch.as_tensor(model.encode_image(batch)).float().cpu() for batch in self.batches()]
+        return F.normalize(torch.cat(parts), dim=-1)
 
     @torch.no_grad()
     def score(self, model: Encoder, towers: tuple[str, ...] = ("image", "text")) -> dict[str, Any]:
         """Metrics of a model beside those of float; a tower that is not named is the float model's."""
         started = time.perf_counter()
-        own, reference = self.reference, self.reference
+        embeddings = reference = self.reference
         if "image" in towers:
-            own = replace(own, image=self.images(model))
+            embeddings = replace(embeddings, image=self.images(model))
         if "text" in towers:
-            own = replace(own, text=class_embeddings(model, self.dataset, self.places.batch))
-        own = replace(own, seconds=time.perf_counter() - started)
-        metrics: Metrics = score(own, self.dataset, reference=reference)
+            embeddings = replace(embeddings, text=class_embeddings(model, self.dataset, self.places.batch))
+        embeddings = replace(embeddings, seconds=time.perf_counter() - started)
+        metrics: Metrics = score(embeddings, self.dataset, reference=reference)
         return {**metrics.to_dict(), "float_top1": score(reference, self.dataset).top1.value}
 
 
@@ -179,72 +173,3 @@ def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet
     statistics = {"mean": list(clip.config.mean), "std": list(clip.config.std)}
     provenance = {"method": "real", "images": count, "seed": seed, "source": path.name, **statistics}
     return CalibrationSet(pixels, ("",) * count, torch.full((count,), -1), (), provenance)
-
-
-def command(script: str, places: tuple[str, ...] = ("--models", "--data", "--out", "--cache", "--real")) -> str:
-    """The command line, without the places of this machine."""
-    words = [f"python benchmarks/{script}", *sys.argv[1:]]
-    return " ".join("PATH" if before in places else word for before, word in zip(["", *words], words, strict=False))
-
-
-def setup(device: str, packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What figures depend on: device, threads, versions, commit."""
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "CPU")
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{processor}, {os.cpu_count()} cores"
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "versions": versions("torch", *packages),
-        "commit": commit(),
-    }
-
-
-@cache
-def commit() -> str | None:
-    """Commit of the git checkout that d4c was imported from, `-dirty` behind it where the package differs from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(d4c.__file__).parent, capture_output=True, text=True).stdout
-
-    try:
-        # An installed package may lie inside of a checkout that does not hold it.
-        if not git("ls-files", "__init__.py"):
-            return None
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("-dirty" if git("status", "--porcelain", ".") else "")
-    except FileNotFoundError:
-        return None
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Of d4c, Python and the packages that are there."""
-    found = {"d4c": d4c.__version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-@contextmanager
-def measured(device: str) -> Iterator[dict[str, Any]]:
-    """Seconds of what runs inside, by the clock and of all processors together, and the most memory of a GPU."""
-    found: dict[str, Any] = {}
-    gpu = device.startswith("cuda")
-    if gpu:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    started, spent = time.perf_counter(), time.process_time()
-    yield found
-    if gpu:
-        torch.cuda.synchronize(device)
-    found["seconds"] = time.perf_counter() - started
-    found["cpu_seconds"] = time.process_time() - spent
-    found["memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30 if gpu else None
-
-
-def top1(results: Mapping[str, Any]) -> str:
-    """Accuracies in a line, to watch a run by."""
-    return ", ".join(f"{data} {found['top1']['value']:.2f}" for data, found in results.items())

@@ -1,7 +1,7 @@
 """Fingerprints of everything that d4c makes, to show that a change of structure moved nothing.
 
-    python benchmarks/fingerprints.py --out before.json
-    python benchmarks/fingerprints.py --out after.json --against before.json
+    python -m benchmarks.fingerprints.measure --out before.json
+    python -m benchmarks.fingerprints.measure --out after.json --against before.json
 
 For the embedded models: SHA-256 of synthesized pixels (every method), of all tensors of quantized models (schemes,
 tracks, reconstructions, other options) and of exported graphs, each with few images and iterations on one thread.
@@ -16,6 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def attempt(work: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 
 def synthesized(clip: Any, method: str, preset: str) -> dict[str, str]:
-    settings = {"images": IMAGES, "iterations": ITERATIONS} if method not in ("noise", "pink", "leaves") else {}
+    settings: dict[str, Any] = (
+        {"images": IMAGES, "iterations": ITERATIONS} if method not in ("noise", "pink", "leaves") else {}
+    )
     made = d4c.synthesize(clip, method, preset, seed=0, **settings)
     tensors = {"pixels": made.pixels, "targets": made.targets}
     return {"set": tensor_hash(tensors if made.boxes is None else {**tensors, "boxes": made.boxes})}
@@ -106,25 +109,18 @@ def measure(only: str | None) -> dict[str, dict[str, str]]:
         clip = d4c.load(model)
         for preset in ("paper", "quick"):
             for method in METHODS:
-                add(
-                    f"{model} synthesis {preset} {method}",
-                    lambda clip=clip, m=method, p=preset: synthesized(clip, m, p),
-                )
+                add(f"{model} synthesis {preset} {method}", partial(synthesized, clip, method, preset))
         images = d4c.synthesize(clip, "leaves", "quick", images=IMAGES, seed=0)
         for track in ("deployable", "paper"):
             for scheme in SCHEMES:
                 for kind in RECONSTRUCTIONS:
                     export = track == "deployable" and kind in ("none", "gptq")
-                    add(
-                        f"{model} {track} {scheme} {kind}",
-                        lambda c=clip, x=images, s=scheme, t=track, k=kind, e=export: quantized(
-                            c, x, s, e, track=t, reconstruction=k
-                        ),
-                    )
+                    work = partial(quantized, clip, images, scheme, export, track=track, reconstruction=kind)
+                    add(f"{model} {track} {scheme} {kind}", work)
         for name, settings in OPTIONS.items():
             rest = {"reconstruction": "none", **settings}
             scheme = "W8A8" if "safe_int8" in settings else "W4A8"
-            add(f"{model} {scheme} {name}", lambda c=clip, x=images, s=scheme, r=rest: quantized(c, x, s, False, **r))
+            add(f"{model} {scheme} {name}", partial(quantized, clip, images, scheme, False, **rest))
     return found
 
 

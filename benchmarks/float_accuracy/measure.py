@@ -1,27 +1,25 @@
 """Zero-shot accuracy of the four float models, against what OpenAI's own CLIP code measured on the same files.
 
-    python benchmarks/float_accuracy.py --data DIR --models DIR [--threads 2] [--device cpu]
+    python -m benchmarks.float_accuracy.measure --data DIR --models DIR [--threads 2] [--device cpu]
 
 `--data` holds tiny-imagenet-val.parquet and cifar10-test.parquet, `--models` the safetensors files; the emoji pack
-comes with the package. Writes results/float_accuracy.json and .md beside this script, and exits with 1 if a figure is
-more than 0.1 point from the reference.
+comes with the package. Writes the report and its table (`--out`), and exits with 1 if a figure is more than 0.1 point
+from the reference.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 import d4c
-from benchmarks.common.problems import commit
-from d4c.evaluation.load_dataset import load_dataset
-from d4c.files import atomic_file
+from benchmarks.common.arguments import add_models_and_data, argument_parser
+from benchmarks.common.records import command, setup
+from benchmarks.common.rows import Row, write_report
+from benchmarks.float_accuracy.table import off, page
+from d4c.evaluation.datasets import load_dataset
 
 # Float32 on a CPU, all rows of each file, OpenAI's implementation; percent.
 REFERENCE = {
@@ -31,12 +29,11 @@ REFERENCE = {
     "bench-rn": {"tiny-imagenet-val": 55.49, "cifar10-test": 87.88, "demo": 64.92},
 }
 TOLERANCE = 0.1
-RESULTS = Path(__file__).parent / "results"
 
 
-def measure(models: Path, data: Path, device: str) -> list[dict[str, object]]:
+def measure(models: Path, data: Path, device: str) -> list[Row]:
     """One row for each model and dataset."""
-    rows: list[dict[str, object]] = []
+    rows = []
     for name, figures in REFERENCE.items():
         model = d4c.load(models / f"{name}.safetensors").to(device)
         for label, reference in figures.items():
@@ -47,57 +44,17 @@ def measure(models: Path, data: Path, device: str) -> list[dict[str, object]]:
     return rows
 
 
-def off(row: dict) -> float:
-    """Points between the measured and the reference top-1, both at two decimals as the reference is given."""
-    return round(abs(round(row["top1"]["value"], 2) - row["reference_top1"]), 2)
-
-
-def table(report: dict) -> str:
-    setup = report["setup"]
-    lines = [
-        "# Float accuracy",
-        "",
-        f"Zero-shot, percent, 95 % Wilson interval; reference: OpenAI's CLIP code. {setup['date']}, {setup['device']}, "
-        f"torch {setup['torch']}, d4c {setup['d4c']}. Made by `{setup['command']}`.",
-        "",
-        "| model | dataset | images | top-1 | interval | reference | off by | top-5 |",
-        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
-    ]
-    for row in report["rows"]:
-        one = row["top1"]
-        lines.append(
-            f"| {row['model']} | {row['dataset']} | {row['count']} | {one['value']:.2f} "
-            f"| {one['low']:.2f} to {one['high']:.2f} | {row['reference_top1']:.2f} | {off(row):.2f} "
-            f"| {row['top5']['value']:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", type=Path, required=True)
+    parser = argument_parser(__doc__)
+    add_models_and_data(parser)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "float_accuracy.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    gpu = args.device.startswith("cuda")
-    report = {
-        "setup": {
-            "command": "python benchmarks/float_accuracy.py --data DIR --models DIR",
-            "date": time.strftime("%Y-%m-%d"),
-            "device": torch.cuda.get_device_name(args.device) if gpu else f"CPU, {args.threads} threads",
-            "d4c": d4c.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "commit": commit(),
-        },
-        "rows": measure(args.models, args.data, args.device),
-    }
-    with atomic_file(RESULTS / "float_accuracy.json") as file:
-        file.write_text(json.dumps(report, indent=1) + "\n")
-    with atomic_file(RESULTS / "float_accuracy.md") as file:
-        file.write_text(table(report))
+    record = setup(args.device) | {"command": command("float_accuracy.measure")}
+    report: Row = {"setup": record, "rows": measure(args.models, args.data, args.device)}
+    write_report(args.out, report, page)
     return int(any(off(row) > TOLERANCE for row in report["rows"]))
 
 

@@ -1,6 +1,6 @@
 """Throughput of quantized image towers on a GPU beside bf16, in one process.
 
-    python benchmarks/gpu_runtime.py --models ViT-B-32,ViT-L-14 --batch 256 --out FILE.json [--tune]
+    python -m benchmarks.gpu_runtime.measure --models ViT-B-32,ViT-L-14 --batch 256 --out FILE.json [--tune]
 
 Random weights in the published shapes: time depends on shapes alone. Every candidate is captured as a CUDA graph, so
 that no launch is waited for, and all are timed in turns. "bf16, torch.compile" is the float tower; "int8 products" and
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -27,12 +26,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import d4c
-from benchmarks.common.problems import commit
-from benchmarks.synthesis.measure import MODELS, make_clip
+from benchmarks.common.arguments import add_device, argument_parser, require_names, words
+from benchmarks.common.models import MODELS, make_clip
+from benchmarks.common.records import command, setup, synchronize
+from benchmarks.common.rows import Row, read_report, write_report
+from benchmarks.gpu_runtime.table import page
 from d4c.compiled import can_compile
-from d4c.files import atomic_file
 from d4c.integer.accelerate import accelerate
 from d4c.models.clip import CLIP
+from d4c.models.layers import Block
 from d4c.models.vit import VisionTransformer
 
 SCHEMES = ("W8A8", "W4A8")
@@ -46,7 +48,7 @@ def bf16(clip: CLIP, mode: str | None) -> nn.Module:
     tower = copy.deepcopy(clip.image).to(torch.bfloat16)
     if clip.device.type == "cuda" and can_compile():
         for block in tower.blocks:
-            block.compile(dynamic=False, mode=mode)  # type: ignore[operator]
+            block.compile(dynamic=False, mode=mode)
     return tower
 
 
@@ -55,7 +57,9 @@ def products(clip: CLIP, batch: int, integers: bool) -> Callable[[], None]:
     tower = clip.image
     assert isinstance(tower, VisionTransformer)
     width, rows = tower.positional_embedding.shape[1], batch * len(tower.positional_embedding)
-    hidden = tower.blocks[0].mlp.fc1.out_features  # type: ignore[union-attr]
+    block = tower.blocks[0]
+    assert isinstance(block, Block)
+    hidden = block.mlp.fc1.out_features
     pairs = []
     for depth, out in ((width, 3 * width), (width, width), (width, hidden), (hidden, width)):
         a, b = torch.randint(-127, 128, (rows, depth)), torch.randint(-127, 128, (out, depth))
@@ -87,13 +91,11 @@ def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
     """Seconds of one call, the mean of several in a row."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     started = time.perf_counter()
     for _ in range(REPEATS):
         run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     return (time.perf_counter() - started) / REPEATS
 
 
@@ -103,7 +105,7 @@ def weight_bytes(tower: nn.Module) -> int:
 
 
 @torch.no_grad()
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, args: argparse.Namespace) -> Row:
     clip = make_clip(name, args.device, 0)
     pixels = torch.randn(args.batch, 3, clip.image_size, clip.image_size, device=clip.device)
     images = d4c.synthesize(clip, "leaves", images=FEW_IMAGES, seed=0)
@@ -132,8 +134,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     reference = seconds[REFERENCE]
     rows = []
     for key, times in seconds.items():
-        ratios = [float_time / own for float_time, own in zip(reference, times, strict=True)]
-        row: dict[str, Any] = {"candidate": key, "seconds": statistics.median(times)}
+        ratios = [float_seconds / taken for float_seconds, taken in zip(reference, times, strict=True)]
+        row: Row = {"candidate": key, "seconds": statistics.median(times)}
         row |= {"lowest": min(times), "highest": max(times), "images_a_second": args.batch / statistics.median(times)}
         row |= {"times_bf16": statistics.median(ratios)}
         row |= {"bytes": weight_bytes(towers[key]) if key in towers else None}
@@ -144,33 +146,23 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=["ViT-B-32", "ViT-L-14"])
+    parser = argument_parser(__doc__)
+    parser.add_argument("--models", type=words, default=["ViT-B-32", "ViT-L-14"])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tune", action="store_true", help="let the compiler search for bf16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    if unknown := sorted(set(args.models) - set(MODELS)):
-        parser.error(f"no model is called {unknown[0]!r}; choose from {', '.join(MODELS)}")
-    gpu = args.device.startswith("cuda")
-    setup = {
-        "command": "python benchmarks/gpu_runtime.py " + " ".join(sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name(args.device) if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "versions": {"d4c": d4c.__version__, "torch": torch.__version__},
-        "commit": commit(),
-        "seed": 0,
-        "rounds": args.rounds,
-        "tune": args.tune,
-    }
-    report: dict[str, Any] = {"setup": setup, "models": []}
+    require_names(parser, "model", args.models, MODELS)
+    record = setup(args.device) | {"command": command("gpu_runtime.measure"), "seed": 0}
+    run: Row = {"setup": record | {"rounds": args.rounds, "tune": args.tune}, "models": []}
+    report = read_report(args.out, {"runs": []})
+    report["runs"].append(run)
     for name in args.models:
         print(name, flush=True)
-        report["models"].append(measure(name, args))
-        with atomic_file(args.out) as file:
-            file.write_text(json.dumps(report, indent=1) + "\n")
+        run["models"].append(measure(name, args))
+        write_report(args.out, report, page)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,50 @@
-"""The Markdown of what `quantization.py` measured.
+"""Tables from the rows that `benchmarks.quantization.measure` wrote.
 
-python benchmarks/quantization_table.py out/quantization.jsonl > benchmarks/results/quantization.md
+    python -m benchmarks.quantization.table benchmarks/quantization/results/quantization.jsonl
+
+Writes a Markdown file beside the rows.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from benchmarks.calibration.table import METHODS, SCHEMES, SHORT, cell
+from benchmarks.calibration.table import METHODS
+from benchmarks.common.rows import Row
+from benchmarks.common.tables import (
+    DATASETS,
+    RECONSTRUCTIONS,
+    SCHEMES,
+    conditions,
+    over_seeds,
+    table,
+    table_command,
+)
 
-Row = dict[str, Any]
 GOALS = {"W8A8": 0.2, "W4A8": 0.7, "W6A6": 0.7, "W4A4": 5.0}
 """Points of top-1 that a scheme may lose against float."""
 
 
-def line(values: list[str]) -> str:
-    return f"| {' | '.join(values)} |"
-
-
-def head(names: list[str]) -> list[str]:
-    return [line(names), line(["---"] + ["---:"] * (len(names) - 1))]
-
-
-def where(setup: dict[str, Any]) -> str:
-    versions = ", ".join(f"{package} {number}" for package, number in setup["versions"].items())
-    return f"{setup['device']}, {versions}"
-
-
 def kind(row: Row) -> str:
     """The reconstruction in words."""
-    return {"none": "ranges only", "gptq": "GPTQ"}.get(
-        row["reconstruction"]
-    ) or f"block, {row['recipe']['iterations']} steps"
+    name = RECONSTRUCTIONS.get(row["reconstruction"])
+    return name or f"block, {row['recipe']['iterations']} steps"
 
 
 def distinct(rows: list[Row]) -> list[str]:
-    """The reconstructions of rows, from the quickest on."""
+    """The reconstructions of rows, the quickest first."""
     order = ("none", "gptq", "block")
-    return list(dict.fromkeys(kind(r) for r in sorted(rows, key=lambda r: order.index(r["reconstruction"]))))
+    return list(dict.fromkeys(kind(row) for row in sorted(rows, key=lambda row: order.index(row["reconstruction"]))))
 
 
 def accuracy_tables(rows: list[Row]) -> list[str]:
-    """A section for each model and number of images that it was judged on."""
-    out: list[str] = []
-    for group in dict.fromkeys((r["model"], r["preset"], r["rows"]) for r in rows):
-        chosen = [r for r in rows if (r["model"], r["preset"], r["rows"]) == group]
+    """A section for each model and number of pictures that it was judged on."""
+    lines: list[str] = []
+    for group in dict.fromkeys((row["model"], row["preset"], row["rows"]) for row in rows):
+        chosen = [row for row in rows if (row["model"], row["preset"], row["rows"]) == group]
         model, preset, _ = group
-        seeds = sorted({r["seed"] for r in chosen})
-        out += [
+        seeds = sorted({row["seed"] for row in chosen})
+        lines += [
             f"## {model}: both towers, deployable track",
             "",
             f"Images of d4c: synthesis preset `{preset}`. Top-1 %: mean (lowest to highest) over seeds "
@@ -59,104 +52,71 @@ def accuracy_tables(rows: list[Row]) -> list[str]:
             "",
         ]
         for data in chosen[0]["results"]:
-            out += _accuracy(chosen, data, len(seeds))
-        out += _costs(chosen)
-    return out
+            lines += _accuracy(chosen, data, len(seeds))
+        lines += _costs(chosen)
+    return lines
 
 
 def _accuracy(rows: list[Row], data: str, seeds: int) -> list[str]:
     """One table: scheme and reconstruction by calibration images."""
     result = rows[0]["results"][data]
-    methods = [m for m in METHODS if any(r["method"] == m for r in rows)]
-    out = [f"{SHORT[data]}, {result['count']:,} images, float {result['float_top1']:.2f}:", ""]
-    out += head(["scheme, reconstruction", "may lose", *methods])
-    for scheme in (s for s in SCHEMES if any(r["scheme"] == s for r in rows)):
-        own = [r for r in rows if r["scheme"] == scheme]
-        for name in distinct(own):
-            shown = []
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    body = []
+    for scheme in (scheme for scheme in SCHEMES if any(row["scheme"] == scheme for row in rows)):
+        same_scheme = [row for row in rows if row["scheme"] == scheme]
+        for name in distinct(same_scheme):
+            cells = []
             for method in methods:
-                found = [r for r in own if r["method"] == method and kind(r) == name]
-                values = [r["results"][data]["top1"]["value"] for r in found]
+                matching = [row for row in same_scheme if row["method"] == method and kind(row) == name]
+                values = [row["results"][data]["top1"]["value"] for row in matching]
                 good = bool(values) and mean(values) >= result["float_top1"] - GOALS[scheme]
-                shown.append(f"**{cell(values, seeds)}**" if good else cell(values, seeds))
-            out.append(line([f"{scheme}, {name}", f"{GOALS[scheme]}", *shown]))
-    return [*out, ""]
+                shown = over_seeds(values, seeds)
+                cells.append(f"**{shown}**" if good else shown)
+            body.append([f"{scheme}, {name}", f"{GOALS[scheme]}", *cells])
+    title = f"{DATASETS[data]}, {result['count']:,} images, float {result['float_top1']:.2f}:"
+    return [title, "", *table(["scheme, reconstruction", "may lose", *methods], body)]
 
 
 def _costs(rows: list[Row]) -> list[str]:
     """Seconds and memory of quantizing, by reconstruction."""
-    out = head(["reconstruction", "seconds", "GPU memory, GiB"])
+    body = []
     for name in distinct(rows):
-        figures = [r["quantize"] for r in rows if kind(r) == name]
-        out.append(line([name, cell([f["seconds"] for f in figures], len(figures)), _memory(figures)]))
-    processes = sorted({r["processes"] for r in rows})
-    return [*out, "", f"Processes that shared the device: {', '.join(map(str, processes))}.", ""]
+        figures = [row["quantize"] for row in rows if kind(row) == name]
+        body.append([name, over_seeds([took["seconds"] for took in figures], len(figures)), _memory(figures)])
+    processes = ", ".join(map(str, sorted({row["processes"] for row in rows})))
+    names = ["reconstruction", "seconds", "GPU memory, GiB"]
+    return [*table(names, body), f"Processes that shared the device: {processes}.", ""]
 
 
 def _memory(figures: list[Row]) -> str:
-    known = [f["memory_gib"] for f in figures if f["memory_gib"] is not None]
+    known = [took["memory_gib"] for took in figures if took["memory_gib"] is not None]
     return f"{max(known):.2f}" if known else ""
 
 
 def time_tables(rows: list[Row]) -> list[str]:
     """Seconds of quantizing models in full size."""
-    out = [
+    body = []
+    for row in rows:
+        seconds = over_seeds([took["seconds"] for took in row["repeats"]], len(row["repeats"]))
+        sizes = [f"{row['model']}, {row['scheme']}", str(row["images"]), str(row["prompts"]), kind(row)]
+        body.append([*sizes, seconds, f"{row['first']['seconds']:.1f}", _memory(row["repeats"])])
+    return [
         "## Seconds for models in full size",
         "",
-        "Random weights, both towers; mean (lowest to highest) of repeats ",
-    ]
-    out[-1] += "behind a first call, in which block learns in ten steps."
-    out += ["", *head(["model, scheme", "images", "prompts", "reconstruction", "seconds", "first call", "memory, GiB"])]
-    for r in rows:
-        spent = cell([f["seconds"] for f in r["repeats"]], len(r["repeats"]))
-        sizes = [f"{r['model']}, {r['scheme']}", str(r["images"]), str(r["prompts"]), kind(r)]
-        out.append(line([*sizes, spent, f"{r['first']['seconds']:.1f}", _memory(r["repeats"])]))
-    return [*out, ""]
-
-
-def peer_tables(results: dict[str, Any]) -> str:
-    """Accuracy of each tool, and its seconds as a share of NNCF's on the same images."""
-    lines = ["# Int8 of peers beside d4c's W8A8", "", "Both towers; how it is measured stands in "]
-    lines[-1] += "`benchmarks/quantization_peers.py`. " + where(results["setup"]) + f", {results['setup']['date']}."
-    lines += [
+        "Random weights, both towers; mean (lowest to highest) of repeats after a first call, in which block learns in "
+        "ten steps.",
         "",
-        "`time / NNCF`: processor seconds to quantize both towers as a share of NNCF's on the same images. torchao ",
+        *table(["model, scheme", "images", "prompts", "reconstruction", "seconds", "first call", "memory, GiB"], body),
     ]
-    lines[-1] += "measures activations in every run and leaves convolutions, which are most of a ResNet, in float."
-    lines.append("")
-    rows = results["rows"]
-    for model, count in dict.fromkeys((r["model"], r["rows"]) for r in rows):
-        chosen = [r for r in rows if (r["model"], r["rows"]) == (model, count)]
-        data = list(chosen[0]["results"])
-        floats = ", ".join(f"{SHORT[d]} {chosen[0]['results'][d]['float_top1']:.2f}" for d in data)
-        counts = " and ".join(f"{chosen[0]['results'][d]['count']:,}" for d in data)
-        lines += [f"## {model}: float {floats} ({counts} images)", ""]
-        names = [name for d in data for name in (f"{SHORT[d]}: top-1 %", "same class as float %")]
-        lines += head(["tool", "calibration images", *names, "image cosine", "text cosine", "time / NNCF"])
-        for r in chosen:
-            found = [f"{v:.2f}" for d in data for v in _peer_figures(r["results"][d])]
-            close = r["results"][data[0]]["fidelity"]
-            cosines = [f"{close['cosine']:.4f}", f"{close['text_cosine']:.4f}"]
-            theirs = [o for o in chosen if o["candidate"] == "NNCF int8" and o["method"] == r["method"]]
-            share = r["quantize"]["cpu_seconds"] / theirs[0]["quantize"]["cpu_seconds"] if theirs else None
-            shown = "" if share is None else f"{share:.2f}"
-            lines.append(line([r["candidate"], r["method"], *found, *cosines, shown]))
-        lines.append("")
-    return "\n".join(lines)
 
 
-def _peer_figures(result: dict[str, Any]) -> tuple[float, float]:
-    return result["top1"]["value"], result["fidelity"]["agreement"]["value"]
-
-
-def main() -> None:
-    rows = [json.loads(text) for text in Path(sys.argv[1]).read_text().splitlines()]
-    parts = {part: [r for r in rows if r["part"] == part] for part in ("accuracy", "time")}
-    print("# Both towers quantized\n")
-    print(f"Measured by `benchmarks/quantization.py` on {'; '.join(sorted({where(r['setup']) for r in rows}))}.\n")
-    lines = accuracy_tables(parts["accuracy"])
-    print("\n".join(lines + (time_tables(parts["time"]) if parts["time"] else [])))
+def page(rows: list[Row]) -> str:
+    """Tables of accuracy, then seconds of models in full size."""
+    accuracy, times = ([row for row in rows if row["part"] == part] for part in ("accuracy", "time"))
+    where = "; ".join(sorted({conditions(row["setup"]) for row in rows}))
+    lines = ["# Both towers quantized", "", f"Measured by `benchmarks/quantization/measure.py` on {where}.", ""]
+    return "\n".join([*lines, *accuracy_tables(accuracy), *(time_tables(times) if times else [])])
 
 
 if __name__ == "__main__":
-    main()
+    table_command(__doc__, page)

@@ -53,7 +53,7 @@ class Tower:
     threads: int
 
     def batches(self) -> list[Tensor]:
-        """Calibration inputs; prompts of one length together, without the positions behind their end."""
+        """Calibration inputs; prompts of one length together, without the positions after their end."""
         if self.kind == "image":
             return list(self.calibration.pixels.split(CALIBRATION_BATCH))
         tokens = self.clip.tokenize(self.prompts)
@@ -61,9 +61,9 @@ class Tower:
 
     def module(self) -> nn.Module:
         """A copy for PyTorch that computes every position it is given."""
-        found: Any = copy.deepcopy(self.clip.image if self.kind == "image" else self.clip.text)
-        found.trim = False
-        return found.eval().requires_grad_(False)
+        module: Any = copy.deepcopy(self.clip.image if self.kind == "image" else self.clip.text)
+        module.trim = False
+        return module.eval().requires_grad_(False)
 
     @property
     def is_transformer(self) -> bool:
@@ -132,14 +132,14 @@ def d4c_graph(scheme: str, reconstruction: Any, tower: Tower) -> Path:
 
 
 def dynamic_graph(tower: Tower) -> Path:
-    """ONNX Runtime's dynamic quantization: weights of every channel, activations measured in every run."""
+    """ONNX Runtime's dynamic quantization: weights per channel, activations measured in every run."""
     path = tower.folder / "dynamic.onnx"
     ort_tools.quantize_dynamic(_preprocessed(tower), path, per_channel=True)
     return path
 
 
 def static_graph(tower: Tower) -> Path:
-    """ONNX Runtime's static quantization in its QDQ form: weights of every channel, unsigned activations, MinMax."""
+    """ONNX Runtime's static quantization in its QDQ form: weights per channel, unsigned activations, MinMax."""
     path = tower.folder / "static.onnx"
     source = _preprocessed(tower)
     nodes = onnx.load(source, load_external_data=False).graph.node

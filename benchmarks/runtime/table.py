@@ -1,49 +1,52 @@
-"""The Markdown of what `runtime.py` measured."""
+"""Tables from the report that `benchmarks.runtime.measure` wrote.
+
+python -m benchmarks.runtime.table benchmarks/runtime/results/runtime.json
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from benchmarks.common.rows import Row
+from benchmarks.common.tables import conditions, line, report_command
 
 FLOAT = "float32"
 Key = tuple[str, str]
 
 
-def tables(results: dict[str, Any]) -> str:
-    """One section a tower: speed at each batch size, size, and fidelity of the trained model that stands for it."""
-    towers = list(dict.fromkeys(cell.rpartition(", ")[0] for cell in results))
+def page(report: Row) -> str:
+    """A section for each tower: speed at each batch size, size, and fidelity of the trained model in its place."""
+    towers = list(dict.fromkeys(cell.rpartition(", ")[0] for cell in report))
     lines = ["# Speed, size and fidelity of exported towers beside peers", ""]
     lines += [
         "Time as a share of float32 in the same runtime (lowest to highest over rounds), and of float32 in ONNX "
         "Runtime; lower is better. Fidelity: cosine with float, images with the same class as with float, top-1 on "
-        "2,000 images of Tiny ImageNet. How it is measured stands in `runtime.py`.",
+        "2,000 images of Tiny ImageNet. `benchmarks/runtime/measure.py` says how it is measured.",
     ]
     for tower in towers:
-        cells = {cell.rpartition(", ")[2]: found for cell, found in results.items() if cell.startswith(f"{tower}, ")}
+        cells = {cell.rpartition(", ")[2]: figures for cell, figures in report.items() if cell.startswith(f"{tower}, ")}
         lines += ["", f"## {tower} tower", "", *_conditions(cells), "", *_table(cells), "", *_behind(cells)]
     return "\n".join(lines) + "\n"
 
 
-def _conditions(cells: dict[str, Any]) -> list[str]:
+def _conditions(cells: Row) -> list[str]:
     lines = []
     for name, cell in cells.items():
         setup = cell["setup"]
-        versions = ", ".join(f"{package} {number}" for package, number in setup["versions"].items())
-        how = f"{setup['date']}, {setup['device']}, {setup['threads']} threads"
+        how = f"{setup['date']}, {setup['threads']} threads, {conditions(setup)}"
         if "rounds" in setup:
             other = f"{100 * setup['other_load']:.0f} % of the processors taken by other processes"
-            lines.append(f"- {name}: {setup['rounds']} rounds, {other}; {how}; {versions}.")
+            lines.append(f"- {name}: {setup['rounds']} rounds, {other}; {how}.")
         else:
-            lines.append(f"- {name}: {setup['model']}, calibrated on dead leaves; {how}; {versions}.")
+            lines.append(f"- {name}: {setup['model']}, calibrated on dead leaves; {how}.")
     return lines
 
 
-def _table(cells: dict[str, Any]) -> list[str]:
+def _table(cells: Row) -> list[str]:
     timed = [name for name in cells if name != "fidelity"]
-    found = {name: _by_key(cell["rows"]) for name, cell in cells.items()}
+    by_key = {name: _by_key(cell["rows"]) for name, cell in cells.items()}
     reasons: dict[Key, str] = {}
     for cell in cells.values():
         reasons |= {(row["runtime"], row["candidate"]): row["reason"] for row in cell["failed"]}
-    keys = list(dict.fromkeys(key for rows in found.values() for key in rows))
+    keys = list(dict.fromkeys(key for rows in by_key.values() for key in rows))
     runtimes = list(dict.fromkeys(runtime for runtime, _ in keys))
     keys.sort(key=lambda key: runtimes.index(key[0]))
     heads = ["runtime", "candidate", "MB"]
@@ -51,12 +54,12 @@ def _table(cells: dict[str, Any]) -> list[str]:
     heads += ["model MB", "cosine", "same class %", "top-1 %"] if "fidelity" in cells else []
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for key in keys:
-        rows = [found[name].get(key) for name in timed]
+        rows = [by_key[name].get(key) for name in timed]
         size = next((f"{row['bytes'] / 1e6:.1f}" for row in rows if row), "")
-        line = [*key, size, *(_spread(row["to_own_float"]) if row else "" for row in rows)]
-        line += [f"{row['to_onnxruntime_float']['median']:.2f}" if row else "" for row in rows]
-        lines.append(line + (_fidelity(found["fidelity"].get(key)) if "fidelity" in cells else []))
-    table = [f"| {' | '.join(line)} |" for line in lines]
+        cells_of_key = [*key, size, *(_spread(row["to_own_float"]) if row else "" for row in rows)]
+        cells_of_key += [f"{row['to_onnxruntime_float']['median']:.2f}" if row else "" for row in rows]
+        lines.append(cells_of_key + (_fidelity(by_key["fidelity"].get(key)) if "fidelity" in cells else []))
+    table = [line(cells) for cells in lines]
     return table + [f"\n{runtime}, {name} could not be run: {reason}" for (runtime, name), reason in reasons.items()]
 
 
@@ -64,7 +67,7 @@ def _spread(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
 
 
-def _fidelity(row: dict[str, Any] | None) -> list[str]:
+def _fidelity(row: Row | None) -> list[str]:
     if row is None:
         return ["", "", "", ""]
     metrics = row["metrics"]
@@ -73,13 +76,13 @@ def _fidelity(row: dict[str, Any] | None) -> list[str]:
     return [f"{row['bytes'] / 1e6:.1f}", f"{_cosine(row):.4f}", f"{agreement:.2f}", f"{top:.2f}"]
 
 
-def _cosine(row: dict[str, Any]) -> float:
+def _cosine(row: Row) -> float:
     """Of the side that was replaced; the other one is the float model's and has cosine 1."""
     close = row["metrics"]["fidelity"]
     return min(close["cosine"], close["text_cosine"])
 
 
-def _behind(cells: dict[str, Any]) -> list[str]:
+def _behind(cells: Row) -> list[str]:
     """Where a peer is smaller, faster and closer to float than a row of d4c, all at once."""
     if "fidelity" not in cells:
         return []
@@ -99,11 +102,15 @@ def _behind(cells: dict[str, Any]) -> list[str]:
     return ["Peers that are smaller, faster and closer to float at once than a row of d4c:", "", *lines]
 
 
-def _wins(rows: dict[Key, Any], close: dict[Key, float], peer: Key, ours: Key) -> bool:
+def _wins(rows: dict[Key, Row], close: dict[Key, float], peer: Key, ours: Key) -> bool:
     time = {key: rows[key]["to_onnxruntime_float"]["median"] for key in (peer, ours)}
     smaller, faster = rows[peer]["bytes"] <= rows[ours]["bytes"], time[peer] <= time[ours]
     return smaller and faster and close[peer] >= close[ours]
 
 
-def _by_key(rows: list[dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+def _by_key(rows: list[Row]) -> dict[Key, Row]:
     return {(row["runtime"], row["candidate"]): row for row in rows}
+
+
+if __name__ == "__main__":
+    report_command(__doc__, page)

@@ -1,6 +1,6 @@
 """How long the published synthesis takes: seconds an iteration, beside the loop of the method's authors.
 
-    python benchmarks/synthesis.py --models demo-vit,ViT-B-32 --device cuda --out FILE.json [--reference DIR]
+    python -m benchmarks.synthesis.measure --models demo-vit,ViT-B-32 --device cuda --out FILE.json [--reference DIR]
 
 One iteration is one step of every group: 128 images in groups of 16 are eight steps of the authors' loop. The time of
 an iteration is the difference between a long and a short run, divided by the iterations between them, so that set-up
@@ -8,10 +8,11 @@ drops out; set-up (text features, model hash, kernels, graph capture, final chec
 `--reference` is a clone of https://github.com/Keio-CSG/D4C; of it one file is run, on our towers and prompts. It always
 computes in float32 and on the tower as it is, where ours rearranges a copy. `demo-vit` and `demo-rn` are the embedded
 models; the others have their published shapes and random weights.
-Under torchrun (`torchrun --nproc-per-node=2 benchmarks/synthesis.py ...`) the processes share the images, whose hash is
-that of one process with `--batch` at the images of each.
+Under torchrun (`torchrun --nproc-per-node=2 -m benchmarks.synthesis.measure ...`) the processes share the images, whose
+hash is that of one process with `--batch` at the images of each.
 `--peak-tflops` is what the device can do in the chosen precision; with it the table tells how much of the time the
-products of the image tower as it is would need (forward and gradient of the input, 2 views an image).
+products of the image tower as it is would need (forward and gradient of the input, 2 views an image). The table is
+printed, and written beside the report.
 """
 
 from __future__ import annotations
@@ -22,49 +23,32 @@ import gc
 import hashlib
 import importlib.util
 import io
-import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import d4c
-from benchmarks.common.problems import commit
+from benchmarks.common import records
+from benchmarks.common.arguments import add_device, argument_parser, require_names, words
+from benchmarks.common.models import MODELS, make_clip
+from benchmarks.common.records import synchronize
+from benchmarks.common.rows import Row, write_report
+from benchmarks.synthesis.table import PUBLISHED, page, speed_table
 from d4c.calibration.prompts import resolve_prompts
-from d4c.files import atomic_file
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
-from d4c.synthesis.config import PRESETS
 from d4c.synthesis.shards import place, workers
 
-PUBLISHED = PRESETS["paper"]
-CONFIGS = {
-    "ViT-B-32": CLIPConfig(512, ViTConfig(224, 32, 768, 12, 12, 3072), TextConfig(512, 12, 8, 2048)),
-    "RN50": CLIPConfig(1024, ResNetConfig(224, 64, (3, 4, 6, 3), 32), TextConfig(512, 12, 8, 2048)),
-    "ViT-L-14": CLIPConfig(768, ViTConfig(224, 14, 1024, 24, 16, 4096), TextConfig(768, 12, 12, 3072)),
-}
-MODELS = ("demo-vit", "demo-rn", *CONFIGS)
 FILE = Path("d4c", "solver", "dfq_utils.py")
 WHOLE_METHOD = 3
 """The authors' number for the method with both of its additions."""
-# Iterations of the short run. A GPU chooses kernels in the first ones and captures a graph behind them.
+# Iterations of the short run. A GPU chooses kernels in the first ones and captures a graph after them.
 SHORT = {"cuda": 8}
-
-
-def make_clip(name: str, device: str, seed: int) -> CLIP:
-    """An embedded model, or random weights in the shape of a published one."""
-    if name not in CONFIGS:
-        return d4c.load(name, device=device)
-    torch.manual_seed(seed)
-    return CLIP(CONFIGS[name], name).eval().requires_grad_(False).to(device)
 
 
 def tower_flops(clip: CLIP) -> int:
@@ -80,8 +64,8 @@ def ours(clip: CLIP, args: argparse.Namespace, made: list[Tensor]) -> Callable[[
     """The published synthesis of this package as a function of the iterations; `made` holds its last images."""
 
     def run(iterations: int) -> None:
-        given = {"images": args.images, "precision": args.precision, "seed": args.seed, "batch": args.batch}
-        made[:] = [d4c.synthesize(clip, "d4c", "paper", iterations=iterations, **given).pixels]
+        sizes = {"images": args.images, "iterations": iterations, "batch": args.batch}
+        made[:] = [d4c.synthesize(clip, "d4c", "paper", **sizes, precision=args.precision, seed=args.seed).pixels]
 
     return run
 
@@ -109,12 +93,11 @@ def timed(run: Callable[[int], None], iterations: int, device: torch.device) -> 
     """Seconds of one run, until the device has finished."""
     started = time.perf_counter()
     run(iterations)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 
-def measure(run: Callable[[int], None], iterations: int, repeats: int, device: torch.device) -> dict[str, Any]:
+def measure(run: Callable[[int], None], iterations: int, repeats: int, device: torch.device) -> Row:
     """Seconds an iteration: median, lowest and highest of the repeats; seconds of set-up; peak memory in GiB."""
     short = SHORT.get(device.type, 1)
     first = timed(run, short, device)
@@ -139,11 +122,11 @@ def measure(run: Callable[[int], None], iterations: int, repeats: int, device: t
     }
 
 
-def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def case(name: str, args: argparse.Namespace) -> Row:
     """All figures of one model."""
     clip = make_clip(name, args.device, args.seed)
     flops = 2 * args.images * tower_flops(clip)
-    row: dict[str, Any] = {"model": name, "image_size": clip.image_size, "tflop": flops / 1e12}
+    row: Row = {"model": name, "image_size": clip.image_size, "tflop": flops / 1e12}
     made: list[Tensor] = []
     row["ours"] = measure(ours(clip, args, made), args.iterations, args.repeats, clip.device)
     row["images_sha256"] = hashlib.sha256(made[0].contiguous().numpy().tobytes()).hexdigest()
@@ -156,36 +139,11 @@ def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown, with what 3,000 iterations would take."""
-
-    def cells(figures: dict[str, Any] | None) -> list[str]:
-        if figures is None:
-            return ["", "", ""]
-        memory = figures["memory_gib"]
-        spread = f"{figures['seconds']:.4g} ({figures['lowest']:.4g} to {figures['highest']:.4g})"
-        whole = max(0, figures["setup"]) + PUBLISHED.iterations * figures["seconds"]
-        return [spread, f"{whole:,.0f}", "" if memory is None else f"{memory:.1f}"]
-
-    heads = [f"{who}: {what}" for who in ("ours", "reference") for what in ("s / iteration", "s / 3,000", "GiB")]
-    lines = [["model", *heads, "times faster", "share of floor"], ["---", *["---:"] * (len(heads) + 2)]]
-    for row in rows:
-        ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-        share = f"{100 * row['floor_share']:.0f} %" if "floor_share" in row else ""
-        lines.append([row["model"], *cells(row["ours"]), *cells(row["reference"]), ratio, share])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def setup(args: argparse.Namespace, processes: int) -> dict[str, Any]:
+def setup(args: argparse.Namespace, processes: int) -> Row:
     """What the figures depend on."""
-    gpu = args.device.startswith("cuda")
     source = (args.reference / FILE).read_bytes() if args.reference else None
-    return {
-        "command": "python benchmarks/synthesis.py " + " ".join(sys.argv[1:]),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": torch.cuda.get_device_name(args.device) if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "versions": {"d4c": d4c.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "commit": commit(),
+    return records.setup(args.device) | {
+        "command": records.command("synthesis.measure"),
         "seed": args.seed,
         "images": args.images,
         "group_size": PUBLISHED.group_size,
@@ -198,8 +156,8 @@ def setup(args: argparse.Namespace, processes: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(MODELS), help=", ".join(MODELS))
+    parser = argument_parser(__doc__)
+    parser.add_argument("--models", type=words, default=list(MODELS), help=", ".join(MODELS))
     parser.add_argument("--iterations", type=int, default=50, help="measured iterations of ours")
     parser.add_argument("--reference-iterations", type=int, default=4, help="measured iterations of the reference")
     parser.add_argument("--repeats", type=int, default=3)
@@ -208,22 +166,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images that go through the tower at once; default all")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of ours")
     parser.add_argument("--peak-tflops", type=float, help="of the device in that precision")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    if unknown := sorted(set(args.models) - set(MODELS)):
-        parser.error(f"no model is called {unknown[0]!r}; choose from {', '.join(MODELS)}")
+    require_names(parser, "model", args.models, MODELS)
     if args.reference and not (args.reference / FILE).is_file():
-        parser.error(f"{args.reference} has no file {FILE}; give a clone of https://github.com/Keio-CSG/D4C")
+        parser.error(f"{args.reference} has no file {FILE}; give a clone of https://github.com/Keio-CSG/D4C.")
     with workers(args.device) as (args.device, writes):
-        report: dict[str, Any] = {"setup": setup(args, place()[1]), "rows": []}
+        report: Row = {"setup": setup(args, place()[1]), "rows": []}
         for name in args.models:
             report["rows"].append(case(name, args))
             if writes:
-                with atomic_file(args.out) as file:
-                    file.write_text(json.dumps(report, indent=1) + "\n")
-                print(table(report["rows"]), flush=True)
+                write_report(args.out, report, page)
+                print("\n".join(speed_table(report["rows"])), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""The Markdown of what `text_tower.py` measured."""
+"""Tables from the report that `benchmarks.text_tower.measure` wrote.
+
+python -m benchmarks.text_tower.table benchmarks/text_tower/results/text_tower.json
+"""
 
 from __future__ import annotations
 
 from statistics import mean
-from typing import Any
+
+from benchmarks.common.rows import Row
+from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, conditions, report_command, spread, table
 
 PARTS = {
     "": "block",
@@ -14,91 +19,74 @@ PARTS = {
     "norm2": "into MLP",
     "mlp.act": "in MLP",
 }
-NAMES = {"demo": "emoji pack"}
 SCHEMES = ("W4A8", "W6A6", "W4A4")
 
 
-def tables(results: dict[str, Any]) -> str:
-    lines = ["# The text tower at low bits", "", "Measured by `benchmarks/text_tower.py`, which says how.", ""]
-    if "accuracy" in results:
-        lines += _accuracy(results["accuracy"])
-    if "positions" in results:
-        lines += _positions(results["positions"])
+def page(report: Row) -> str:
+    lines = ["# The text tower at low bits", "", "Measured by `benchmarks/text_tower/measure.py`, which says how.", ""]
+    if "accuracy" in report:
+        lines += _accuracy(report["accuracy"])
+    if "positions" in report:
+        lines += _positions(report["positions"])
     return "\n".join(lines)
 
 
-def _where(setup: dict[str, Any]) -> str:
-    versions = ", ".join(f"{package} {number}" for package, number in setup["versions"].items())
-    return f"{setup['date']}, {setup['device']}, {setup['threads']} thread; {versions}; {setup['prompts']} prompts."
+def _where(setup: Row) -> str:
+    return f"{setup['date']}, {conditions(setup)}, threads: {setup['threads']}; {setup['prompts']} prompts."
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def _accuracy(found: dict[str, Any]) -> list[str]:
-    lines = ["## MLPs at the scheme's width beside the 8-bit exception", "", _where(found["setup"]), ""]
+def _accuracy(part: Row) -> list[str]:
+    lines = ["## MLPs at the scheme's width beside the 8-bit exception", "", _where(part["setup"]), ""]
     lines += [
         "Only the text tower is quantized. Top-1 %, mean (lowest to highest) over seeds, each with other calibration "
         "prompts; `bits` is the mean width of the text tower's weights (token table and projection hold 8); `cost` is "
         "what giving up the exception costs, in points.",
         "",
     ]
-    rows = found["rows"]
+    rows = part["rows"]
     for model in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == model]
-        data = list(own[0]["results"])
-        floats = ", ".join(f"{NAMES.get(d, d)} {own[0]['results'][d]['float_top1']:.2f}" for d in data)
-        counts = ", ".join(f"{own[0]['results'][d]['count']:,}" for d in data)
+        same_model = [row for row in rows if row["model"] == model]
+        data = list(same_model[0]["results"])
+        floats = ", ".join(f"{DATASETS[d]} {same_model[0]['results'][d]['float_top1']:.2f}" for d in data)
+        counts = ", ".join(f"{same_model[0]['results'][d]['count']:,}" for d in data)
         lines += [f"### {model}: float {floats} ({counts} images)", ""]
         heads = ["scheme, reconstruction", "seeds", "bits: scheme's width", "bits: exception"]
         for d in data:
-            heads += [f"{NAMES.get(d, d)}: scheme's width", "exception", "cost"]
+            heads += [f"{DATASETS[d]}: scheme's width", "exception", "cost"]
         body = []
-        pairs = dict.fromkeys((row["scheme"], row["reconstruction"]) for row in own)
+        pairs = dict.fromkeys((row["scheme"], row["reconstruction"]) for row in same_model)
         for scheme, kind in sorted(pairs, key=lambda pair: (SCHEMES.index(pair[0]), pair[1] != "none")):
-            chosen = [row for row in own if (row["scheme"], row["reconstruction"]) == (scheme, kind)]
+            chosen = [row for row in same_model if (row["scheme"], row["reconstruction"]) == (scheme, kind)]
             seeds = {mlp: {row["seed"] for row in chosen if row["mlp"] == mlp} for mlp in ("own", "W8A8")}
             both = [row for row in chosen if row["seed"] in seeds["own"] & seeds["W8A8"]]
             if both:
-                body.append(_pair(f"{scheme}, {_named(kind)}", both, data))
-        lines += _table(heads, body)
+                body.append(_pair(f"{scheme}, {RECONSTRUCTIONS[kind]}", both, data))
+        lines += table(heads, body)
     return lines
 
 
-def _named(kind: str) -> str:
-    return {"none": "ranges only", "gptq": "GPTQ"}.get(kind, kind)
-
-
-def _pair(name: str, rows: list[dict[str, Any]], data: list[str]) -> list[str]:
+def _pair(name: str, rows: list[Row], data: list[str]) -> list[str]:
     """One line: the same cells with and without the exception."""
     own, exception = ([row for row in rows if row["mlp"] == mlp] for mlp in ("own", "W8A8"))
     line = [name, str(len(own)), f"{own[0]['bits']:.2f}", f"{exception[0]['bits']:.2f}"]
     for d in data:
         values, others = ([row["results"][d]["top1"]["value"] for row in side] for side in (own, exception))
-        line += [_spread(values), _spread(others), f"{mean(others) - mean(values):+.2f}"]
+        line += [spread(values), spread(others), f"{mean(others) - mean(values):+.2f}"]
     return line
 
 
-def _spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def _positions(found: dict[str, Any]) -> list[str]:
-    lines = ["## Positions behind end-of-text", "", _where(found["setup"]), ""]
+def _positions(part: Row) -> list[str]:
+    lines = ["## Positions after end-of-text", "", _where(part["setup"]), ""]
     lines += [
         f"Time of the text tower in PyTorch without these positions as a share of the time with all 77: median (lowest "
-        f"to highest) of {found['setup']['rounds']} rounds. `difference`: the largest over prompts of the difference "
+        f"to highest) of {part['setup']['rounds']} rounds. `difference`: the largest over prompts of the difference "
         "between the two embeddings, relative to their length. Other processes shared the machine; the two of a round "
         "run one after the other.",
         "",
     ]
     heads = ["model", "positions a prompt"]
     body = []
-    for model, figures in found["models"].items():
+    for model, figures in part["models"].items():
         for kind in ("float", "W4A8"):
             row = figures[kind]
             batches = [name for name in row if name.startswith("batch")]
@@ -110,15 +98,15 @@ def _positions(found: dict[str, Any]) -> list[str]:
             body.append(line)
     for name in batches:
         heads += [f"{name}: time share", "difference"]
-    lines += _table(heads, body)
+    lines += table(heads, body)
     lines += ["## Largest activations at begin-of-text beside all other positions", ""]
     lines += [
         "Largest absolute value at begin-of-text / at any other position up to end-of-text, in float; **bold** where "
         "begin-of-text is larger and so sets the range of a quantizer that reads the tensor. `block`: the residual "
-        "stream behind the block, which no quantizer reads. Every position's figure stands in `text_tower.json`.",
+        "stream after the block, which no quantizer reads. Every position's figure stands in `text_tower.json`.",
         "",
     ]
-    for model, figures in found["models"].items():
+    for model, figures in part["models"].items():
         lines += [f"### {model}", "", *_peaks(figures["peaks"])]
     return lines
 
@@ -134,4 +122,8 @@ def _peaks(peaks: dict[str, list[float]]) -> list[str]:
             shown = f"{first:.1f} / {others:.1f}"
             line.append(f"**{shown}**" if first > others else shown)
         body.append(line)
-    return _table(["", *PARTS.values()], body)
+    return table(["", *PARTS.values()], body)
+
+
+if __name__ == "__main__":
+    report_command(__doc__, page)
