@@ -19,7 +19,7 @@ from benchmarks.common.arguments import add_models_and_data, argument_parser
 from benchmarks.common.records import command, setup
 from benchmarks.common.rows import Row, write_report
 from benchmarks.float_accuracy.table import off, page
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.load_dataset import load_dataset
 
 # Float32 on a CPU, all rows of each file, OpenAI's implementation; percent.
 REFERENCE = {

@@ -34,7 +34,7 @@ from benchmarks.peers.table import page
 from benchmarks.runtime.candidates import Array, Tower, float_graph, in_openvino, in_torch, nncf_graph
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import generic_prompts
-from d4c.evaluation.zeroshot import Encoder
+from d4c.evaluation.embed import Encoder
 from d4c.models.clip import CLIP, TOWERS
 from d4c.synthesis.config import PRESETS
 

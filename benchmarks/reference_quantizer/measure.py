@@ -29,7 +29,8 @@ import d4c
 from benchmarks.common.records import commit, measured
 from benchmarks.reference_quantizer.cells import DATA, argument_parser, score, write_row
 from d4c.calibration.prompts import generic_prompts
-from d4c.evaluation.datasets import load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.quantization.quantize import PROMPTS
 from d4c.templates import fill_template

@@ -19,9 +19,11 @@ from benchmarks.common.rows import Row
 from benchmarks.runtime.building import TOWERS, attempt, build, setup
 from benchmarks.runtime.candidates import CANDIDATES, ORT, Array, Tower, onnxruntime_d4c
 from d4c.calibration.prompts import generic_prompts
-from d4c.evaluation.datasets import Dataset, load_dataset, pixel_batches
+from d4c.evaluation.batches import pixel_batches
+from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.embed import Embeddings, class_embeddings, embed
 from d4c.evaluation.evaluate import score
-from d4c.evaluation.zeroshot import Embeddings, class_embeddings, embed
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.templates import fill_template
 

@@ -26,9 +26,9 @@ from benchmarks.common.problems import PHOTOS, Places
 from benchmarks.common.records import command, setup
 from benchmarks.common.rows import Row, read_report, write_report
 from benchmarks.sensitivity.table import page
-from d4c.evaluation.datasets import load_dataset
+from d4c.evaluation.embed import embed
 from d4c.evaluation.evaluate import score
-from d4c.evaluation.zeroshot import embed
+from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.placement import default_overrides
