@@ -1,0 +1,56 @@
+"""Tables from the rows that `benchmarks.choices.measure` wrote.
+
+python -m benchmarks.choices.table benchmarks/choices/results/choices.jsonl
+"""
+
+from __future__ import annotations
+
+from benchmarks.common.rows import Row
+from benchmarks.common.tables import RECONSTRUCTIONS, conditions, spread, table, table_command
+
+TITLES = {
+    "fold": "Channel ranges after LayerNorm: not folded, folded in full, or at the strength of least error",
+    "damping": "GPTQ's damping, as a share of the mean diagonal",
+    "points": "Points that stand for an activation: drawn at random, and each tail",
+    "ranges": "Ranges of activations",
+    "softening": "Every second calibration image at a half or a quarter of its sharpness",
+    "importance": "What each token counts while blocks are learned",
+}
+
+
+def page(rows: list[Row]) -> str:
+    """A section for each choice."""
+    where = "; ".join(sorted({conditions(row["setup"]) for row in rows}))
+    images = ", ".join(sorted({str(row["images"]) for row in rows}))
+    lines = [
+        "# Defaults of quantization beside their alternatives",
+        "",
+        f"1 - cosine between quantized and float image embeddings, in thousandths, lower is better; mean (lowest to "
+        f"highest) over seeds. Image towers, {images} dead leaves, 124 pictures of the emoji pack, as they are and "
+        f"enlarged from a quarter of their size. Measured by `benchmarks/choices/measure.py` on {where}.",
+        "",
+    ]
+    for choice in (choice for choice in TITLES if any(row["choice"] == choice for row in rows)):
+        lines += [f"## {TITLES[choice]}", "", *choice_table([row for row in rows if row["choice"] == choice])]
+    return "\n".join(lines)
+
+
+def choice_table(rows: list[Row]) -> list[str]:
+    """A row for each cell and kind of picture, a column for each alternative."""
+    alternatives = list(dict.fromkeys(row["alternative"] for row in rows))
+    body = []
+    for cell in dict.fromkeys((row["model"], row["scheme"], row["reconstruction"]) for row in rows):
+        chosen = [row for row in rows if (row["model"], row["scheme"], row["reconstruction"]) == cell]
+        seeds = len({row["seed"] for row in chosen})
+        model, scheme, kind = cell
+        for pictures in ("sharp", "enlarged"):
+            columns = [
+                spread([1e3 * (1 - row["cosine"][pictures]) for row in chosen if row["alternative"] == alternative])
+                for alternative in alternatives
+            ]
+            body.append([f"{model}, {scheme}, {RECONSTRUCTIONS.get(kind, kind)}", pictures, str(seeds), *columns])
+    return table(["model, scheme, reconstruction", "pictures", "seeds", *alternatives], body, texts=2)
+
+
+if __name__ == "__main__":
+    table_command(__doc__, page)
