@@ -54,7 +54,7 @@ def artifact(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "artifact"
     calibration = d4c.CalibrationSet.load(noise)
     clip = d4c.load("demo-vit")
-    d4c.quantize(clip, "W8A8", calibration, reconstruction="none", towers=("image",), prompts=["a"]).save_pretrained(
+    d4c.quantize(clip, calibration, "W8A8", reconstruction="none", towers=("image",), prompts=["a"]).save_pretrained(
         folder
     )
     return folder

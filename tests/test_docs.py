@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 import d4c
+from d4c.quantization.config import Reconstruction
 from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import default_overrides
-from d4c.quantization.quantize import Reconstruction
 
 DOCS = Path(__file__).parent.parent / "docs"
 

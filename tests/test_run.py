@@ -159,8 +159,8 @@ REFUSALS = {
     "scheme": (replace(CONFIG, scheme="W1A8"), SettingError, "weight bits"),
     "preset": (replace(CONFIG, preset="slow"), SettingError, "preset 'slow' is unknown"),
     "method": (replace(CONFIG, method="magic"), SettingError, "'magic' is unknown"),
-    "track": (replace(CONFIG, track="fast"), SettingError, "track 'fast' is unknown"),
-    "reconstruction": (replace(CONFIG, reconstruction="magic"), SettingError, "'magic' is unknown"),
+    "track": (replace(CONFIG, track="fast"), SettingError, "track is 'fast', expected"),
+    "reconstruction": (replace(CONFIG, reconstruction="magic"), SettingError, "reconstruction is 'magic', expected"),
     "safe int8 as published": (replace(CONFIG, track="paper", safe_int8=True), SettingError, "integer kernels"),
     "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "no file or folder"),
 }

@@ -64,8 +64,8 @@ def measure(bench: Bench, cell: Row, processes: int) -> Row:
     with measured(bench.places.device) as figures:
         quantized = d4c.quantize(
             clip,
-            cell["scheme"],
             calibration,
+            cell["scheme"],
             track="deployable" if demo else "paper",
             reconstruction=cell["reconstruction"],
             iterations=cell["steps"],

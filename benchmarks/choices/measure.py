@@ -156,7 +156,7 @@ def measure(clip: CLIP, pictures: Pictures, cell: Row) -> Row:
     images = d4c.synthesize(clip, "leaves", images=IMAGES, seed=cell["seed"])
     settings = {"reconstruction": cell["reconstruction"], "towers": ("image",), "seed": cell["seed"]}
     with alternative.in_force(), measured("cpu") as figures:
-        quantized = d4c.quantize(clip, cell["scheme"], images, **settings, **alternative.options)
+        quantized = d4c.quantize(clip, images, cell["scheme"], **settings, **alternative.options)
     record = setup("cpu") | {"command": command("choices.measure")}
     return {**cell, "cosine": pictures.cosines(quantized), "cpu_seconds": figures["cpu_seconds"], "setup": record}
 

@@ -77,7 +77,7 @@ def synthesized(clip: Any, method: str, preset: str) -> dict[str, str]:
 def quantized(clip: Any, calibration: Any, scheme: str, export: bool, **settings: Any) -> dict[str, str]:
     if settings.get("reconstruction") not in ("none", "gptq"):
         settings = {"iterations": ITERATIONS, "batch_size": 8, **settings}
-    made = d4c.quantize(clip, scheme, calibration, prompts=PROMPT_LIST, seed=0, **settings)
+    made = d4c.quantize(clip, calibration, scheme, prompts=PROMPT_LIST, seed=0, **settings)
     found = {"state": tensor_hash(made.state_dict())}
     with tempfile.TemporaryDirectory() as folder:
         made.save_pretrained(Path(folder) / "artifact")

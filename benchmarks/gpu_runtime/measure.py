@@ -117,7 +117,7 @@ def measure(name: str, args: argparse.Namespace) -> Row:
     for key, tower in towers.items():
         runs[key] = partial(tower, half)
     for scheme in SCHEMES:
-        quantized = d4c.quantize(clip, scheme, images, towers=("image",), reconstruction="none")
+        quantized = d4c.quantize(clip, images, scheme, towers=("image",), reconstruction="none")
         fast = accelerate(quantized, torch.bfloat16)
         towers[f"d4c {scheme}"] = fast.image
         runs[f"d4c {scheme}"] = partial(fast.encode_image, pixels)

@@ -25,7 +25,7 @@ from d4c.models.clip import CLIP
 
 BASELINES = {"bench-vit": "pse", "bench-rn": "bns"}
 FREE = ("noise", "pink", "leaves")
-PROVENANCE = ("preset", "seed", "precision", "recognized", "pixels")
+PROVENANCE = ("seed", "precision", "recognized", "pixels")
 
 
 def twins(clip: CLIP, prompts: tuple[str, ...]) -> int:

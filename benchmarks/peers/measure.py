@@ -62,7 +62,7 @@ class Executed:
 
 def run_d4c(reconstruction: Any, clip: CLIP, calibration: CalibrationSet, _folder: Path) -> tuple[Row, Encoder]:
     with measured("cpu") as figures:
-        quantized = d4c.quantize(clip, "W8A8", calibration, reconstruction=reconstruction, seed=SEED)
+        quantized = d4c.quantize(clip, calibration, "W8A8", reconstruction=reconstruction, seed=SEED)
     return figures, quantized
 
 

@@ -78,7 +78,13 @@ def missing(cells: list[Row], out: Path) -> list[Row]:
 
 def quantize(clip: CLIP, calibration: CalibrationSet, cell: Row) -> QuantizedCLIP:
     settings = {"reconstruction": cell["reconstruction"], "iterations": cell["steps"], "seed": cell["seed"]}
-    return d4c.quantize(clip, cell["scheme"], calibration, **settings)
+    return d4c.quantize(clip, calibration, cell["scheme"], **settings)
+
+
+def learning(quantized: QuantizedCLIP) -> Row:
+    """What the recipe says about the reconstruction."""
+    settings = {name: quantized.recipe[name] for name in ("iterations", "batch_size")}
+    return {"kind": quantized.recipe["reconstruction"], **settings}
 
 
 def accuracy(args: argparse.Namespace) -> None:
@@ -140,7 +146,7 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
         **cell,
         "quantize": figures,
         "calibration": made,
-        "recipe": quantized.recipe["reconstruction"],
+        "recipe": learning(quantized),
         "bits": quantized.effective_bits(),
         "processes": args.processes,
         "setup": setup(device) | {"command": command("quantization.measure")},
@@ -162,7 +168,7 @@ def seconds(args: argparse.Namespace) -> None:
             with measured(args.device) as took:
                 quantized = quantize(clip, calibration, cell)
             repeats.append(took)
-        settings = {"prompts": quantized.recipe["prompts"], "recipe": quantized.recipe["reconstruction"]}
+        settings = {"prompts": quantized.recipe["prompts"], "recipe": learning(quantized)}
         figures = {"first": first, "repeats": repeats, **settings}
         append_row(
             args.out, cell | figures | {"setup": setup(args.device) | {"command": command("quantization.measure")}}

@@ -88,7 +88,7 @@ def main() -> None:
             if args.iterations and "track" in options:
                 settings["iterations"] = args.iterations
             with measured(args.device) as figures:
-                quantized = d4c.quantize(clip, scheme, images, **settings)
+                quantized = d4c.quantize(clip, images, scheme, **settings)
             seconds = figures["seconds"]
             with torch.no_grad():
                 write_row(args, label, scheme, seconds, seconds, score(quantized, tensors, args.device))

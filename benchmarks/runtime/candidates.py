@@ -125,7 +125,7 @@ def d4c_graph(scheme: str, reconstruction: Any, tower: Tower) -> Path:
     path = tower.folder / f"{scheme}-{reconstruction}.onnx"
     if not path.exists():
         settings = {"reconstruction": reconstruction, "towers": (tower.kind,), "prompts": tower.prompts}
-        quantized = d4c.quantize(tower.clip, scheme, tower.calibration, **settings)
+        quantized = d4c.quantize(tower.clip, tower.calibration, scheme, **settings)
         emit = image_graph if tower.kind == "image" else text_graph
         path.write_bytes(emit(quantized).model(d4c.__version__).SerializeToString())
     return path

@@ -28,7 +28,7 @@ def measure(places: Places, cell: Row) -> Row:
     clip, seed = places.clip(cell["model"]), cell["seed"]
     images = d4c.synthesize(clip, "leaves", "default", seed=seed)
     choices = {"reconstruction": cell["reconstruction"], "safe_int8": cell["safe"], "seed": seed}
-    quantized = d4c.quantize(clip, "W8A8", images, **choices)
+    quantized = d4c.quantize(clip, images, "W8A8", **choices)
     return {data: places.problem(clip, data).score(quantized) for data in datasets(cell["model"])}
 
 

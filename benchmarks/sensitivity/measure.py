@@ -90,7 +90,7 @@ def accuracy(clip: CLIP, images: d4c.CalibrationSet, sensitivity: Sensitivity, a
                 target, widths = MIXED[label]
                 overrides = mixed(clip, sensitivity, bits[target] if isinstance(target, str) else target, widths)
             scheme = "W4A8" if overrides else label
-            model = d4c.quantize(clip, scheme, images, reconstruction=reconstruction, overrides=overrides)
+            model = d4c.quantize(clip, images, scheme, reconstruction=reconstruction, overrides=overrides)
             bits[label] = model.effective_bits()
             results = {
                 name: score(embed(model, data, batch_size=250), data, reference=reference[name]).to_dict()

@@ -52,8 +52,8 @@ def quantize_text(clip: CLIP, cell: Row) -> QuantizedCLIP:
     """A CLIP with a quantized text tower; its images only have the right shape, no tower reads them."""
     return d4c.quantize(
         clip,
-        cell["scheme"],
         d4c.synthesize(clip, "leaves", images=1, seed=0),
+        cell["scheme"],
         reconstruction=cell["reconstruction"],
         towers=("text",),
         overrides=EXCEPTION if cell["mlp"] == "W8A8" else {},

@@ -22,6 +22,7 @@ from d4c.display import (
     progress_bar,
 )
 from d4c.errors import D4CError, quantize_extra
+from d4c.settings.presets import Preset as Preset_
 from d4c.version import __version__
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Preset = Annotated[str, typer.Option(help="quick (2 cores), default, or paper (the published settings).")]
+Preset = Annotated[Preset_, typer.Option(help="quick (2 cores), default, or paper (the published settings).")]
 Method = Annotated[
     str,
     typer.Option(
@@ -44,7 +45,7 @@ Method = Annotated[
     ),
 ]
 Data = Annotated[str, typer.Option(help="demo, cifar10:DIR, cifar100:DIR, imagenet1k:DIR, parquet:FILE, folder:DIR.")]
-Track = Annotated[str, typer.Option(help="deployable (what integer hardware computes) or paper (as published).")]
+Track = Annotated[str | None, typer.Option(help="deployable (what integer hardware computes) or paper (as published).")]
 Reconstruction = Annotated[
     str | None, typer.Option(help="block, layer, published, gptq or none; default by track and preset.")
 ]
@@ -93,7 +94,7 @@ def run(
     scheme: Annotated[str, typer.Option(help="Bits of weights and activations, 2 to 8 each.")] = "W4A8",
     preset: Preset = "default",
     method: Method = "d4c",
-    track: Track = "deployable",
+    track: Track = None,
     reconstruction: Reconstruction = None,
     safe_int8: SafeInt8 = False,
     soften: Soften = True,
@@ -219,13 +220,13 @@ def quantize(
     with progress_bar("quantize") as progress:
         quantized = d4c.quantize(
             clip,
-            scheme,
             images,
-            track=track,  # type: ignore[arg-type]
-            ranges=ranges,  # type: ignore[arg-type]
-            reconstruction=reconstruction,  # type: ignore[arg-type]
+            scheme,
+            track=track,
+            ranges=ranges,
+            reconstruction=reconstruction,
             iterations=iterations,
-            importance=importance,  # type: ignore[arg-type]
+            importance=importance,
             overrides=_overrides(override or []),
             target_bits=target_bits,
             target_bytes=target_bytes,

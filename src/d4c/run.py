@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
@@ -25,23 +25,17 @@ from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import load
 from d4c.progress import Progress
 from d4c.quantization.artifact.folder import load_quantized
-from d4c.quantization.formats.scheme import Scheme, Track
-from d4c.quantization.quantize import Reconstruction, check_safe_int8, quantize
+from d4c.quantization.config import QuantizeConfig, quantize_config
+from d4c.quantization.quantize import quantize
 from d4c.quantization.rounding.resume import remove_checkpoint
-from d4c.synthesis.config import resolve_config
+from d4c.settings.presets import Preset
+from d4c.synthesis.config import synthesis_config
 from d4c.synthesis.resume import remove_checkpoints
 from d4c.synthesis.synthesize import synthesize
 from d4c.version import __version__
 
 # Opens a progress display for a stage; the value is called with what is done and the total.
 Reporter = Callable[[str], AbstractContextManager[Progress]]
-
-# Kind, steps and batch size of the reconstruction; the synthesis presets hold their own iterations.
-RECONSTRUCTION: dict[str, tuple[Reconstruction | None, int, int]] = {
-    "quick": ("gptq", 60, 8),
-    "default": (None, 500, 32),
-    "paper": (None, 20000, 32),
-}
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,9 @@ class RunConfig:
 
     model: str
     scheme: str = "W4A8"
-    preset: str = "default"
+    preset: Preset = "default"
     method: str = "d4c"
-    track: str = "deployable"
+    track: str | None = None
     reconstruction: str | None = None
     safe_int8: bool = False
     soften: bool = True
@@ -104,22 +98,15 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
         key = {"model": model, "method": method, "preset": config.preset, "seed": config.seed}
         _synthesis(clip, calibrations[name], key, report)
     artifacts: dict[str, Path] = {}
-    preset_kind, steps, batch_size = RECONSTRUCTION[config.preset]
+    quantization = _quantization(config)
     for name, source in (("artifact", "synthesis"), ("baseline", "noise")):
         artifacts[name] = folder / name
         key = {
             "model": model,
             "calibration": outcome(calibrations[source]),
-            "scheme": config.scheme,
-            "track": config.track,
-            "reconstruction": config.reconstruction or preset_kind,
-            "iterations": steps,
-            "batch_size": batch_size,
-            "safe_int8": config.safe_int8,
-            "soften": config.soften,
-            "seed": config.seed,
+            "quantization": quantization.to_dict(),
         }
-        _artifact(clip, calibrations[source], artifacts[name], key, report)
+        _artifact(clip, calibrations[source], artifacts[name], key, quantization, report)
     data_key = {"dataset": config.dataset, "images": len(dataset), "device": config.device}
     key = {"model": model, **data_key, **{name: outcome(path) for name, path in artifacts.items()}}
     evaluation = folder / "evaluation"
@@ -148,20 +135,15 @@ def float_size(clip: CLIP) -> int:
     return 4 * (sum(p.numel() for p in clip.parameters()) - unused)
 
 
+def _quantization(config: RunConfig) -> QuantizeConfig:
+    names = ("track", "reconstruction", "safe_int8", "soften", "seed")
+    return quantize_config(config.scheme, config.preset, {name: getattr(config, name) for name in names})
+
+
 def _check_settings(config: RunConfig) -> None:
     """Refuse at the start what a later stage would refuse after hours."""
-    Scheme.parse(config.scheme)
-    known: dict[str, tuple[str | None, ...]] = {
-        "preset": tuple(RECONSTRUCTION),
-        "track": get_args(Track),
-        "reconstruction": (None, *get_args(Reconstruction)),
-    }
-    for name, choices in known.items():
-        if (given := getattr(config, name)) not in choices:
-            names = ", ".join(choice for choice in choices if choice)
-            raise SettingError(f"The {name} {given!r} is unknown; choose one of {names}.")
-    check_safe_int8(config.safe_int8, config.track)
-    resolve_config(config.method, config.preset, {})
+    _quantization(config)
+    synthesis_config(config.method, config.preset, {})
 
 
 def _synthesis(clip: CLIP, folder: Path, key: dict[str, Any], report: Reporter) -> None:
@@ -177,27 +159,16 @@ def _synthesis(clip: CLIP, folder: Path, key: dict[str, Any], report: Reporter) 
     remove_checkpoints(unfinished)
 
 
-def _artifact(clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], report: Reporter) -> None:
+def _artifact(
+    clip: CLIP, calibration: Path, folder: Path, key: dict[str, Any], config: QuantizeConfig, report: Reporter
+) -> None:
     if is_done(folder, key):
         return
     images = CalibrationSet.load(calibration)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     with stage_folder(folder, key) as new:
         with report(f"quantize with {images.provenance['method']}") as progress:
-            quantized = quantize(
-                clip,
-                key["scheme"],
-                images,
-                track=key["track"],
-                reconstruction=key["reconstruction"],
-                iterations=key["iterations"],
-                batch_size=key["batch_size"],
-                safe_int8=key["safe_int8"],
-                soften=key["soften"],
-                seed=key["seed"],
-                progress=progress,
-                checkpoint=unfinished,
-            )
+            quantized = quantize(clip, images, config, progress=progress, checkpoint=unfinished)
         quantized.save_pretrained(new)
     remove_checkpoint(unfinished)
 

@@ -153,7 +153,7 @@ def test_the_paper_track_is_refused(tmp_path: Path) -> None:
         CLIPConfig(16, ViTConfig(16, 8, 32, 1, 2, 64), TextConfig(width=32, layers=1, heads=2, mlp_width=64)), "tiny"
     ).eval()
     images = d4c.synthesize(clip, "noise", images=2)
-    made = d4c.quantize(clip, "W4A8", images, track="paper", reconstruction="none", prompts=["a"])
+    made = d4c.quantize(clip, images, "W4A8", track="paper", reconstruction="none", prompts=["a"])
     made.save_pretrained(tmp_path / "artifact")
     with pytest.raises(SettingError, match=r"track 'paper'.*quantize with track='deployable'"):
         d4c.export(tmp_path / "artifact", tmp_path / "out")

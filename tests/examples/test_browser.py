@@ -45,7 +45,7 @@ def prepare() -> ModuleType:
 def exported(demo_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser") / "artifact"
     images = d4c.synthesize(demo_vit, "noise", images=4)
-    d4c.quantize(demo_vit, "W4A8", images, reconstruction="none", prompts=["a cat"]).save_pretrained(folder)
+    d4c.quantize(demo_vit, images, "W4A8", reconstruction="none", prompts=["a cat"]).save_pretrained(folder)
     return d4c.export(folder, check=False).folder
 
 

@@ -22,7 +22,7 @@ PROMPTS = ["a photo of a cat.", "an emoji of a very small green tree frog"]
 
 def quantized(clip: CLIP, scheme: str, **settings: object) -> QuantizedCLIP:
     images = d4c.synthesize(clip, "leaves", images=8, seed=0)
-    return d4c.quantize(clip, scheme, images, reconstruction="none", **settings)  # type: ignore[arg-type]
+    return d4c.quantize(clip, images, scheme, reconstruction="none", **settings)  # type: ignore[arg-type]
 
 
 def without_softmax_codes(clip: QuantizedCLIP) -> QuantizedCLIP:

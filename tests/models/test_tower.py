@@ -72,7 +72,7 @@ def test_a_third_tower_needs_no_change_elsewhere(pooled: CLIP, tmp_path: Path) -
     assert torch.equal(clip.encode_image(pixels), pooled.encode_image(pixels))
 
     images = d4c.synthesize(clip, "d4c", "quick", images=16, iterations=3)
-    quantized = d4c.quantize(clip, "W8A8", images, iterations=2, prompts=[f"thing {i}" for i in range(40)])
+    quantized = d4c.quantize(clip, images, "W8A8", iterations=2, prompts=[f"thing {i}" for i in range(40)])
     cosine = F.cosine_similarity(quantized.encode_image(images.pixels), clip.encode_image(images.pixels))
     assert float(cosine.min()) > 0.99
     layer = quantized.layers()["image.blocks.1.mlp.fc1"]
@@ -95,7 +95,7 @@ def test_patches_of_a_third_tower_are_compared_and_inspected(pooled: CLIP) -> No
 
 def test_what_is_not_written_for_a_tower_is_refused_in_a_sentence(pooled: CLIP, tmp_path: Path) -> None:
     images = d4c.synthesize(pooled, "leaves", "quick", images=16)
-    quantized = d4c.quantize(pooled, "W8A8", images, reconstruction="none")
+    quantized = d4c.quantize(pooled, images, "W8A8", reconstruction="none")
     quantized.save_pretrained(tmp_path / "artifact")
     with pytest.raises(d4c.SettingError, match="PooledTransformer"):
         d4c.export(tmp_path / "artifact", tmp_path / "onnx")

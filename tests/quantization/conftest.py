@@ -56,4 +56,4 @@ def noise(clip: CLIP, images: int = 8) -> CalibrationSet:
 @pytest.fixture(scope="session")
 def w4a8(demo: CLIP, prompts: list[str]) -> QuantizedCLIP:
     """Each embedded model at W4A8 with calibrated ranges only; tests must not change it."""
-    return d4c.quantize(demo, "W4A8", noise(demo), reconstruction="none", prompts=prompts)
+    return d4c.quantize(demo, noise(demo), "W4A8", reconstruction="none", prompts=prompts)

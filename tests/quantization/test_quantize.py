@@ -31,7 +31,7 @@ ENOUGH = generic_prompts(64)
 
 def made(clip: CLIP, scheme: str = "W4A8", **settings: Any) -> QuantizedCLIP:
     calibration = d4c.synthesize(clip, "noise", images=4)
-    return d4c.quantize(clip, scheme, calibration, **{"reconstruction": "none", "prompts": PROMPTS, **settings})
+    return d4c.quantize(clip, calibration, scheme, **{"reconstruction": "none", "prompts": PROMPTS, **settings})
 
 
 def emoji(clip: CLIP) -> torch.Tensor:
@@ -52,7 +52,7 @@ def cosines(clip: CLIP, quantized: CLIP) -> tuple[float, float]:
 def by_bits(demo_vit: CLIP) -> dict[str, QuantizedCLIP]:
     calibration = d4c.synthesize(demo_vit, "leaves", images=8)
     schemes = ("W8A8", "W6A6", "W4A4")
-    return {s: d4c.quantize(demo_vit, s, calibration, reconstruction="none", prompts=ENOUGH) for s in schemes}
+    return {s: d4c.quantize(demo_vit, calibration, s, reconstruction="none", prompts=ENOUGH) for s in schemes}
 
 
 def test_eight_bits_are_nearly_float(demo_vit: CLIP, by_bits: dict[str, QuantizedCLIP]) -> None:
@@ -63,7 +63,7 @@ def test_eight_bits_are_nearly_float(demo_vit: CLIP, by_bits: dict[str, Quantize
 
 def test_eight_bits_of_a_resnet_are_nearly_float(demo_rn: CLIP) -> None:
     calibration = d4c.synthesize(demo_rn, "leaves", images=8)
-    image, text = cosines(demo_rn, d4c.quantize(demo_rn, "W8A8", calibration, reconstruction="none", prompts=ENOUGH))
+    image, text = cosines(demo_rn, d4c.quantize(demo_rn, calibration, "W8A8", reconstruction="none", prompts=ENOUGH))
     assert image > 0.99
     assert text > 0.99
 
@@ -142,7 +142,7 @@ def test_the_recipe_says_how_it_was_made(w4a8: QuantizedCLIP, demo: CLIP) -> Non
     assert (recipe["scheme"], recipe["track"], recipe["towers"]) == ("W4A8", "deployable", ["image", "text"])
     assert recipe["model"] == {"name": demo.name, "sha256": model_hash(demo)}
     assert recipe["calibration"]["method"] == "noise"
-    assert recipe["reconstruction"] == {"kind": "none"}
+    assert (recipe["reconstruction"], recipe["iterations"]) == ("none", None)
     assert recipe["peak_memory_bytes"] is None  # known on GPUs alone
 
 
@@ -161,12 +161,12 @@ def test_progress_ends_with_all(tiny_vit: CLIP) -> None:
 
 SETTINGS = {
     "scheme": ({"scheme": "W4"}, "not of the form W4A8"),
-    "track": ({"track": "fast"}, "track 'fast' is unknown"),
-    "reconstruction": ({"reconstruction": "magic"}, "reconstruction 'magic' is unknown"),
+    "track": ({"track": "fast"}, "track is 'fast', expected 'deployable' or 'paper'"),
+    "reconstruction": ({"reconstruction": "magic"}, "reconstruction is 'magic', expected 'block' or"),
     "iterations": ({"iterations": 0}, "at least 1"),
-    "importance": ({"importance": "all"}, "importance 'all' is unknown"),
-    "tower": ({"towers": ("audio",)}, "not among"),
-    "no tower": ({"towers": ()}, "not among"),
+    "importance": ({"importance": "all"}, "importance is 'all', expected 'none' or"),
+    "tower": ({"towers": ("audio",)}, "towers is .*, expected a list of"),
+    "no tower": ({"towers": ()}, "towers is empty"),
     "override": ({"overrides": {"image.nothing": "W8A8"}}, "matches no layer"),
     "no weight of one bit": ({"scheme": "W1A8"}, "weight bits"),
     "no activation of 99 bits": ({"scheme": "W4A99"}, "activation bits"),
@@ -194,7 +194,7 @@ def test_a_quantized_model_is_not_quantized_again(w4a8: QuantizedCLIP) -> None:
 
 def test_images_of_another_size_are_refused(demo_vit: CLIP, tiny_vit: CLIP) -> None:
     with pytest.raises(DataError, match=r"\[N, 3, 64, 64\]") as caught:
-        d4c.quantize(demo_vit, "W4A8", d4c.synthesize(tiny_vit, "noise", images=2))
+        d4c.quantize(demo_vit, d4c.synthesize(tiny_vit, "noise", images=2), "W4A8")
     assert_one_sentence(str(caught.value))
 
 
@@ -202,7 +202,7 @@ def test_images_that_are_not_finite_are_refused(tiny_vit: CLIP) -> None:
     calibration = d4c.synthesize(tiny_vit, "noise", images=2)
     calibration.pixels[1, 0, 0, 0] = float("nan")
     with pytest.raises(DataError, match="NaN") as caught:
-        d4c.quantize(tiny_vit, "W4A8", calibration)
+        d4c.quantize(tiny_vit, calibration, "W4A8")
     assert_one_sentence(str(caught.value))
 
 
@@ -218,7 +218,7 @@ def test_images_of_one_s_own_will_do(tiny_vit: CLIP) -> None:
     given = d4c.synthesize(tiny_vit, "noise", images=3)
     own = replace(given, provenance={"mean": [0, 0, 0], "std": [1, 1, 1]})
     assert isinstance(own, CalibrationSet)
-    assert d4c.quantize(tiny_vit, "W4A8", own, reconstruction="none", prompts=PROMPTS).layers()
+    assert d4c.quantize(tiny_vit, own, "W4A8", reconstruction="none", prompts=PROMPTS).layers()
 
 
 @torch.no_grad()
@@ -227,10 +227,10 @@ def test_softening_is_what_it_says_on_images_of_one_s_own(tiny_vit: CLIP) -> Non
     images = d4c.synthesize(tiny_vit, "noise", images=4)
     by_hand = replace(images, pixels=softened(images.pixels))
     given: dict[str, Any] = {"reconstruction": "none", "prompts": PROMPTS}
-    ours = d4c.quantize(tiny_vit, "W4A4", images, **given)
-    assert model_hash(ours) == model_hash(d4c.quantize(tiny_vit, "W4A4", by_hand, soften=False, **given))
-    assert model_hash(ours) != model_hash(d4c.quantize(tiny_vit, "W4A4", images, soften=False, **given))
-    published = [d4c.quantize(tiny_vit, "W4A4", images, track="paper", soften=s, **given) for s in (True, False)]
+    ours = d4c.quantize(tiny_vit, images, "W4A4", **given)
+    assert model_hash(ours) == model_hash(d4c.quantize(tiny_vit, by_hand, "W4A4", soften=False, **given))
+    assert model_hash(ours) != model_hash(d4c.quantize(tiny_vit, images, "W4A4", soften=False, **given))
+    published = [d4c.quantize(tiny_vit, images, "W4A4", track="paper", soften=s, **given) for s in (True, False)]
     assert model_hash(published[0]) == model_hash(published[1])
     assert [m.recipe["soften"] for m in (ours, *published)] == [True, False, False]
 
@@ -318,7 +318,7 @@ def test_images_of_one_color_give_finite_models(model: str, color: float, reques
     clip: CLIP = request.getfixturevalue(model)
     calibration = d4c.synthesize(clip, "noise", images=3)
     calibration.pixels.fill_(color)
-    quantized = d4c.quantize(clip, "W4A4", calibration, **LEARNED)
+    quantized = d4c.quantize(clip, calibration, "W4A4", **LEARNED)
     assert_finite(quantized, calibration.pixels)
     assert_finite(quantized, torch.randn_like(calibration.pixels))
 
@@ -326,7 +326,7 @@ def test_images_of_one_color_give_finite_models(model: str, color: float, reques
 def test_a_single_image_and_few_prompts_are_warned_of(tiny_vit: CLIP) -> None:
     one = d4c.synthesize(tiny_vit, "noise", images=1)
     with pytest.warns(UserWarning, match="ranges rest on") as warned:
-        quantized = d4c.quantize(tiny_vit, "W4A4", one, prompts=["a cat"], iterations=2, batch_size=2)
+        quantized = d4c.quantize(tiny_vit, one, "W4A4", prompts=["a cat"], iterations=2, batch_size=2)
     assert [str(warning.message) for warning in warned] == [
         "The image ranges rest on a single calibration image; give some dozens.",
         "The text ranges rest on few prompts (1); give at least 32.",
@@ -338,5 +338,5 @@ def test_enough_images_and_prompts_are_not_warned_of(tiny_vit: CLIP) -> None:
     two = d4c.synthesize(tiny_vit, "noise", images=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        d4c.quantize(tiny_vit, "W8A8", two, prompts=generic_prompts(32), reconstruction="none")
-        d4c.quantize(tiny_vit, "W8A8", two, prompts=PROMPTS, reconstruction="none", towers=("image",))
+        d4c.quantize(tiny_vit, two, "W8A8", prompts=generic_prompts(32), reconstruction="none")
+        d4c.quantize(tiny_vit, two, "W8A8", prompts=PROMPTS, reconstruction="none", towers=("image",))

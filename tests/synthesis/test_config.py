@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from d4c.errors import SettingError
-from d4c.synthesis.config import PRESETS, SynthesisConfig, resolve_config
+from d4c.synthesis.config import PRESETS, SynthesisConfig, synthesis_config
 
 
 def test_preset_paper_is_what_the_authors_published() -> None:
@@ -22,8 +22,8 @@ def test_preset_paper_is_what_the_authors_published() -> None:
 
 
 def test_overrides_of_none_leave_the_preset() -> None:
-    assert resolve_config("d4c", "paper", {"images": None, "lr": None}) == PRESETS["paper"]
-    assert resolve_config("pgsi", "paper", {"images": 3}) == SynthesisConfig(method="pgsi", images=3)
+    assert synthesis_config("d4c", "paper", {"images": None, "lr": None}) == PRESETS["paper"]
+    assert synthesis_config("pgsi", "paper", {"images": 3}) == SynthesisConfig(method="pgsi", images=3)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +61,11 @@ def test_overrides_of_none_leave_the_preset() -> None:
 )
 def test_a_bad_setting_is_named_with_what_was_expected(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingError) as caught:
-        resolve_config(settings.pop("method", "d4c"), "quick", settings)
+        synthesis_config(settings.pop("method", "d4c"), "quick", settings)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(SettingError, match="use one of paper, default, quick"):
-        resolve_config("d4c", "fast", {})
+    with pytest.raises(SettingError, match="use one of quick, default, paper"):
+        synthesis_config("d4c", "fast", {})

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from d4c.models.clip import CLIP, TOWERS
+from d4c.quantization.config import RangeRule
 from d4c.quantization.placement import Plan
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
-from d4c.quantization.ranges.observer import Observer, RangeRule
+from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.symmetries.fold_search import find_sites
 from d4c.quantization.symmetries.folding import fold_batchnorms, norm_axes
 

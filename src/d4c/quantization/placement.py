@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +69,7 @@ def make_plan(
     scheme: Scheme,
     track: Track,
     overrides: Mapping[str, Scheme],
-    towers: tuple[str, ...] = TOWERS,
+    towers: Sequence[str] = TOWERS,
     safe_int8: bool = False,
 ) -> Plan:
     """Formats of every module of `towers` that the track quantizes.

@@ -12,10 +12,10 @@ from d4c.calibration.softening import softened
 from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.calibrate import calibrate
+from d4c.quantization.config import RangeRule
 from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.ranges.observer import RangeRule
 
 if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet

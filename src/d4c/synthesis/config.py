@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from d4c.errors import SettingError
+from d4c.settings.presets import DEFAULT_PRESET, SETTINGS, Preset
+from d4c.settings.records import check_types, with_settings
 from d4c.synthesis.methods.table import METHODS, Needs
 
 Precision = Literal["float32", "bf16", "auto"]
@@ -78,6 +80,8 @@ class SynthesisConfig:
     """What the image tower computes in; "auto" is bf16 on devices with the arithmetic for it and float32 on others.
 
     Images, loss and optimizer are float32 in any case."""
+    seed: int = 0
+    """Of everything random, from 0 to 2^63 - 1 (every method)."""
     batch: int | None = None
     """Images that go through the tower at once, in whole groups, to save memory; None means all. Changes no image."""
 
@@ -94,9 +98,8 @@ class SynthesisConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingError(f"The synthesis method {self.method!r} is unknown; use one of {', '.join(METHODS)}.")
-        hints = get_type_hints(SynthesisConfig)
-        for field in fields(self):
-            check_type(field.name, getattr(self, field.name), hints[field.name])
+        check_types(self, "synthesis")
+        self.expect("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
         for name in ("images", "iterations", "group_size"):
             self.expect(name, getattr(self, name) >= 1, "at least 1")
         for name in ("lr", "temperature", "tv_target"):
@@ -121,66 +124,30 @@ class SynthesisConfig:
             raise SettingError(f"The synthesis setting {name} is {getattr(self, name)}, expected {expected}.")
 
 
-def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise SettingError for a value of another type than the field's, and for numbers that are not finite."""
-    choices = get_args(hint)
-    if isinstance(value, bool):
-        good = False
-    elif hint is float:
-        good = isinstance(value, int | float) and math.isfinite(value)
-    elif hint in (int, str):
-        good = isinstance(value, hint)
-    elif int in choices:
-        good = value is None or isinstance(value, int)
-    else:
-        good = value in choices
-    if not good:
-        kinds = {int: "an integer", float: "a finite number", str: "a string"}
-        expected = kinds.get(hint) or ("an integer or None" if int in choices else " or ".join(map(repr, choices)))
-        raise SettingError(f"The synthesis setting {name} is {value!r}, expected {expected}.")
+PRESETS = {name: SynthesisConfig(**settings.synthesis) for name, settings in SETTINGS.items()}
 
 
-PRESETS: dict[str, SynthesisConfig] = {
-    "paper": SynthesisConfig(),
-    # A sixth of the iterations of "paper": no prompt comes twice, and the start has the spectrum of photographs.
-    # The loss ends higher than that of "paper"; accuracy after quantization has not been compared. Of "bns" and "pse",
-    # "set" and "psaq" are the complete forms.
-    "default": SynthesisConfig(
-        targets="even", start="pink", iterations=500, statistics="set", pse_form="psaq", precision="auto"
-    ),
-    # About a minute for "demo-vit" on two CPU cores.
-    "quick": SynthesisConfig(
-        targets="even",
-        start="pink",
-        images=64,
-        iterations=48,
-        lr=0.06,
-        statistics="set",
-        pse_form="psaq",
-        precision="auto",
-    ),
-}
-
-
-def resolve_config(method: str, preset: str, overrides: dict[str, Any]) -> SynthesisConfig:
-    """A preset with its method and other fields replaced.
+def synthesis_config(
+    method: str | SynthesisConfig | None = None,
+    preset: Preset | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> SynthesisConfig:
+    """A record, or a preset with a method, with some fields replaced; those that are None stay as they are.
 
     Args:
-        method: a name in the table of methods.
-        preset: a name in `PRESETS`.
-        overrides: values by field of `SynthesisConfig`; None leaves the preset's value.
-
-    Returns:
-        The configuration.
+        method: a name in the table of methods, or a record.
+        preset: a name in `PRESETS`; not beside a record.
+        settings: values by field of `SynthesisConfig`.
 
     Raises:
-        SettingError: for an unknown name and a value out of range.
+        SettingError: for an unknown name, a value out of range, and a preset that is given beside a record.
     """
-    if preset not in PRESETS:
-        raise SettingError(f"The synthesis preset {preset!r} is unknown; use one of {', '.join(PRESETS)}.")
-    names = [field.name for field in fields(SynthesisConfig)]
-    for name in overrides:
-        if name not in names:
-            raise SettingError(f"There is no synthesis setting {name!r}; use one of {', '.join(names)}.")
-    changes = {name: value for name, value in overrides.items() if value is not None}
-    return replace(PRESETS[preset], method=method, **changes)
+    changes = dict(settings or {})
+    if isinstance(method, SynthesisConfig):
+        if preset is not None:
+            raise SettingError(f"The preset {preset!r} is given beside a SynthesisConfig; leave one of them out.")
+        return with_settings(method, changes, "synthesis")
+    chosen = preset or DEFAULT_PRESET
+    if chosen not in PRESETS:
+        raise SettingError(f"The preset {chosen!r} is unknown; use one of {', '.join(PRESETS)}.")
+    return with_settings(PRESETS[chosen], {"method": method, **changes}, "synthesis")

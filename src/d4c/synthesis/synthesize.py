@@ -15,11 +15,11 @@ from torch import Tensor
 
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
-from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.progress import Progress, Report, reporting
-from d4c.synthesis.config import SynthesisConfig, resolve_config
+from d4c.settings.presets import Preset
+from d4c.synthesis.config import SynthesisConfig, synthesis_config
 from d4c.synthesis.loop import Loop, chunks
 from d4c.synthesis.methods.table import METHODS
 from d4c.synthesis.resume import Checkpoint
@@ -33,17 +33,14 @@ from d4c.version import __version__
 
 def synthesize(
     clip: CLIP,
-    method: str = "d4c",
-    preset: str = "quick",
+    method: str | SynthesisConfig | None = None,
+    preset: Preset | None = None,
     *,
     prompts: Sequence[str] | str | Path | None = None,
-    images: int | None = None,
-    iterations: int | None = None,
-    seed: int = 0,
     device: str | torch.device | None = None,
     progress: Report = "auto",
     checkpoint: str | Path | None = None,
-    **overrides: Any,
+    **settings: Any,
 ) -> CalibrationSet:
     """Make calibration images for a CLIP without any data.
 
@@ -56,19 +53,17 @@ def synthesize(
         clip: the model. It runs where it is, or as a copy on `device`, and is not changed.
         method: "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", one of the baselines
             "bns" (BatchNorm statistics, ResNets only) and "pse" (patch-similarity entropy, transformers only), or one
-            of the controls that ask nothing of the model: "noise", "pink", "leaves".
-        preset: "paper" (every published setting), "default" or "quick" (two CPU cores).
+            of the controls that ask nothing of the model: "noise", "pink", "leaves"; or a record of all settings.
+        preset: "paper" (every published setting), "default" or "quick" (two CPU cores), where the settings start that
+            are not given one by one.
         prompts: what the images are to show, see `resolve_prompts`; "bns", the published form of "pse" and the
             controls ignore them.
-        images: how many to make, instead of the preset's number.
-        iterations: optimization steps, instead of the preset's number.
-        seed: of everything random.
         device: where to compute, if not where the model is.
         progress: called with (iterations done, all); "auto" shows a bar on a terminal, None shows nothing.
         checkpoint: files that begin with this path keep what is done, every few seconds at first and every half
             minute later. A call with the same arguments resumes there and ends with the same images; remove the files
             after saving the result (`remove_checkpoints`).
-        **overrides: any other field of `SynthesisConfig`.
+        **settings: fields of `SynthesisConfig` to replace, such as `images=64`, `iterations=100` or `seed=1`.
 
     Returns:
         The images, normalized for the model, with their prompts and provenance.
@@ -77,27 +72,24 @@ def synthesize(
         SettingError: for a setting that cannot be used, and a tower that the method cannot serve.
         DataError: for prompts that cannot be used.
     """
-    config = resolve_config(method, preset, {"images": images, "iterations": iterations, **overrides})
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise SettingError(f"The seed is {seed!r}, expected an integer from 0 to 2^63 - 1.")
-    METHODS[method].check(clip)
+    config = synthesis_config(method, preset, settings)
+    METHODS[config.method].check(clip)
     started = time.perf_counter()
     provenance: dict[str, Any] = {
-        "method": method,
-        "preset": preset,
-        "seed": seed,
+        "method": config.method,
+        "seed": config.seed,
         "config": asdict(config),
         "model": {"name": clip.name, "sha256": model_hash(clip)},
         "mean": list(clip.config.mean),
         "std": list(clip.config.std),
         "versions": {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    with reporting(progress, f"synthesize {method}") as report:
-        if METHODS[method].losses is None:
-            made = paint(clip, config, seed, report)
+    with reporting(progress, f"synthesize {config.method}") as report:
+        if METHODS[config.method].losses is None:
+            made = paint(clip, config, report)
         else:
             texts = resolve_prompts(prompts) if config.needs.prompts else ()
-            made = optimize(working_copy(clip, device), config, texts, seed, provenance, report, checkpoint)
+            made = optimize(working_copy(clip, device), config, texts, provenance, report, checkpoint)
     record = {**provenance, **made.provenance, "seconds": round(time.perf_counter() - started, 3)}
     chosen = tuple(made.texts[target] if target >= 0 else "" for target in made.targets.tolist())
     return CalibrationSet(made.pixels, chosen, made.targets, made.texts, record, made.boxes)
@@ -114,12 +106,12 @@ class Made:
     provenance: dict[str, Any]
 
 
-def paint(clip: CLIP, config: SynthesisConfig, seed: int, progress: Progress) -> Made:
+def paint(clip: CLIP, config: SynthesisConfig, progress: Progress) -> Made:
     """Images of a method that paints them, made on the CPU so that they are the same for every device."""
     method, n = METHODS[config.method], config.images
     assert method.paint is not None, "methods that optimize do not paint"
     progress(0, n)
-    pixels = method.paint(clip, n, torch.Generator().manual_seed(seed))
+    pixels = method.paint(clip, n, torch.Generator().manual_seed(config.seed))
     progress(n, n)
     return Made(pixels, torch.full((n,), -1), (), None, {"device": "cpu"})
 
@@ -128,7 +120,6 @@ def optimize(
     model: CLIP,
     config: SynthesisConfig,
     texts: tuple[str, ...],
-    seed: int,
     key: dict[str, Any],
     progress: Progress,
     checkpoint: str | Path | None,
@@ -141,7 +132,7 @@ def optimize(
     config = replace(config, precision=resolve_precision(config.precision, model.device))
     provenance: dict[str, Any] = {"device": str(model.device), "precision": config.precision}
     rows = share(config.images, config.batch or config.inseparable)
-    setup, start, generator = prepare(model, config, texts, seed)
+    setup, start, generator = prepare(model, config, texts, config.seed)
     speed_up(model, config)
     loop = Loop(model, config, setup, start, generator, rows)
     file = None if checkpoint is None else Path(f"{checkpoint}.{rows.start}")

@@ -30,7 +30,7 @@ PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 
 def made(clip: CLIP, scheme: str, **settings: Any) -> QuantizedCLIP:
     calibration = d4c.synthesize(clip, "noise", images=4)
-    return d4c.quantize(clip, scheme, calibration, reconstruction="none", prompts=PROMPTS, **settings)
+    return d4c.quantize(clip, calibration, scheme, reconstruction="none", prompts=PROMPTS, **settings)
 
 
 def assert_reads_back(clip: QuantizedCLIP, folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_one_quantized_tower_reads_back(tiny_rn: CLIP, tower: str, tmp_path: Pat
 
 def test_learned_scales_and_rounding_read_back(tiny_vit: CLIP, tmp_path: Path) -> None:
     calibration = d4c.synthesize(tiny_vit, "noise", images=4)
-    clip = d4c.quantize(tiny_vit, "W4A4", calibration, iterations=3, prompts=PROMPTS)
+    clip = d4c.quantize(tiny_vit, calibration, "W4A4", iterations=3, prompts=PROMPTS)
     assert_reads_back(clip, tmp_path / "artifact")
 
 
@@ -98,7 +98,7 @@ def test_weights_take_exactly_their_bits(w4a8: QuantizedCLIP, tmp_path: Path) ->
 
 def test_learned_scales_of_sums_and_pools_read_back(tiny_rn: CLIP, tmp_path: Path) -> None:
     calibration = d4c.synthesize(tiny_rn, "noise", images=4)
-    clip = d4c.quantize(tiny_rn, "W4A6", calibration, iterations=2, batch_size=2, towers=("image",))
+    clip = d4c.quantize(tiny_rn, calibration, "W4A6", iterations=2, batch_size=2, towers=("image",))
     assert_reads_back(clip, tmp_path / "artifact")
     stored = load_file(tmp_path / "artifact" / "model.safetensors")
     # One tensor, one range: block 1 has a pool in its shortcut.
@@ -368,10 +368,10 @@ def test_saving_replaces_an_artifact_and_nothing_else(copied: Path, tmp_path: Pa
     other = tmp_path / "home"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="is no quantized model"):
+    with pytest.raises(ArtifactError, match="is not a quantized model"):
         clip.save_pretrained(other)
     assert (other / "thesis.txt").read_text() == "years of work"
-    with pytest.raises(ArtifactError, match="is no quantized model"):
+    with pytest.raises(ArtifactError, match="is not a quantized model"):
         clip.save_pretrained(other / "thesis.txt")
     (other / "thesis.txt").unlink()
     clip.save_pretrained(other)

@@ -64,10 +64,10 @@ def test_each_rule_is_best_by_its_own_measure() -> None:
 def test_the_rule_of_a_model_is_recorded_and_an_unknown_one_refused(tiny_vit: CLIP) -> None:
     calibration = d4c.synthesize(tiny_vit, "noise", images=4)
     prompts = [f"a photo of {i} cats" for i in range(32)]
-    wide = d4c.quantize(tiny_vit, "W4A4", calibration, ranges="minmax", reconstruction="none", prompts=prompts)
-    best = d4c.quantize(tiny_vit, "W4A4", calibration, reconstruction="none", prompts=prompts)
+    wide = d4c.quantize(tiny_vit, calibration, "W4A4", ranges="minmax", reconstruction="none", prompts=prompts)
+    best = d4c.quantize(tiny_vit, calibration, "W4A4", reconstruction="none", prompts=prompts)
     assert (wide.recipe["ranges"], best.recipe["ranges"]) == ("minmax", "mse")
     layer = "image.blocks.0.mlp.fc2.input_quantizer.scale"
     assert float(wide.get_parameter(layer)) > float(best.get_parameter(layer))
     with pytest.raises(SettingError, match="choose one of mse, minmax, percentile"):
-        d4c.quantize(tiny_vit, "W8A8", calibration, ranges="max")  # type: ignore[arg-type]
+        d4c.quantize(tiny_vit, calibration, "W8A8", ranges="max")  # type: ignore[arg-type]

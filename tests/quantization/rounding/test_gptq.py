@@ -171,6 +171,6 @@ def test_the_text_tower_comes_closer_to_float(demo_vit: CLIP) -> None:
     reference = demo_vit.encode_text(tokens)
     scores = {}
     for kind in ("none", "gptq"):
-        model = d4c.quantize(copy.copy(demo_vit), "W4A8", calibration, towers=("text",), reconstruction=kind)
+        model = d4c.quantize(copy.copy(demo_vit), calibration, "W4A8", towers=("text",), reconstruction=kind)
         scores[kind] = torch.cosine_similarity(model.encode_text(tokens), reference).mean()
     assert scores["gptq"] > scores["none"]

@@ -18,8 +18,9 @@ from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import with_ranges
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
 from d4c.quantization.rounding import importance, reconstruction
+from d4c.quantization.rounding.config import Importance, ReconstructionConfig
 from d4c.quantization.rounding.importance import Error, embedding_error, token_importance, zeroshot_error
-from d4c.quantization.rounding.optimization import Importance, ReconstructionConfig, Unit, samples, squared_error
+from d4c.quantization.rounding.optimization import Unit, samples, squared_error
 from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
 from d4c.quantization.stages import run_stage, stages
 

@@ -20,10 +20,9 @@ from d4c.quantization.quantize import quantize
 from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.rounding import optimization, reconstruction
 from d4c.quantization.rounding.adaround import SoftRounding
+from d4c.quantization.rounding.config import PAPER, ReconstructionConfig
 from d4c.quantization.rounding.optimization import (
-    PAPER,
     TEMPERATURE,
-    ReconstructionConfig,
     Unit,
     optimize,
     samples,
@@ -302,7 +301,7 @@ def test_published_units_are_bottlenecks_and_transformer_layers(
 
     monkeypatch.setattr(reconstruction, "optimize", count)
     calibration = d4c.synthesize(clip, "noise", images=2)
-    quantize(clip, "W4A4", calibration, track="paper", towers=("image",), prompts=["a cat"])
+    quantize(clip, calibration, "W4A4", track="paper", towers=("image",), prompts=["a cat"])
     assert set(sizes) <= image_units
     assert 1 in sizes
     assert (3 in sizes) == (model == "tiny_rn")

@@ -58,7 +58,7 @@ def make(clip: CLIP, images: CalibrationSet, folder: Path | None, kill_at: int |
             raise Killed
 
     given = {"iterations": 2, "batch_size": 2, "prompts": PROMPTS, "towers": ("image",), **settings}
-    return model_hash(d4c.quantize(clip, "W3A4", images, checkpoint=folder, progress=progress, **given))
+    return model_hash(d4c.quantize(clip, images, "W3A4", checkpoint=folder, progress=progress, **given))
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.errors import D4CError
-from d4c.models.clip import CLIP
+from d4c.models.clip import CLIP, TOWERS
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
-from d4c.quantization.placement import TOWERS, Plan, default_overrides, make_plan
+from d4c.quantization.placement import Plan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, QuantizedMatMul
 from d4c.quantization.sensitivity.measure import GROUPS, NO_WEIGHTS, Probe, Sensitivity, at_width, measure_sensitivity
@@ -129,13 +129,13 @@ def leaves(clip: CLIP) -> CalibrationSet:
 
 def test_the_whole_is_that_of_the_quantized_model(tiny_vit: CLIP, found: Sensitivity) -> None:
     calibration = leaves(tiny_vit)
-    quantized = d4c.quantize(tiny_vit, "W4A8", calibration, reconstruction="none", prompts=PROMPTS)
+    quantized = d4c.quantize(tiny_vit, calibration, "W4A8", reconstruction="none", prompts=PROMPTS)
     case = Case(tiny_vit)
     assert found.divergence == pytest.approx(case.divergence(quantized), rel=1e-3)
 
 
 def test_every_quantized_layer_has_a_row(tiny_vit: CLIP, found: Sensitivity) -> None:
-    quantized = d4c.quantize(tiny_vit, "W4A8", leaves(tiny_vit), reconstruction="none", prompts=PROMPTS)
+    quantized = d4c.quantize(tiny_vit, leaves(tiny_vit), "W4A8", reconstruction="none", prompts=PROMPTS)
     counts = {layer.name: layer.weights for layer in found.layers}
     assert counts.keys() == quantized.plan.keys()
     assert {name: n for name, n in counts.items() if n} == {

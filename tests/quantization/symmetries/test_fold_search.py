@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import d4c
-from d4c.models.clip import CLIP
+from d4c.models.clip import CLIP, TOWERS
 from d4c.quantization.calibrate import prepare, run_towers
 from d4c.quantization.formats.scheme import QuantArgs, Scheme
-from d4c.quantization.placement import TOWERS, LayerPlan, Plan, default_overrides, make_plan
+from d4c.quantization.placement import LayerPlan, Plan, default_overrides, make_plan
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
 from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.symmetries.fold_search import FoldSite, find_sites

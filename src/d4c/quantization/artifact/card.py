@@ -14,8 +14,7 @@ def model_card(clip: QuantizedCLIP) -> str:
     calibration = recipe["calibration"]
     exceptions = "\n".join(f"| `{_cell(p)}` | {own} |" for p, own in recipe["overrides"].items()) or "| none | |"
     images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
-    rebuilt = recipe["reconstruction"]
-    steps = f", {rebuilt['iterations']} steps a unit" if "iterations" in rebuilt else ""
+    steps = f", {recipe['iterations']} steps per unit" if recipe["iterations"] else ""
     reduced = ", 8-bit weights within -63 to 63" if recipe.get("safe_int8") else ""
     return f"""---
 library_name: d4c
@@ -31,7 +30,7 @@ A CLIP quantized without data by d4c {recipe["d4c"]}.
 | scheme | {recipe["scheme"]}, track {recipe["track"]}, {clip.effective_bits():.2f} bits a weight on average{reduced} |
 | quantized towers | {", ".join(recipe["towers"])} |
 | calibration | {images}, {recipe["prompts"]} prompts |
-| reconstruction | {rebuilt["kind"]}{steps} |
+| reconstruction | {recipe["reconstruction"]}{steps} |
 | seed | {recipe["seed"]} |
 
 Layers that do not follow the scheme (patterns over layer names; the token table is held at 8 bits a row):

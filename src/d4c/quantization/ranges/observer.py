@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from d4c.errors import DataError
+from d4c.quantization.config import RangeRule
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.ranges.extremes import OUTSIDE, between
 from d4c.quantization.ranges.search import Points, search, summarize
 from d4c.quantization.ranges.thinning import merge, thin
-
-# How the range of an activation follows from its values: least error, all of them, or all but one in a thousand.
-RangeRule = Literal["mse", "minmax", "percentile"]
 
 POINTS = {"tensor": (4096, 512), "channel": (512, 64)}
 """Points of each row that stand for an activation, and for each of its tails: see benchmarks/choices."""

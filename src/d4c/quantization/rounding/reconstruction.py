@@ -16,9 +16,10 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import Progress
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from d4c.quantization.rounding.config import ReconstructionConfig
 from d4c.quantization.rounding.gptq import GPTQ, Layer
 from d4c.quantization.rounding.importance import embedding_error, token_importance, zeroshot_error
-from d4c.quantization.rounding.optimization import ReconstructionConfig, Unit, optimize
+from d4c.quantization.rounding.optimization import Unit, optimize
 from d4c.quantization.rounding.resume import Checkpoint, set_stage_state, stage_state
 from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
 

@@ -20,6 +20,7 @@ from d4c.models.clip import CLIP, TOWERS
 from d4c.models.tower import replace_module
 from d4c.progress import Progress
 from d4c.quantization.calibrate import prepare
+from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.formats.scheme import Scheme, check_bits
 from d4c.quantization.placement import LayerPlan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
@@ -111,7 +112,7 @@ class Sensitivity:
 def measure_sensitivity(
     clip: CLIP,
     calibration: CalibrationSet,
-    scheme: str | Scheme = "W4A8",
+    scheme: str | Scheme = QuantizeConfig.scheme,
     *,
     widths: Sequence[int] = WIDTHS,
     prompts: Sequence[str] | None = None,
@@ -185,7 +186,7 @@ class Probe:
         self.reference, self.quantized = reference, quantized
         text = [reference.text.crop(part) for part in reference.text.batches(tokens, BATCH)]
         self.inputs = {"image": list(pixels.split(BATCH)), "text": text}
-        self.chains = {tower: stages(reference, tower) for tower in TOWERS}
+        self.chains: dict[str, list[Stage]] = {tower: stages(reference, tower) for tower in TOWERS}
         self.features = {
             (tower, converted): self._rest(tower, 0, clip, self.inputs[tower])
             for tower in TOWERS

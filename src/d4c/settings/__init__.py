@@ -1,0 +1,1 @@
+"""What the records of settings share: presets, and the check of a field by its type."""

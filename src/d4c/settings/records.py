@@ -1,0 +1,77 @@
+"""Checks and changes of frozen records of settings, from the types that their fields declare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from d4c.errors import SettingError
+
+Record = TypeVar("Record")
+
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "an integer"),
+    float: ((int, float), "a finite number"),
+    str: ((str,), "a string"),
+    bool: ((bool,), "True or False"),
+    NoneType: ((NoneType,), "None"),
+}
+
+
+def check_types(record: Any, what: str) -> None:
+    """Raise SettingError if a field of a record is not of its declared type, or is a number that is not finite.
+
+    Args:
+        record: A dataclass whose fields are numbers, strings, Literals, tuples and mappings of these, or unions.
+        what: What the settings are of, for the message: "synthesis".
+    """
+    hints = get_type_hints(type(record))
+    for field in fields(record):
+        value, hint = getattr(record, field.name), hints[field.name]
+        if not _fits(value, hint):
+            raise SettingError(f"The {what} setting {field.name} is {value!r}, expected {_expected(hint)}.")
+
+
+def with_settings(record: Record, settings: Mapping[str, Any], what: str) -> Record:
+    """A copy of a record with some fields replaced; a field whose new value is None stays as it is.
+
+    Raises SettingError for a name that is not a field.
+    """
+    names = [field.name for field in fields(record)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in names:
+            raise SettingError(f"There is no {what} setting {name!r}; use one of {', '.join(names)}.")
+    return replace(record, **{name: value for name, value in settings.items() if value is not None})  # type: ignore[type-var]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in _KINDS:
+        if isinstance(value, bool) and hint is not bool:
+            return False
+        return isinstance(value, _KINDS[hint][0]) and not (isinstance(value, float) and not math.isfinite(value))
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _fits(key, inner[0]) and _fits(v, inner[1]) for key, v in value.items()
+        )
+    return any(_fits(value, choice) for choice in inner)
+
+
+def _expected(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in _KINDS:
+        return _KINDS[hint][1]
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin is tuple:
+        return f"a list of {_expected(inner[0])}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a table of strings"
+    return " or ".join(map(_expected, inner))
