@@ -32,6 +32,7 @@ from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.models.preprocess import resize_and_crop
+from d4c.settings.presets import Preset
 from d4c.synthesis.config import PRESETS
 
 PHOTOS = ("tiny-imagenet-val", "cifar10-test")
@@ -137,7 +138,7 @@ def decode(dataset: Dataset, size: int) -> Tensor:
 class Bench:
     """Models, problems and calibration sets, each made on first use; sets are kept in a folder."""
 
-    def __init__(self, places: Places, sets: Path, preset: str, real: Path, precision: str = "auto") -> None:
+    def __init__(self, places: Places, sets: Path, preset: Preset, real: Path, precision: str = "auto") -> None:
         self.places, self.sets, self.preset, self.real, self.precision = places, sets, preset, real, precision
         self.clips: dict[str, CLIP] = {}
         self.problems: dict[tuple[str, str], Problem] = {}

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import d4c
+from d4c.settings.presets import Preset
 
 METHODS = ("d4c", "pgsi", "pgsi+scg", "pgsi+pae", "bns", "pse", "noise", "pink", "leaves")
 SCHEMES = ("W8A8", "W4A8", "W4A4")
@@ -41,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "text tower": {"towers": ("text",)},
 }
 IMAGES, ITERATIONS, PROMPTS = 16, 6, 40
+PRESETS: tuple[Preset, ...] = ("paper", "quick")
 
 
 def tensor_hash(tensors: dict[str, Tensor]) -> str:
@@ -65,7 +67,7 @@ def attempt(work: Callable[[], dict[str, str]]) -> dict[str, str]:
         return {"refused": type(error).__name__}
 
 
-def synthesized(clip: Any, method: str, preset: str) -> dict[str, str]:
+def synthesized(clip: Any, method: str, preset: Preset) -> dict[str, str]:
     settings: dict[str, Any] = (
         {"images": IMAGES, "iterations": ITERATIONS} if method not in ("noise", "pink", "leaves") else {}
     )
@@ -107,7 +109,7 @@ def measure(only: str | None) -> dict[str, dict[str, str]]:
         if only and model != only:
             continue
         clip = d4c.load(model)
-        for preset in ("paper", "quick"):
+        for preset in PRESETS:
             for method in METHODS:
                 add(f"{model} synthesis {preset} {method}", partial(synthesized, clip, method, preset))
         images = d4c.synthesize(clip, "leaves", "quick", images=IMAGES, seed=0)

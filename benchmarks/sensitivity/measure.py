@@ -30,9 +30,9 @@ from d4c.evaluation.embed import embed
 from d4c.evaluation.evaluate import score
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
+from d4c.quantization.config import Reconstruction
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.placement import default_overrides
-from d4c.quantization.quantize import Reconstruction
 from d4c.quantization.sensitivity.allocation import CHOICES, allocate, patterns
 from d4c.quantization.sensitivity.measure import Sensitivity, measure_sensitivity
 
