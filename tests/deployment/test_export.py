@@ -22,7 +22,8 @@ from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear, QuantizedMatMul
+from d4c.quantization.quantized_activations import QuantizedMatMul
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 
 Exported = tuple[QuantizedCLIP, Export]
 FILES = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json", "metrics.json", "export.json"}

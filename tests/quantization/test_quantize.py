@@ -187,7 +187,7 @@ def test_settings_that_are_refused(tiny_vit: CLIP, settings: dict[str, Any], abo
 
 
 def test_a_quantized_model_is_not_quantized_again(w4a8: QuantizedCLIP) -> None:
-    with pytest.raises(SettingError, match="quantized already") as caught:
+    with pytest.raises(SettingError, match="already quantized") as caught:
         made(w4a8)
     assert_one_sentence(str(caught.value))
 

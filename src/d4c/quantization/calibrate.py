@@ -1,4 +1,4 @@
-"""Choosing every range: one pass of float data through quantizers that only watch."""
+"""Calibration: folds and ranges are chosen from what passes through the towers in float."""
 
 from __future__ import annotations
 
@@ -16,22 +16,39 @@ from d4c.quantization.symmetries.fold_search import find_sites
 from d4c.quantization.symmetries.folding import fold_batchnorms, norm_axes
 
 FOLD_IMAGES, FOLD_PROMPTS = 32, 128
+"""How many samples folds are chosen on; they need no more, since they set no range."""
 
 
 @torch.no_grad()
 def run_towers(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], batch: int = 64) -> None:
-    """Send calibration data through the towers for what hooks and observers see."""
+    """Run calibration data through the towers, for hooks and observers to see it.
+
+    Args:
+        clip: A CLIP whose hooks or observers are set.
+        pixels: Pixels [N, 3, S, S].
+        tokens: Tokens [P, L].
+        towers: Which towers to run; the data of the other one may be empty.
+        batch: Samples at a time.
+    """
     for tower, inputs in (("image", pixels), ("text", tokens)):
         if tower in towers:
-            for part in clip.tower(tower).batches(inputs, batch):
-                clip.tower(tower)(part)
+            for samples in clip.tower(tower).batches(inputs, batch):
+                clip.tower(tower)(samples)
 
 
 def prepare(clip: CLIP, pixels: Tensor, tokens: Tensor, towers: Sequence[str], plan: Plan) -> None:
-    """Fold a float CLIP in place for the deployable track: BatchNorm, and what narrows ranges at the bits of `plan`.
+    """Rewrite a float CLIP in place, without changing its outputs, into what the deployable track quantizes.
 
-    Folds are chosen on at most 32 images and 128 prompts, evenly spread: they are guided by ranges and set none. What
-    is the same for all inputs of a tower, such as begin-of-text, becomes a constant after them.
+    BatchNorm is folded into its convolution. The channel ranges of LayerNorms are folded into the layers that read
+    them where that lowers the error at the bits of `plan` (`fold_search`). What is the same for all inputs, such as
+    the first token of a text, becomes a constant.
+
+    Args:
+        clip: A float CLIP that may be changed.
+        pixels: Calibration pixels [N, 3, S, S]; folds are chosen on 32 of them at most, evenly spread.
+        tokens: Calibration tokens [P, L]; folds are chosen on 128 prompts at most.
+        towers: Which towers to rewrite.
+        plan: The formats that the towers will be quantized in.
     """
     for tower in towers:
         fold_batchnorms(clip.tower(tower))
@@ -53,10 +70,21 @@ def calibrate(
     known_pixels: bool,
     rule: RangeRule = "mse",
 ) -> None:
-    """Set the range of every quantizer of a converted CLIP, and round its weights to nearest.
+    """Set the range of every quantizer of a converted CLIP, in place, and round its weights to nearest.
 
-    Activations are observed in float and take their ranges by `rule`, weights by search. With `known_pixels` the range
-    of the first layer is that of all pictures, black to white after normalization, whatever calibration images hold.
+    Activations are observed in float. The ranges of weights are always searched for the least error.
+
+    Args:
+        clip: A CLIP that `convert` has converted.
+        pixels: Calibration pixels [N, 3, S, S].
+        tokens: Calibration tokens [P, L].
+        towers: Which towers to calibrate.
+        known_pixels: Whether the first layer takes the range of all possible pictures, black to white after
+            normalization, instead of that of the calibration images.
+        rule: How the range of an activation follows from its values.
+
+    Raises:
+        DataError: A quantizer sees no data, or values that are not finite.
     """
     quantizers = {
         name: module
@@ -86,7 +114,7 @@ def calibrate(
 
 
 def _twins(clip: CLIP) -> dict[ActivationQuantizer, ActivationQuantizer]:
-    """For a quantizer that reads the same tensor in the same format as another one: that other one."""
+    """Maps each reader of a LayerNorm to the first one with the same format: it needs the same range."""
     twins = {}
     for name in TOWERS:
         tower = clip.tower(name)
@@ -98,7 +126,7 @@ def _twins(clip: CLIP) -> dict[ActivationQuantizer, ActivationQuantizer]:
 
 
 def set_pixel_range(clip: CLIP, quantizer: ActivationQuantizer) -> None:
-    """Range of normalized pixels of any picture: (0 - mean) / std to (1 - mean) / std over the three channels."""
+    """Set the range that any picture has after normalization: -mean / std to (1 - mean) / std over three channels."""
     mean, std = clip.config.mean, clip.config.std
     low = min(-m / s for m, s in zip(mean, std, strict=True))
     high = max((1 - m) / s for m, s in zip(mean, std, strict=True))

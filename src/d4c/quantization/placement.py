@@ -1,9 +1,9 @@
-"""Which layers are quantized, and how: a plan by name, and the surgery that carries it out."""
+"""Which layers are quantized, and in which formats: a plan by layer name, and the conversion that carries it out."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +14,21 @@ from d4c.models.clip import CLIP, TOWERS
 from d4c.models.layers import Add, MatMul
 from d4c.models.tower import Published, Slot, replace_module
 from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
-from d4c.quantization.quantized_layers import (
-    ActivationQuantizer,
+from d4c.quantization.quantized_activations import (
     QuantizedAdd,
     QuantizedAvgPool2d,
-    QuantizedConv2d,
-    QuantizedEmbedding,
-    QuantizedLinear,
     QuantizedMatMul,
     QuantizedPair,
 )
+from d4c.quantization.quantized_layers import (
+    ActivationQuantizer,
+    QuantizedConv2d,
+    QuantizedEmbedding,
+    QuantizedLinear,
+)
 
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)
-EIGHT_BIT_TOKENS = QuantArgs(8, True, "channel")
+TOKEN_TABLE_FORMAT = QuantArgs(8, True, "channel")
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,27 @@ class LayerPlan:
     inputs: tuple[QuantArgs, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"input_activations": [args.to_dict() for args in self.inputs]}
-        return out if self.weights is None else {"weights": self.weights.to_dict(), **out}
+        """JSON-ready, with the field names of compressed-tensors."""
+        inputs: dict[str, Any] = {"input_activations": [args.to_dict() for args in self.inputs]}
+        return inputs if self.weights is None else {"weights": self.weights.to_dict(), **inputs}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> LayerPlan:
+        """Inverse of `to_dict`; raises what `QuantArgs.from_dict` raises."""
         weights = data.get("weights")
         inputs = tuple(QuantArgs.from_dict(item) for item in data["input_activations"])
         return LayerPlan(None if weights is None else QuantArgs.from_dict(weights), inputs)
 
 
 Plan = dict[str, LayerPlan]
+"""Formats by layer name, for every layer that is quantized."""
 
 
 def default_overrides(clip: CLIP, track: Track) -> dict[str, Scheme]:
-    """Exceptions to the scheme, as patterns over layer names; every one is listed in the artifact.
+    """Exceptions to the scheme, as patterns over layer names; the artifact lists every one of them.
 
-    Deployable: what each tower says holds 8 bits, such as the layers that see pixels or give the embedding. Paper:
-    what the authors hold at 8 bits, the MLPs of the text tower.
+    On the deployable track each tower names the layers that keep 8 bits, such as those that read pixels or give the
+    embedding. On the paper track they are what the authors keep at 8 bits: the MLPs of the text tower.
     """
     overrides = {}
     for name in TOWERS:
@@ -72,58 +77,93 @@ def make_plan(
     towers: Sequence[str] = TOWERS,
     safe_int8: bool = False,
 ) -> Plan:
-    """Formats of every module of `towers` that the track quantizes.
+    """Choose the formats of every module of `towers` that the track quantizes.
 
-    The last override whose pattern matches a whole layer name wins. Inputs that are one tensor (`shared_inputs`) take
-    the widest of their formats. With `safe_int8` the 8-bit weights of products take a reduced range. Raises
-    SettingError for an override that matches no layer, unless it is one of the track's own, or is no regular
-    expression.
+    Args:
+        clip: The float CLIP.
+        scheme: Bits of weights and activations where no override matches.
+        track: Decides which modules are quantized, and whether weights are symmetric.
+        overrides: Schemes by regular expressions that match whole layer names; the last match wins.
+        towers: "image", "text" or both.
+        safe_int8: Keep 8-bit weights of products within -63 to 63 (see `pair_sums`).
+
+    Returns:
+        The plan. On the deployable track, inputs that are one tensor (`shared_inputs`) have the widest of their
+        formats.
+
+    Raises:
+        SettingError: An override is not a regular expression, or matches no layer and is not one of the track's
+            exceptions.
     """
-    kinds = PRODUCTS if track == "paper" else (*PRODUCTS, Add, nn.AvgPool2d)
-    names = {name: module for name, module in clip.named_modules() if isinstance(module, kinds)}
-    if track == "paper":
-        names = {name: module for name, module in names.items() if _matches(clip, name, lambda p: (p.layers,))}
-    standard = default_overrides(clip, track)
-    for pattern in overrides:
-        try:
-            matches = any(re.fullmatch(pattern, name) for name in names)
-        except re.error as error:
-            raise SettingError(
-                f"The override {pattern!r} is no regular expression ({error}); give a pattern over layer names."
-            ) from None
-        if not matches and pattern not in standard:
-            raise SettingError(
-                f"The override {pattern!r} matches no layer of {clip.name!r}; "
-                f"layers are named like {next(iter(names), '')!r}."
-            )
-    plan: Plan = {}
-    for name, module in names.items():
-        if name.split(".")[0] not in towers:
-            continue
-        if isinstance(module, nn.Embedding):
-            plan[name] = LayerPlan(EIGHT_BIT_TOKENS, ())
-            continue
-        own = scheme
-        for pattern, chosen in overrides.items():
-            own = chosen if re.fullmatch(pattern, name) else own
-        per_tensor = QuantArgs(own.activation_bits, False, "tensor")
-        if isinstance(module, MatMul | Add):
-            plan[name] = LayerPlan(None, (per_tensor, per_tensor))
-        elif isinstance(module, nn.AvgPool2d):
-            plan[name] = LayerPlan(None, (per_tensor,))
-        else:
-            per_channel = track == "paper" and _matches(clip, name, lambda p: p.per_channel)
-            inputs = QuantArgs(own.activation_bits, False, "channel" if per_channel else "tensor")
-            reduced = safe_int8 and own.weight_bits == 8
-            plan[name] = LayerPlan(QuantArgs(own.weight_bits, track != "paper", "channel", reduced), (inputs,))
+    modules = _quantizable(clip, track)
+    _check_overrides(clip, overrides, modules, default_overrides(clip, track))
+    plan = {
+        name: _layer_plan(clip, name, module, _scheme_of(name, scheme, overrides), track, safe_int8)
+        for name, module in modules.items()
+        if name.split(".")[0] in towers
+    }
     if track == "deployable":
         for readers in shared_inputs(clip):
             _widen(plan, [(name, index) for name, index in readers if name in plan])
     return plan
 
 
+def _quantizable(clip: CLIP, track: Track) -> dict[str, nn.Module]:
+    """The modules of both towers that a track quantizes, by name."""
+    kinds = PRODUCTS if track == "paper" else (*PRODUCTS, Add, nn.AvgPool2d)
+    modules: dict[str, nn.Module] = {n: module for n, module in clip.named_modules() if isinstance(module, kinds)}
+    if track == "paper":
+        modules = {name: module for name, module in modules.items() if _is_published(clip, name, lambda p: (p.layers,))}
+    return modules
+
+
+def _check_overrides(
+    clip: CLIP, overrides: Iterable[str], layers: Collection[str], exceptions: Collection[str]
+) -> None:
+    """Raise SettingError for a pattern that matches no layer, unless it is one of the track's own `exceptions`."""
+    for pattern in overrides:
+        try:
+            matches = any(re.fullmatch(pattern, name) for name in layers)
+        except re.error as error:
+            raise SettingError(
+                f"The override {pattern!r} is not a regular expression ({error}); give a pattern over layer names."
+            ) from None
+        if not matches and pattern not in exceptions:
+            raise SettingError(
+                f"The override {pattern!r} matches no layer of {clip.name!r}; "
+                f"give a pattern over names like {next(iter(layers), '')!r}."
+            )
+
+
+def _scheme_of(layer: str, scheme: Scheme, overrides: Mapping[str, Scheme]) -> Scheme:
+    """The scheme of one layer: that of the last override that matches."""
+    for pattern, override in overrides.items():
+        scheme = override if re.fullmatch(pattern, layer) else scheme
+    return scheme
+
+
+def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track: Track, safe_int8: bool) -> LayerPlan:
+    if isinstance(module, nn.Embedding):
+        return LayerPlan(TOKEN_TABLE_FORMAT, ())
+    per_tensor = QuantArgs(scheme.activation_bits, False, "tensor")
+    if isinstance(module, MatMul | Add):
+        return LayerPlan(None, (per_tensor, per_tensor))
+    if isinstance(module, nn.AvgPool2d):
+        return LayerPlan(None, (per_tensor,))
+    per_channel = track == "paper" and _is_published(clip, name, lambda p: p.per_channel)
+    reduce_range = safe_int8 and scheme.weight_bits == 8
+    weights = QuantArgs(scheme.weight_bits, track != "paper", "channel", reduce_range)
+    return LayerPlan(weights, (replace(per_tensor, strategy="channel") if per_channel else per_tensor,))
+
+
+def _is_published(clip: CLIP, name: str, patterns: Callable[[Published], tuple[str, ...]]) -> bool:
+    """Whether a layer matches some patterns of the published placement of its tower."""
+    tower, _, layer = name.partition(".")
+    return any(re.fullmatch(pattern, layer) for pattern in patterns(clip.tower(tower).published))
+
+
 def shared_inputs(clip: CLIP) -> Iterator[tuple[Slot, ...]]:
-    """The groups of inputs that read one tensor, which a runtime quantizes once, as both towers list them."""
+    """The groups of inputs of both towers that read one tensor, which a runtime quantizes once."""
     for tower in TOWERS:
         for group in clip.tower(tower).shared_inputs():
             yield tuple((f"{tower}.{layer}", index) for layer, index in group.readers)
@@ -138,16 +178,13 @@ def _widen(plan: Plan, readers: list[Slot]) -> None:
         plan[name] = replace(plan[name], inputs=tuple(inputs))
 
 
-def _matches(clip: CLIP, name: str, patterns: Callable[[Published], tuple[str, ...]]) -> bool:
-    """Whether a layer is among those that the published placement of its tower describes by some patterns."""
-    tower, _, layer = name.partition(".")
-    return any(re.fullmatch(pattern, layer) for pattern in patterns(clip.tower(tower).published))
-
-
 def convert(clip: CLIP, plan: Plan, track: Track) -> None:
     """Replace every module of the plan by its quantized form, in place.
 
     On the deployable track inputs that are one tensor share one quantizer (`shared_inputs`).
+
+    Raises:
+        ValueError: The plan holds such a tensor in two formats.
     """
     for name, entry in plan.items():
         replace_module(clip, name, _quantized(clip.get_submodule(name), entry))
@@ -158,15 +195,18 @@ def convert(clip: CLIP, plan: Plan, track: Track) -> None:
 
 
 def _share(clip: CLIP, readers: list[Slot]) -> None:
-    """Give all readers of a tensor one quantizer; ValueError if the plan holds the tensor in two formats."""
+    """Give all readers of a tensor one quantizer."""
     shared: ActivationQuantizer | None = None
     for name, index in readers:
         layer = clip.get_submodule(name)
         key = ("a", "b")[index] if isinstance(layer, QuantizedPair) else "input_quantizer"
-        own = getattr(layer, key)
-        shared = shared or own
-        if own.args != shared.args:
-            raise ValueError(f"{name} holds a tensor in another format than what else reads it")
+        quantizer = getattr(layer, key)
+        shared = shared or quantizer
+        if quantizer.args != shared.args:
+            raise ValueError(
+                f"{name} reads a tensor in another format than the other layers that read it; "
+                "give all of them one format."
+            )
         setattr(layer, key, shared)
 
 

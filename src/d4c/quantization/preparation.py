@@ -1,4 +1,4 @@
-"""What quantizing and measuring start from: checked inputs, and a converted CLIP with its ranges."""
+"""What quantizing and measuring sensitivity start from: checked inputs, and a converted CLIP with its ranges."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from d4c.quantization.quantized import QuantizedCLIP
 if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet
 
-# The published method chooses ranges on a quarter of its 128 images and a sixteenth of its 512 prompts.
 PUBLISHED_RANGE_SAMPLES = 32
+"""The published method chooses ranges on 32 of its 128 images and 32 of its 512 prompts."""
 
 
 def working_copy(clip: CLIP, track: Track) -> CLIP:
-    """A float CLIP that may be changed, counting positions as the track does.
+    """A copy of a float CLIP that may be changed, and whose text tower runs as the track wants it.
 
-    Raises SettingError for a quantized one.
+    On the deployable track the text tower leaves out positions after the end of text; on the paper track, as
+    published, it computes all of them.
+
+    Raises:
+        SettingError: The CLIP is quantized.
     """
     if isinstance(clip, QuantizedCLIP):
-        raise SettingError(f"{clip.name!r} is quantized already; quantize the float CLIP that it was made from.")
+        raise SettingError(f"{clip.name!r} is already quantized; give the float CLIP that it was made from.")
     copied = copy.deepcopy(clip).eval().requires_grad_(False)
     copied.text.trim = track == "deployable"
     return copied
@@ -39,19 +43,29 @@ def working_copy(clip: CLIP, track: Track) -> CLIP:
 def calibration_inputs(
     clip: CLIP, calibration: CalibrationSet, prompts: Sequence[str], soften: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels [N, 3, S, S], softened or as they are, and tokens [P, L] on the model's device.
+    """Check calibration data and move it to the model's device.
 
-    Raises DataError for images that do not fit the model and for an empty list of prompts.
+    Args:
+        clip: The model, whose image size and tokenizer count.
+        calibration: Images that were made for the model.
+        prompts: At least one text.
+        soften: Whether to blur every second image (`softened`).
+
+    Returns:
+        Pixels [N, 3, S, S] and tokens [P, L].
+
+    Raises:
+        DataError: The images do not fit the model or are not finite, or there are no prompts.
     """
     pixels = calibration.pixels.to(clip.device)
     size = clip.image_size
     if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size) or not len(pixels):
         raise DataError(
             f"The calibration images have shape {tuple(pixels.shape)}, but {clip.name!r} takes [N, 3, {size}, {size}]; "
-            "synthesize them from this model."
+            "synthesize images from this model."
         )
     if not bool(pixels.isfinite().all()):
-        raise DataError("The calibration images contain NaN or infinite values; synthesize them anew.")
+        raise DataError("The calibration images contain NaN or infinite values; synthesize them again.")
     if not prompts:
         raise DataError("The list of calibration prompts is empty; give at least one prompt.")
     return softened(pixels) if soften else pixels, clip.tokenize(list(prompts)).to(clip.device)
@@ -66,9 +80,22 @@ def with_ranges(
     towers: Sequence[str],
     rule: RangeRule = "mse",
 ) -> CLIP:
-    """A copy converted by the plan, every range chosen and the weights rounded to nearest."""
+    """A quantized copy with every range chosen and all weights rounded to nearest.
+
+    Args:
+        float_clip: The float CLIP, on the deployable track after `prepare`.
+        plan: Which layers are quantized, and how.
+        track: Decides how many samples ranges are chosen on, and whether the range of pixels is known.
+        pixels: Calibration pixels [N, 3, S, S].
+        tokens: Calibration tokens [P, L].
+        towers: Which towers the plan quantizes.
+        rule: How the range of an activation follows from its values.
+
+    Raises:
+        DataError: An activation is not finite.
+    """
     quantized = copy.deepcopy(float_clip)
     convert(quantized, plan, track)
-    few = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
-    calibrate(quantized, pixels[:few], tokens[:few], towers, track == "deployable", rule)
+    samples = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
+    calibrate(quantized, pixels[:samples], tokens[:samples], towers, track == "deployable", rule)
     return quantized

@@ -1,11 +1,12 @@
-"""Quantized layers: simulation in floating point, and the integer arithmetic that it stands for.
+"""Quantized layers with weights: simulation in floating point, and the integer arithmetic that it stands for.
 
-A layer with scalar input scale s_x, zero point z_x and weight scales s_w a channel computes
+A layer with one input scale s_x and zero point z_x, and weight scales s_w and zero points z_w per output channel,
+computes from the codes q_x and q_w of K products per output
 
     y = s_x s_w (sum q_x q_w - z_x sum q_w - z_w sum q_x + K z_x z_w) + b
 
-accumulated in int32; a convolution with symmetric weights holds its bias b in steps of s_x s_w, since runtimes
-accumulate it too. `forward` evaluates it on dequantized tensors, `integer_forward` on codes.
+accumulated in int32. A convolution with symmetric weights holds its bias b in steps of s_x s_w, since runtimes
+accumulate it too. `forward` evaluates the equation on dequantized tensors, `integer_forward` on codes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,21 @@ INT32_MAX = 2**31 - 1
 
 
 class ActivationQuantizer(nn.Module):
-    """Fake quantizer of an activation: per tensor, or per channel of the last axis."""
+    """Fake quantizer of an activation: per tensor, or per channel of the last axis.
+
+    While `observer` is set, the quantizer records what it sees and passes it on in float.
+
+    Args:
+        args: Number format of the activation.
+        channels: Length C of the last axis, needed for one scale per channel.
+
+    Attributes:
+        scale: One number [], or one per channel [C].
+        zero_point: An integer in a float tensor, of the shape of `scale`.
+        observer: Collects the activations that the range is chosen from.
+        enabled: False to pass activations on in float.
+        drop: Probability that an element stays float during reconstruction (QDrop, arXiv 2203.05740).
+    """
 
     def __init__(self, args: QuantArgs, channels: int | None = None) -> None:
         super().__init__()
@@ -37,7 +52,7 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(shape))
         self.observer: Observer | None = None
         self.enabled = True
-        self.drop = 0.0  # probability that an element stays float during reconstruction (QDrop)
+        self.drop = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         if self.observer is not None:
@@ -49,19 +64,30 @@ class ActivationQuantizer(nn.Module):
         return fake_quantize(x, self.scale, self.zero_point, self.args.qmin, self.args.qmax, dropped)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Integer codes of x in a float64 tensor."""
+        """Integer codes of x in a float64 tensor, whose sums of products are exact."""
         return quantize(x, self.scale, self.zero_point, self.args.qmin, self.args.qmax).double()
 
     def set_range(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Take a scale and a zero point, each of the shape of `scale`."""
         with torch.no_grad():
             self.scale.copy_(scale)
             self.zero_point.copy_(zero_point)
 
 
 class QuantizedLayer(nn.Module):
-    """A layer with a weight. It holds float weights until `freeze`, integer codes from then on.
+    """A layer with a weight [O, ...], of which it holds float values until `freeze` and integer codes from then on.
 
-    `weight` is always what `forward` multiplies with; while `soft_weight` is set (AdaRound), its value is used.
+    Args:
+        source: The float layer, which keeps its weight.
+        weight_args: Number format of the weight.
+
+    Attributes:
+        codes: Integer weights, int16 [O, ...].
+        weight: What the codes stand for, in float; `forward` multiplies by it unless `soft_weight` is set.
+        weight_scale: One scale per output channel, shaped to broadcast with the weight.
+        weight_zero_point: Integers in a float tensor, of the shape of `weight_scale`.
+        float_weight: The weight that is quantized; None once the layer is frozen.
+        soft_weight: Gives the weight while its rounding is learned (AdaRound).
     """
 
     codes: Tensor
@@ -83,7 +109,7 @@ class QuantizedLayer(nn.Module):
         self.soft_weight: Any = None
 
     def calibrate_weight(self) -> None:
-        """Choose the range of each output channel and round to nearest."""
+        """Choose the range of each output channel and round the weight to nearest."""
         weight = self.source_weight()
         scale, zero_point = self.weight_range(weight.flatten(1).float())
         self.weight_scale.copy_(scale.view_as(self.weight_scale))
@@ -92,7 +118,7 @@ class QuantizedLayer(nn.Module):
         self.set_codes(quantize(weight, self.weight_scale, self.weight_zero_point, args.qmin, args.qmax))
 
     def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and zero point of each row, by search."""
+        """Search the scale [R] and zero point [R] of each of some rows [R, n]."""
         points, args = summarize(rows), self.weight_args
         if args.symmetric:
             scale = search_symmetric(points, args.qmin, args.qmax)
@@ -100,7 +126,7 @@ class QuantizedLayer(nn.Module):
         return search(points, args.num_bits)
 
     def set_codes(self, codes: Tensor) -> None:
-        """Fix the integer weights; `weight` becomes what they stand for."""
+        """Set the integer weights, and `weight` to what they stand for."""
         self.codes.copy_(codes)
         self.weight.copy_(dequantize(self.codes.float(), self.weight_scale, self.weight_zero_point))
 
@@ -114,27 +140,28 @@ class QuantizedLayer(nn.Module):
         self.soft_weight = None
 
     def source_weight(self) -> Tensor:
-        """The float weights; raises SettingError once the layer is frozen."""
+        """The float weight; raises SettingError once the layer is frozen."""
         if self.float_weight is None:
             raise SettingError(
-                "This layer is frozen to integers and has no float weights left; quantize the float CLIP."
+                "The layer is frozen to integers and has no float weights left; quantize the float CLIP again."
             )
         return self.float_weight
 
     def current_weight(self) -> Tensor:
+        """What `forward` multiplies by: `weight`, or the soft weight while its rounding is learned."""
         weight: Tensor = self.weight if self.soft_weight is None else self.soft_weight()
         return weight
 
 
 class QuantizedEmbedding(QuantizedLayer):
-    """A token table with one scale a row; a row is used whole or not at all, so its range is that of its values."""
+    """A token table with one scale per row, whose range covers all values of the row."""
 
     def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         scale = safe_scale(rows.abs().amax(1) / self.weight_args.qmax)
         return scale, torch.zeros_like(scale)
 
     def used_rows(self) -> Tensor:
-        """Boolean [V] of the rows that are not all zero; the others are not stored."""
+        """Boolean [V] of the rows that are not all zero; artifacts leave out the others."""
         return self.codes.any(1)
 
     def stored_weights(self) -> int:
@@ -150,7 +177,7 @@ class QuantizedEmbedding(QuantizedLayer):
 
 
 class _Product(QuantizedLayer):
-    """What linear layers and convolutions share."""
+    """What linear layers and convolutions share: a bias and a quantizer of the input."""
 
     bias: Tensor | None
 
@@ -160,11 +187,11 @@ class _Product(QuantizedLayer):
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's product of real values."""
+        """The layer's function of real values."""
         return F.linear(x, weight, bias)
 
     def code_product(self, codes: Tensor, weight: Tensor) -> Tensor:
-        """The same product of codes that have been padded already."""
+        """The same function of codes that `pad` has padded, without bias."""
         return F.linear(codes, weight)
 
     def pad(self, codes: Tensor, zero: Tensor) -> Tensor:
@@ -175,39 +202,40 @@ class _Product(QuantizedLayer):
         return self.product(self.input_quantizer(x), self.current_weight(), self.bias)
 
     def integer_forward(self, x: Tensor) -> Tensor:
-        """The same output from integer products alone, to float32 rounding.
+        """Compute the output of `forward` from integer products alone; equal to float32 rounding.
 
-        Raises SettingError if the input has a scale for each channel, which no integer product can factor out,
-        or if the accumulator would leave int32.
+        Raises:
+            SettingError: The input has one scale per channel, which no integer product can factor out, or the
+                accumulator overflows int32.
         """
         quantizer = self.input_quantizer
         if quantizer.args.strategy == "channel":
             raise SettingError(
-                "A layer whose input has one scale a channel (track 'paper') has no integer form; "
+                "A layer whose input has one scale per channel (track 'paper') has no integer form; "
                 "quantize with track='deployable'."
             )
         z_x, z_w = quantizer.zero_point.double(), self.weight_zero_point.double()
         q_x, q_w = self.pad(quantizer.codes(x), z_x), self.codes.double()
         accumulator = self.code_product(q_x, q_w)
-        # The zero-point terms are exact integers too; a runtime precomputes the one over weights.
+        # The zero-point terms are exact integers too; a runtime computes the one over weights in advance.
         weight_sum = self.code_product(z_x.expand(q_x.shape), q_w)
         shift = self.code_product(q_x - z_x, torch.ones_like(q_w) * z_w)
         check_int32(accumulator)
         scale = self.input_quantizer.scale.double() * self.weight_scale.double().flatten()
-        y = (accumulator - weight_sum - shift) * self._channels(scale)
-        return (y if self.bias is None else y + self._channels(self.bias.double())).float()
+        y = (accumulator - weight_sum - shift) * self._per_channel(scale)
+        return (y if self.bias is None else y + self._per_channel(self.bias.double())).float()
 
-    def _channels(self, value: Tensor) -> Tensor:
-        """A vector over output channels, shaped to broadcast with the output."""
+    def _per_channel(self, value: Tensor) -> Tensor:
+        """Values per output channel [O], shaped to broadcast with the output."""
         return value
 
 
 class QuantizedLinear(_Product):
-    """y = x W^T + b on quantized x and W."""
+    """A linear layer y = x W^T + b on quantized x and W."""
 
 
 class QuantizedConv2d(_Product):
-    """Convolution on quantized input and weight; zero padding is the code of zero."""
+    """A convolution on quantized input and weight; it pads with the code of zero."""
 
     def __init__(self, source: nn.Conv2d, weight_args: QuantArgs, quantizer: ActivationQuantizer) -> None:
         super().__init__(source, weight_args, quantizer)
@@ -215,18 +243,18 @@ class QuantizedConv2d(_Product):
         self.padding = (int(source.padding[0]), int(source.padding[1]))
 
     def freeze(self) -> None:
-        """Drop the float weights, and round the bias to steps of the accumulator, s_x s_w, if weights are symmetric.
+        """Drop the float weights, and round the bias to the accumulator's steps s_x s_w if the weights are symmetric.
 
-        Runtimes add the bias of an integer convolution in the accumulator. A channel without weights takes the scale
-        that holds its bias.
+        Runtimes add the bias of an integer convolution inside the accumulator. A channel whose weights are all zero
+        takes the weight scale that makes its bias one step.
         """
         super().freeze()
         if self.bias is None or not self.weight_args.symmetric:
             return
         s_x = self.input_quantizer.scale.detach()
         empty = ~self.codes.flatten(1).any(1).view_as(self.weight_scale)
-        own = safe_scale(self.bias.abs() / s_x).view_as(self.weight_scale)
-        self.weight_scale.copy_(torch.where(empty, own, self.weight_scale))
+        bias_scale = safe_scale(self.bias.abs() / s_x).view_as(self.weight_scale)
+        self.weight_scale.copy_(torch.where(empty, bias_scale, self.weight_scale))
         step = s_x * self.weight_scale.flatten()
         self.bias.copy_((self.bias / step).round() * step)
 
@@ -240,71 +268,11 @@ class QuantizedConv2d(_Product):
         vertical, horizontal = self.padding
         return F.pad(codes - zero, (horizontal, horizontal, vertical, vertical)) + zero
 
-    def _channels(self, value: Tensor) -> Tensor:
+    def _per_channel(self, value: Tensor) -> Tensor:
         return value[:, None, None]
 
 
-class QuantizedPair(nn.Module):
-    """What operations on two quantized activations share."""
-
-    def __init__(self, a: ActivationQuantizer, b: ActivationQuantizer) -> None:
-        super().__init__()
-        self.a, self.b = a, b
-
-
-class QuantizedMatMul(QuantizedPair):
-    """Product of two quantized activations."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        product: Tensor = self.a(a) @ self.b(b)
-        return product
-
-    def integer_forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The same product from integer codes, to float32 rounding."""
-        q_a, q_b = self.a.codes(a), self.b.codes(b)
-        z_a, z_b = self.a.zero_point.double(), self.b.zero_point.double()
-        accumulator = q_a @ q_b
-        check_int32(accumulator)
-        depth = a.shape[-1]
-        y = accumulator - z_a * q_b.sum(-2, keepdim=True) - z_b * q_a.sum(-1, keepdim=True) + depth * z_a * z_b
-        return (y * (self.a.scale.double() * self.b.scale.double())).float()
-
-
-class QuantizedAdd(QuantizedPair):
-    """Sum of two quantized activations, each on its own scale."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        total: Tensor = self.a(a) + self.b(b)
-        return total
-
-    def integer_forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The same sum from integer codes, to float32 rounding."""
-        operands = ((self.a, a), (self.b, b))
-        parts = [(q.codes(x) - q.zero_point.double()) * q.scale.double() for q, x in operands]
-        return (parts[0] + parts[1]).float()
-
-
-class QuantizedAvgPool2d(nn.Module):
-    """Average pool of a quantized activation over squares side by side."""
-
-    def __init__(self, source: nn.AvgPool2d, quantizer: ActivationQuantizer) -> None:
-        super().__init__()
-        assert isinstance(source.kernel_size, int)
-        self.kernel_size = source.kernel_size
-        self.input_quantizer = quantizer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self.input_quantizer(x), self.kernel_size)
-
-    def integer_forward(self, x: Tensor) -> Tensor:
-        """The same averages from sums of integer codes, to float32 rounding."""
-        quantizer = self.input_quantizer
-        total = F.avg_pool2d(quantizer.codes(x), self.kernel_size, divisor_override=1)
-        mean = total / self.kernel_size**2
-        return ((mean - quantizer.zero_point.double()) * quantizer.scale.double()).float()
-
-
 def check_int32(accumulator: Tensor) -> None:
-    """Raise SettingError if a sum of products would overflow the accumulator of the hardware."""
+    """Raise SettingError if a sum of products overflows the accumulator of the hardware."""
     if accumulator.numel() and accumulator.abs().max() > INT32_MAX:
-        raise SettingError("A sum of products leaves the int32 accumulator; use fewer bits or a narrower layer.")
+        raise SettingError("A sum of products overflows the int32 accumulator; use fewer bits or a narrower layer.")

@@ -1,4 +1,8 @@
-"""A tower as a chain of stages, so that it can be calibrated and rebuilt from front to back on cached states."""
+"""A tower as a chain of stages, which is measured and rebuilt from front to back on cached states.
+
+A state is what a stage hands to the next one, for all samples at once: [N, L, C] in a transformer, [N, C, H, W] in a
+ResNet, embeddings [N, D] at the end. The first stage reads the pixels or tokens themselves.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,28 @@ from d4c.models.tower import Stage as TowerStage
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of one of the towers of a CLIP, named as in the CLIP."""
+    """A stage of one tower, which names it and its layers as the whole CLIP does."""
 
     tower: str
     step: TowerStage
 
     @property
     def name(self) -> str:
+        """Name in the CLIP, such as "image.blocks.3"."""
         return f"{self.tower}.{self.step.name}"
 
     @property
     def reads_inputs(self) -> bool:
-        """Whether the stage needs the pixels or tokens beside the state."""
+        """Whether the stage needs the pixels or tokens in addition to the state."""
         return self.step.reads_inputs
 
     @property
     def published_unit(self) -> PublishedUnit:
-        """What the authors learn as one in this stage."""
+        """What the published method learns as one in this stage: a layer or the whole block."""
         return self.step.published_unit
 
     def run(self, clip: CLIP, state: Tensor, inputs: Tensor) -> Tensor:
-        """The state after the stage, from the state before it and the pixels or tokens of the same samples."""
+        """The state after this stage, from the state before it and the pixels or tokens of the same samples."""
         return self.step.run(clip.tower(self.tower), state, inputs)
 
     def owns(self, layer: str) -> bool:
@@ -46,51 +51,65 @@ class Stage:
 
 
 def stages(clip: CLIP, tower: str) -> list[Stage]:
-    """Embedding, blocks and head of "image" or "text", in order."""
+    """The embedding, the blocks and the head of tower "image" or "text", in order."""
     return [Stage(tower, step) for step in clip.tower(tower).stages()]
 
 
 def _batches(clip: CLIP, state: Tensor, inputs: Tensor, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some samples at a time on the model's device: states before a stage, and inputs of the tower."""
-    for x, given in zip(state.split(batch), inputs.split(batch), strict=True):
-        yield x.to(clip.device), given.to(clip.device)
+    """States before a stage, and the pixels or tokens of the same samples, a batch at a time on the model's device."""
+    for x, batch_inputs in zip(state.split(batch), inputs.split(batch), strict=True):
+        yield x.to(clip.device), batch_inputs.to(clip.device)
 
 
 @torch.no_grad()
 def run_stage(stage: Stage, clip: CLIP, state: Tensor, inputs: Tensor, batch: int = 64) -> Tensor:
-    """The state behind a stage for all samples, computed in batches; it lies where the state before lay."""
-    return torch.cat([stage.run(clip, x, given).to(state.device) for x, given in _batches(clip, state, inputs, batch)])
+    """Run all samples through a stage.
+
+    Args:
+        stage: A stage of `clip`.
+        clip: The model, float or quantized.
+        state: What the stage before gives for N samples, on any device.
+        inputs: Pixels or tokens of the same samples.
+        batch: Samples on the model's device at a time.
+
+    Returns:
+        The state after the stage, on the device of `state`.
+    """
+    parts = [
+        stage.run(clip, x, batch_inputs).to(state.device) for x, batch_inputs in _batches(clip, state, inputs, batch)
+    ]
+    return torch.cat(parts)
 
 
-class _Seen(Exception):
-    """Ends a stage once the input that was asked for is known."""
+class _Recorded(Exception):
+    """Ends a stage once the input of a module is recorded."""
 
 
 @torch.no_grad()
 def record_input(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inputs: Tensor, batch: int = 64) -> Tensor:
-    """The first input of one module inside a stage for all samples; what comes behind the module is not computed."""
-    seen: list[Tensor] = []
+    """The first input of a module inside a stage for all samples; nothing after the module is computed."""
+    recorded: list[Tensor] = []
 
-    def keep(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen.append(given[0].to(state.device))
-        raise _Seen
+    def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        recorded.append(args[0].to(state.device))
+        raise _Recorded
 
-    handle = module.register_forward_pre_hook(keep)
+    handle = module.register_forward_pre_hook(record)
     try:
-        for x, given in _batches(clip, state, inputs, batch):
-            with suppress(_Seen):
-                stage.run(clip, x, given)
+        for x, batch_inputs in _batches(clip, state, inputs, batch):
+            with suppress(_Recorded):
+                stage.run(clip, x, batch_inputs)
     finally:
         handle.remove()
-    return torch.cat(seen)
+    return torch.cat(recorded)
 
 
 def record_output(stage: Stage, clip: CLIP, module: nn.Module, state: Tensor, inputs: Tensor) -> Tensor:
-    """The output of one module inside a stage for all samples."""
-    seen: list[Tensor] = []
-    handle = module.register_forward_hook(lambda _, __, y: seen.append(y.to(state.device)))
+    """The output of a module inside a stage for all samples."""
+    recorded: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _, __, y: recorded.append(y.to(state.device)))
     try:
         run_stage(stage, clip, state, inputs)
     finally:
         handle.remove()
-    return torch.cat(seen)
+    return torch.cat(recorded)

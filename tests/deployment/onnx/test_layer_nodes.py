@@ -23,15 +23,8 @@ from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.deployment.onnx.transformer_nodes import attend
 from d4c.models.layers import Attention, QuickGELU
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import (
-    ActivationQuantizer,
-    QuantizedAdd,
-    QuantizedAvgPool2d,
-    QuantizedConv2d,
-    QuantizedEmbedding,
-    QuantizedLinear,
-    QuantizedMatMul,
-)
+from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
 
 Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
 Shape = tuple[int | str, ...]

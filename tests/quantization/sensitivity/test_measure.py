@@ -20,7 +20,8 @@ from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.placement import Plan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, QuantizedMatMul
+from d4c.quantization.quantized_activations import QuantizedMatMul
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.sensitivity.measure import GROUPS, NO_WEIGHTS, Probe, Sensitivity, at_width, measure_sensitivity
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow", "the moon over the sea", "an apple"]

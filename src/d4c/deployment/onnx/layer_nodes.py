@@ -12,14 +12,8 @@ from torch import nn
 from d4c.deployment.onnx.forms import fake_quantized, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
-from d4c.quantization.quantized_layers import (
-    QuantizedAdd,
-    QuantizedAvgPool2d,
-    QuantizedConv2d,
-    QuantizedEmbedding,
-    QuantizedLinear,
-    QuantizedMatMul,
-)
+from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
 
 Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
 # A layer, and what its output is multiplied with.
