@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from d4c.errors import ArtifactError
+from d4c.errors import ArtifactError, D4CError
 
 
 def fsync_path(path: Path) -> None:
@@ -74,6 +74,25 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: The file.
+        error: What is raised.
+        advice: What to do about it, the end of the sentence.
+
+    Raises:
+        D4CError: Of class `error`, if the file cannot be read or is not JSON, which includes nesting too deep to parse.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{path} cannot be read ({problem.strerror}); {advice}.") from None
+    except (ValueError, RecursionError):
+        raise error(f"{path} is not JSON; {advice}.") from None
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -16,11 +16,15 @@ import d4c
 from d4c import cli
 from d4c.deployment.export import Export
 from d4c.deployment.onnx import parity
+from d4c.deployment.onnx.parity import TowerParity
 from d4c.deployment.onnx.parity_sessions import open_session
+from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.deployment.targets import TARGETS, format_help
 from d4c.errors import ArtifactError, SettingError
 from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.progress import Progress
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_activations import QuantizedMatMul
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
@@ -46,6 +50,7 @@ def test_every_product_of_the_plan_was_compared(exported: Exported) -> None:
     clip, made = exported
     assert made.parity is not None
     for tower, found in made.parity.items():
+        assert isinstance(found, TowerParity)
         kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
         assert found.integer_layers == sum(isinstance(module, kinds) for module in getattr(clip, tower).modules())
         assert not found.float_layers
@@ -116,10 +121,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         broken("config.json", lambda b: b.replace(b'"format_version": 1', b'"format_version": 9')),
         "format version 9",
     ),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing or damaged"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be read"),
     "truncated constants": (
         broken("preprocessor_config.json", lambda b: b[:40]),
-        "preprocessor_config.json is missing",
+        "preprocessor_config.json is not JSON",
     ),
 }
 
@@ -161,8 +166,27 @@ def test_the_paper_track_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_refused(artifact: Path) -> None:
-    with pytest.raises(SettingError, match=r"'tflite' is unknown"):
+    with pytest.raises(SettingError, match=r"'tflite' is unknown; choose one of onnx\."):
         d4c.export(artifact, format="tflite")
+
+
+def write_names(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress | None = None) -> Written:
+    """The names of the quantized layers, and no more."""
+    (folder / "names.json").write_text(json.dumps(list(clip.layers())))
+    return Written({"unpacked": options.unpacked})
+
+
+def test_a_new_target_is_one_module(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Target("names", "the names of the layers", (), write_names)
+    monkeypatch.setitem(TARGETS, names.name, names)
+    shutil.copytree(artifact, tmp_path / "artifact")
+    made = d4c.export(tmp_path / "artifact", format="names")
+    assert made.folder == tmp_path / "artifact-names"
+    assert json.loads((made.folder / "names.json").read_text()) == list(d4c.load_quantized(artifact).layers())
+    assert made.sizes == {"names.json": (made.folder / "names.json").stat().st_size}
+    assert "names (the names of the layers)" in format_help()
+    with pytest.raises(ArtifactError, match="format 'names', which this runtime does not execute"):
+        d4c.load_quantized(made.folder, runtime="onnxruntime")
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxruntime"])

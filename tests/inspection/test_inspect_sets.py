@@ -160,17 +160,17 @@ REFUSED: dict[str, tuple[Callable[[Path, Path, CalibrationSet], dict[str, Any]],
     "occupied output": (
         lambda saved, tmp, _: {"folders": [saved / "pgsi"], "output": saved},
         ArtifactError,
-        "exists and is no inspection; choose another folder",
+        "exists and is not an inspection; choose another folder",
     ),
     "output is a file": (
         lambda saved, tmp, _: {"folders": [saved / "pgsi"], "output": saved / "pgsi" / "provenance.json"},
         ArtifactError,
-        "exists and is no inspection; choose another folder",
+        "exists and is not an inspection; choose another folder",
     ),
     "foreign model": (
         lambda saved, tmp, leaves: {"folders": [resaved(leaves, tmp / "a", model={"name": "ViT-B-32", "sha256": "0"})]},
         SettingError,
-        "made with 'ViT-B-32', which is no embedded model; name the model with --model",
+        "made with 'ViT-B-32', which is not an embedded model; name the model with --model",
     ),
     "another model of that name": (
         lambda saved, tmp, leaves: {"folders": [resaved(leaves, tmp / "a", model={"name": "demo-vit", "sha256": "0"})]},

@@ -90,8 +90,8 @@ def test_a_runtime_too_old_for_the_opset_is_named(copy: Path, sign: Sign) -> Non
 def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
-    with pytest.raises(ArtifactError, match="is no tokenizer of CLIP"):
+    with pytest.raises(ArtifactError, match="is not the tokenizer of CLIP"):
         read_tokenizer(file)
     file.write_text("{}")
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json is no tokenizer \("):
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json is not a tokenizer \("):
         read_tokenizer(file)

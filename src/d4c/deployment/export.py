@@ -1,44 +1,43 @@
-"""The verb `export`: from an artifact to ONNX files with everything that a runtime without torch needs.
+"""`export`: from an artifact to a folder with everything that a runtime without torch needs.
 
-image.onnx, text.onnx            see `towers` for their inputs and outputs
+what the target writes (ONNX: image.onnx, text.onnx)
 tokenizer.json, preprocessor_config.json   as in the artifact
-export.json                      what the graphs were made of, shapes, logit scale, size and SHA-256 of each file
-metrics.json                     sizes, and the parity of ONNX Runtime with PyTorch
+export.json                      the format, what it was made of, shapes, logit scale, size and SHA-256 of each file
+metrics.json                     sizes, and the parity with PyTorch
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from d4c.deployment.saturating import saturating_layers
+from d4c.deployment.target import ExportOptions, Parity, Written
+from d4c.deployment.targets import DEFAULT_FORMAT, find_target
 from d4c.errors import ArtifactError, SettingError, require
-from d4c.files import atomic_folder, refuse_occupied, sha256, write_json
+from d4c.files import atomic_folder, read_json, refuse_occupied, sha256, write_json
 from d4c.progress import Progress
 from d4c.quantization.artifact.folder import load_quantized
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.exported import FORMAT_VERSION
 from d4c.version import __version__
 
-if TYPE_CHECKING:
-    from d4c.deployment.onnx.parity import TowerParity
-
 COPIED = ("tokenizer.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: bytes of each graph, and the parity of each tower unless the check was left out."""
+    """What was written: bytes of each of the target's files, and the parity by tower unless the check was left out."""
 
     folder: Path
     sizes: dict[str, int]
-    parity: dict[str, TowerParity] | None
+    parity: dict[str, Parity] | None
 
     def to_dict(self) -> dict[str, Any]:
-        parity = None if self.parity is None else {tower: found.to_dict() for tower, found in self.parity.items()}
+        """JSON-ready form."""
+        parity = None if self.parity is None else {tower: result.to_dict() for tower, result in self.parity.items()}
         return {"sizes": self.sizes, "parity": parity}
 
 
@@ -46,51 +45,48 @@ def export(
     artifact: str | Path,
     output: str | Path | None = None,
     *,
-    format: str = "onnx",
+    format: str = DEFAULT_FORMAT,
     unpacked: bool = False,
     check: bool = True,
     progress: Progress | None = None,
 ) -> Export:
-    """Write both towers of a deployable artifact as ONNX graphs that runtimes execute with integer kernels.
+    """Write both towers of a deployable artifact so that runtimes execute them with integer kernels.
 
-    `output` is by default the artifact's folder with "-onnx" behind its name; it appears whole or not at all.
-    Weights take the bits of the scheme on disk; `unpacked` stores them as int8 instead, which ONNX Runtime loads
-    faster and with less memory (of 6-bit weights it keeps every step of the unpacking until it is done). Unless
-    `check` is false, each layer and each block is compared with PyTorch in ONNX Runtime (see `parity`).
+    Args:
+        artifact: Folder that `save_pretrained` wrote.
+        output: Folder to write, by default the artifact's with "-" and the format after its name. It appears whole
+            or not at all.
+        format: One of `d4c.deployment.targets.TARGETS`.
+        unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
+            with less memory (of 6-bit weights it keeps every step of the unpacking until it is done).
+        check: Compare each layer and each block with PyTorch, see `d4c.deployment.onnx.parity`.
+        progress: Called with the towers done and their number.
 
-    Raises ArtifactError if the artifact is damaged, `output` is occupied or ONNX Runtime computes something else;
-    SettingError for another format, a missing library, or an artifact of track "paper".
+    Returns:
+        What was written.
+
+    Raises:
+        ArtifactError: If the artifact is damaged, `output` is occupied or the written files compute something else.
+        SettingError: If the format is unknown, a library is missing or the artifact is of track "paper".
     """
-    if format != "onnx":
-        raise SettingError(f"The format {format!r} is unknown; 'onnx' is the one there is.")
-    for library in ("onnx", "onnxruntime"):
-        require(library, "onnx", "export needs")
-    from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
-
+    target = find_target(format)
+    for library in target.libraries:
+        require(library, target.name, "export needs")
     source = Path(artifact).resolve()
-    target = source.with_name(f"{source.name}-onnx") if output is None else Path(output)
-    refuse_occupied(target, is_export, "an export")
+    folder = source.with_name(f"{source.name}-{target.name}") if output is None else Path(output)
+    refuse_occupied(folder, is_export, "an export")
     clip = load_quantized(artifact)
     _refuse_paper_track(clip)
-    copied = {name: _read_json(source / name) for name in COPIED}
-    graphs = {"image": image_graph(clip, unpacked), "text": text_graph(clip, unpacked)}
-    parity: dict[str, TowerParity] = {}
-    with atomic_folder(target) as new:
-        for done, (tower, graph) in enumerate(graphs.items()):
-            file = new / f"{tower}.onnx"
-            file.write_bytes(graph.model(__version__).SerializeToString())
-            if check:
-                from d4c.deployment.onnx.parity import check_tower
-
-                parity[tower] = check_tower(file, graph, clip, tower)
-            if progress:
-                progress(done + 1, len(graphs))
-        for name in copied:
+    for name in COPIED:
+        read_json(source / name, ArtifactError, "write the artifact again")
+    with atomic_folder(folder) as new:
+        written = target.write(clip, new, ExportOptions(unpacked, check), progress)
+        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+        for name in COPIED:
             shutil.copyfile(source / name, new / name)
-        sizes = {f"{tower}.onnx": (new / f"{tower}.onnx").stat().st_size for tower in graphs}
-        result = Export(target, sizes, parity if check else None)
+        result = Export(folder, sizes, written.parity)
         write_json(new / "metrics.json", result.to_dict())
-        write_json(new / "export.json", _description(clip, new, unpacked))
+        write_json(new / "export.json", _description(clip, new, target.name, written))
     return result
 
 
@@ -109,25 +105,16 @@ def _refuse_paper_track(clip: QuantizedCLIP) -> None:
             )
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ArtifactError(f"{path} is missing or damaged; write the artifact again.") from None
-
-
-def _description(clip: QuantizedCLIP, folder: Path, unpacked: bool) -> dict[str, Any]:
-    from d4c.deployment.onnx.graph import OPSET
-
+def _description(clip: QuantizedCLIP, folder: Path, format: str, written: Written) -> dict[str, Any]:
     text = clip.config.text
     return {
         "format_version": FORMAT_VERSION,
+        "format": format,
         "d4c": __version__,
         "name": clip.name,
         "scheme": clip.recipe.get("scheme"),
         "overrides": clip.recipe.get("overrides"),
-        "opset": OPSET,
-        "unpacked": unpacked,
+        **written.settings,
         "embed_dim": clip.config.embed_dim,
         "image_size": clip.image_size,
         "context_length": text.context_length,

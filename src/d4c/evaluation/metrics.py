@@ -79,7 +79,7 @@ class Metrics:
             return Metrics(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"these metrics are not what `Metrics.to_dict` writes ({error!r}); evaluate the model again."
+                f"These metrics are not what `Metrics.to_dict` writes ({error!r}); evaluate the model again."
             ) from None
 
 

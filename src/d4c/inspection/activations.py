@@ -102,12 +102,12 @@ def fit_ranges(ranges: Mapping[str, Range], reference: Mapping[str, Range]) -> d
     that is so everywhere, or if the layers differ.
     """
     if ranges.keys() != reference.keys():
-        raise DataError("the ranges are of different layers, expected those of one model; measure both sets with it.")
+        raise DataError("The ranges are of different layers, expected those of one model; measure both sets with it.")
     out = {
         name: fit(own, reference[name]) for name, own in ranges.items() if reference[name].low < reference[name].high
     }
     if not out:
-        raise DataError("the reference images give every layer a single value; give pictures that differ.")
+        raise DataError("The reference images give every layer a single value; give pictures that differ.")
     return out
 
 

@@ -38,7 +38,7 @@ def likeness(features: Tensor, reference: Tensor) -> Likeness:
     """
     if min(len(features), len(reference)) < 2 or features.shape[1] != reference.shape[1]:
         raise DataError(
-            f"embeddings are {list(features.shape)} and {list(reference.shape)}, expected at least 2 images on each "
+            f"Embeddings are {list(features.shape)} and {list(reference.shape)}, expected at least 2 images on each "
             "side and one width; embed both sets with the same model."
         )
     both = torch.cat([features, reference]).double()

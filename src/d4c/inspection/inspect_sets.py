@@ -12,11 +12,11 @@ from torch import Tensor
 
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import prompt_features, resolve_prompts
-from d4c.errors import ArtifactError, DataError, SettingError
+from d4c.errors import DataError, SettingError
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.files import atomic_folder
+from d4c.files import atomic_folder, refuse_occupied
 from d4c.inspection.activations import fit_ranges, watch_ranges
 from d4c.inspection.coverage import coverage
 from d4c.inspection.embedding import likeness
@@ -57,7 +57,7 @@ def inspect(
     too few real images.
     """
     if not sets:
-        raise DataError("there is no set of images to inspect; give at least one.")
+        raise DataError("There is no set of images to inspect; give at least one.")
     for name, given in sets.items():
         check_fits(clip, name, given)
     count = min(map(len, sets.values()))
@@ -125,7 +125,7 @@ def inspect_folders(
     """
     if output is not None:
         # Not at the end, when the work would be lost.
-        refuse_occupied(output)
+        refuse_occupied(output, is_inspection, "an inspection")
         for module in ("matplotlib", "umap"):
             require(module)
     sets: dict[str, CalibrationSet] = {}
@@ -147,19 +147,19 @@ def inspect_folders(
 def check_fits(clip: CLIP, name: str, given: CalibrationSet) -> None:
     """Raise DataError for a set that cannot go through the model beside the others."""
     if name in (*CONTROLS, REAL):
-        raise DataError(f"a set of images is called {name!r}, which is a set that is always made here; rename it.")
+        raise DataError(f"A set of images is called {name!r}, which is a set that is always made here; rename it.")
     if len(given) < FEWEST:
-        raise DataError(f"the set {name!r} has {len(given)} images, expected at least {FEWEST}; make more.")
+        raise DataError(f"The set {name!r} has {len(given)} images, expected at least {FEWEST}; make more.")
     side = given.pixels.shape[-1]
     if side != clip.image_size:
         raise DataError(
-            f"the set {name!r} has images of {side} x {side} pixels and {clip.name!r} takes {clip.image_size} x "
+            f"The set {name!r} has images of {side} x {side} pixels and {clip.name!r} takes {clip.image_size} x "
             f"{clip.image_size}; inspect it with the model that it was made for."
         )
     for key, own in (("mean", clip.config.mean), ("std", clip.config.std)):
         if any(abs(a - b) > 1e-4 for a, b in zip(given.provenance[key], own, strict=True)):
             raise DataError(
-                f"the set {name!r} was normalized with {key} {list(given.provenance[key])} and {clip.name!r} has "
+                f"The set {name!r} was normalized with {key} {list(given.provenance[key])} and {clip.name!r} has "
                 f"{list(own)}; inspect it with the model that it was made for."
             )
 
@@ -182,7 +182,9 @@ def embedded_model(sets: Mapping[str, CalibrationSet], device: str) -> CLIP:
         clip = load(str(name), device=device)
         if model_hash(clip) == digest:
             return clip
-    raise SettingError(f"the images were made with {name!r}, which is no embedded model; name the model with --model.")
+    raise SettingError(
+        f"The images were made with {name!r}, which is not an embedded model; name the model with --model."
+    )
 
 
 def free_name(name: str, taken: Sequence[str]) -> str:
@@ -191,7 +193,6 @@ def free_name(name: str, taken: Sequence[str]) -> str:
     return next(choice for choice in choices if choice not in taken)
 
 
-def refuse_occupied(folder: Path) -> None:
-    """Raise ArtifactError if writing to `folder` would remove anything but an earlier inspection."""
-    if folder.exists() and not (folder / RECORD).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ArtifactError(f"{folder} exists and is no inspection; choose another folder or remove it.")
+def is_inspection(folder: Path) -> bool:
+    """Whether `inspect_folders` wrote this folder."""
+    return (folder / RECORD).is_file()

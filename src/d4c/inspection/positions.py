@@ -28,7 +28,7 @@ def position_peaks(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:
     prompt do not count. Raises DataError if there is no prompt.
     """
     if not len(tokens):
-        raise DataError("there is no prompt to measure the text tower with; give at least one.")
+        raise DataError("There is no prompt to measure the text tower with; give at least one.")
     tokens = clip.text.crop(tokens.to(clip.device))
     blocks = [f"text.blocks.{i}" for i in range(len(clip.text.blocks))]
     names = [name for block in blocks for name in (block, *(f"{block}.{part}" for part in PARTS))]

@@ -89,7 +89,7 @@ class Patches:
         unit = F.normalize(torch.cat(self.tokens), dim=-1)
         if unit.shape[1] < 4:
             raise SettingError(
-                f"the image tower has {unit.shape[1]} patches, expected at least 4 to compare them; "
+                f"The image tower has {unit.shape[1]} patches, expected at least 4 to compare them; "
                 "use a model with larger images."
             )
         return unit @ unit.transpose(1, 2)

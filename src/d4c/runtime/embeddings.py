@@ -46,7 +46,7 @@ def read_entries(file: Path, model: str, dimensions: int) -> Entries:
                 paths, stamps, embeddings = (stored[key] for key in ("paths", "stamps", "embeddings"))
                 return _entries(paths, stamps, embeddings, dimensions)
     except Exception as error:  # zip files and arrays are damaged in every way there is
-        raise DataError(f"{file} is no file of embeddings ({error}); remove it or name another one.") from None
+        raise DataError(f"{file} is not a file of embeddings ({error}); remove it or name another one.") from None
     if version > FORMAT_VERSION:
         raise DataError(
             f"{file} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; install a newer d4c or "

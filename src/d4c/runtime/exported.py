@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from d4c.errors import ArtifactError
+from d4c.files import read_json
 from d4c.files import sha256 as digest
 from d4c.models.tokenizer import END, START, VOCAB_SIZE
 
 FORMAT_VERSION = 1
+ADVICE = "the export is damaged, run d4c export again"
 FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json")
 
 
@@ -43,9 +43,15 @@ class ExportedModel:
 def read_export(folder: Path) -> ExportedModel:
     """Check an export against the sizes and hashes in its export.json and read its settings.
 
-    Raises ArtifactError if it is no export, incomplete, damaged or from a newer version.
+    Args:
+        folder: What `d4c export` wrote.
+
+    Raises:
+        ArtifactError: If it is not an export, of a format without graphs, incomplete, damaged or from a newer version.
     """
-    data = _read_json(folder / "export.json") if (folder / "export.json").is_file() else _refuse(folder)
+    if not (folder / "export.json").is_file():
+        raise _not_an_export(folder)
+    data = read_json(folder / "export.json", ArtifactError, ADVICE)
     version = data.get("format_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ArtifactError(
@@ -53,9 +59,14 @@ def read_export(folder: Path) -> ExportedModel:
             "install a newer d4c."
         )
     try:
+        if data["format"] != "onnx":
+            raise ArtifactError(
+                f"{folder} holds an export of format {data['format']!r}, which this runtime does not execute; "
+                "export with --format onnx."
+            )
         for name in FILES:
             _check_file(folder / name, **data["files"][name])
-        pixels = _read_json(folder / "preprocessor_config.json")
+        pixels = read_json(folder / "preprocessor_config.json", ArtifactError, ADVICE)
         mean, std = ([float(number) for number in pixels[key]] for key in ("image_mean", "image_std"))
         return ExportedModel(
             folder=folder,
@@ -81,28 +92,21 @@ def read_export(folder: Path) -> ExportedModel:
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of an export; raises ArtifactError if its vocabulary is not CLIP's."""
     try:
-        found = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ArtifactError(f"{path} is no tokenizer ({error}); run d4c export again.") from None
-    ends = found.token_to_id(START), found.token_to_id(END)
+        raise ArtifactError(f"{path} is not a tokenizer ({error}); run d4c export again.") from None
+    ends = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
     if ends != (VOCAB_SIZE - 2, VOCAB_SIZE - 1):
-        raise ArtifactError(f"{path} is no tokenizer of CLIP; run d4c export again.")
-    return found
+        raise ArtifactError(f"{path} is not the tokenizer of CLIP; run d4c export again.")
+    return tokenizer
 
 
-def _refuse(folder: Path) -> Any:
+def _not_an_export(folder: Path) -> ArtifactError:
     if (folder / "config.json").is_file():
-        raise ArtifactError(
+        return ArtifactError(
             f"{folder} holds no graphs for this runtime; run d4c export {folder} and give the folder that it writes."
         )
-    raise ArtifactError(f"{folder} holds no export.json; give the folder that d4c export wrote.")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ArtifactError(f"{path} is not JSON; the export is damaged, run d4c export again.") from None
+    return ArtifactError(f"{folder} holds no export.json; give the folder that d4c export wrote.")
 
 
 def _check_file(path: Path, bytes: int, sha256: str) -> None:

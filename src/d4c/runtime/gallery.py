@@ -84,7 +84,7 @@ def open_gallery(
         if made and i % SAVE_EVERY == 0:
             write_entries(store, fingerprint, entries)
     if not entries:
-        raise DataError(f"none of the {len(found)} pictures in {root} can be used ({next(iter(skipped.values()))}).")
+        raise DataError(f"None of the {len(found)} pictures in {root} can be used ({next(iter(skipped.values()))}).")
     embedded = len(new) - len(skipped)
     if embedded or outdated:
         write_entries(store, fingerprint, entries)
@@ -95,7 +95,7 @@ def open_gallery(
 def _scan(root: Path) -> dict[str, Stamp]:
     """All pictures below a folder by their relative path, in sorted order."""
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; give one with pictures.")
+        raise DataError(f"{root} is not a folder; give one with pictures.")
     files = sorted(_pictures(root))
     if not files:
         raise DataError(f"{root} holds no pictures, expected files that end in {', '.join(IMAGE_SUFFIXES)}.")

@@ -81,7 +81,7 @@ class RuntimeCLIP:
         shape = 3, self.image_size, self.image_size
         if values.ndim != 4 or values.shape[1:] != shape:
             raise DataError(
-                f"the pixels have shape {list(values.shape)}, expected [N, {', '.join(map(str, shape))}]; "
+                f"The pixels have shape {list(values.shape)}, expected [N, {', '.join(map(str, shape))}]; "
                 "stack what `preprocess` gives."
             )
         return self._image(values) if len(values) else self._nothing()
@@ -96,17 +96,17 @@ class RuntimeCLIP:
         longest = self.exported.context_length
         if ids.ndim != 2 or not 1 <= ids.shape[1] <= longest or not np.issubdtype(ids.dtype, np.integer):
             raise DataError(
-                f"the tokens are {ids.dtype} of shape {list(ids.shape)}, expected integers of shape "
+                f"The tokens are {ids.dtype} of shape {list(ids.shape)}, expected integers of shape "
                 f"[N, 1 to {longest}]; give what `tokenize` gives."
             )
         if not len(ids):
             return self._nothing()
         if ids.min() < 0 or ids.max() >= VOCAB_SIZE:
-            raise DataError(f"the tokens run from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}.")
+            raise DataError(f"The tokens run from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}.")
         begin = self.exported.begin_id
         if begin is not None and (ids[:, 0] != begin).any():
             raise DataError(
-                f"a prompt begins with the token {ids[ids[:, 0] != begin][0, 0]}, expected {begin}, the begin of text; "
+                f"A prompt begins with the token {ids[ids[:, 0] != begin][0, 0]}, expected {begin}, the begin of text; "
                 "give what `tokenize` gives."
             )
         end = self.exported.eos_id

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.class_folders import class_folders, text_lines, tree_dataset
 from d4c.evaluation.readers.reader import Reader
+from d4c.files import read_json
 
 
 def read_imagenet(spec: str, path: Path) -> Dataset:
@@ -41,10 +40,10 @@ def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
             f"{path} has no class names, expected classes.txt (1000 lines in the order of the sorted wnids), "
             "LOC_synset_mapping.txt or imagenet_class_index.json; put one of them there."
         )
+    rows_by_index = read_json(index, DataError, "download it again")
     try:
-        rows_by_index: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         return {str(wnid): str(name).replace("_", " ") for wnid, name in rows_by_index.values()}
-    except (ValueError, RecursionError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):
         raise DataError(f'{index} does not read as {{"0": ["n01440764", "tench"], ...}}; download it again.') from None
 
 

@@ -1,0 +1,47 @@
+"""ONNX as an export target: one graph per tower.
+
+image.onnx, text.onnx    see `tower_graphs` for their inputs and outputs
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d4c.deployment.target import ExportOptions, Parity, Target, Written
+from d4c.progress import Progress
+from d4c.version import __version__
+
+if TYPE_CHECKING:
+    from d4c.quantization.quantized import QuantizedCLIP
+
+
+def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress | None = None) -> Written:
+    """Write both towers as graphs and compare each layer and each block with PyTorch in ONNX Runtime.
+
+    Raises:
+        ArtifactError: If ONNX Runtime computes something else.
+    """
+    # onnx is an extra, and torch takes a second to import: the table of targets needs neither.
+    from d4c.deployment.onnx.graph import OPSET
+    from d4c.deployment.onnx.parity import check_tower
+    from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
+
+    graphs = {"image": image_graph(clip, options.unpacked), "text": text_graph(clip, options.unpacked)}
+    parity: dict[str, Parity] = {}
+    for done, (tower, graph) in enumerate(graphs.items(), 1):
+        file = folder / f"{tower}.onnx"
+        file.write_bytes(graph.model(__version__).SerializeToString())
+        if options.check:
+            parity[tower] = check_tower(file, graph, clip, tower)
+        if progress:
+            progress(done, len(graphs))
+    return Written({"opset": OPSET, "unpacked": options.unpacked}, parity if options.check else None)
+
+
+ONNX = Target(
+    name="onnx",
+    summary="graphs that ONNX Runtime and OpenVINO execute with integer kernels",
+    libraries=("onnx", "onnxruntime"),
+    write=write,
+)

@@ -1,0 +1,72 @@
+"""What an export target is: a format that `d4c export` writes an artifact in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from d4c.progress import Progress
+
+if TYPE_CHECKING:
+    from d4c.quantization.quantized import QuantizedCLIP
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a caller chooses of an export.
+
+    Args:
+        unpacked: Store weights as int8 whatever their bits.
+        check: Compare what was written with PyTorch.
+    """
+
+    unpacked: bool = False
+    check: bool = True
+
+
+class Parity(Protocol):
+    """How a target's outputs compare with PyTorch's; differences beyond its tolerance are an ArtifactError instead."""
+
+    def summary(self) -> str:
+        """One line for the command line."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a target says of the files that it wrote.
+
+    Args:
+        settings: What a reader of the files has to know, for export.json.
+        parity: By tower; None if it was not checked.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Parity] | None = None
+
+
+Write = Callable[["QuantizedCLIP", Path, ExportOptions, Progress | None], Written]
+"""Writes a quantized CLIP into an empty folder; raises ArtifactError if the files compute something else."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format of exports.
+
+    Args:
+        name: What `format` calls it.
+        summary: What it is, for help texts.
+        libraries: Modules that it needs; the extra that installs them has the name of the target.
+        write: Writes the files.
+    """
+
+    name: str
+    summary: str
+    libraries: tuple[str, ...]
+    write: Write

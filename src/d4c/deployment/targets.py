@@ -1,0 +1,25 @@
+"""The table of export targets. To add one, write a module with a `Target` and list it here.
+
+Nothing here needs torch or a target's libraries before something is written: help texts are made from the table.
+"""
+
+from __future__ import annotations
+
+from d4c.deployment.onnx.onnx_target import ONNX
+from d4c.deployment.target import Target
+from d4c.errors import SettingError
+
+TARGETS = {target.name: target for target in (ONNX,)}
+DEFAULT_FORMAT = ONNX.name
+
+
+def find_target(name: str) -> Target:
+    """The target of a format; raises SettingError if there is none."""
+    if name not in TARGETS:
+        raise SettingError(f"The format {name!r} is unknown; choose one of {', '.join(TARGETS)}.")
+    return TARGETS[name]
+
+
+def format_help() -> str:
+    """Every format and what it is, in one line."""
+    return "; ".join(f"{target.name} ({target.summary})" for target in TARGETS.values()) + "."
