@@ -190,7 +190,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path, CalibrationSet], dict[str, Any]],
     "unknown real images": (
         lambda saved, tmp, _: {"folders": [saved / "pgsi"], "real": "photos"},
         SettingError,
-        "the dataset is 'photos', expected",
+        "The dataset is 'photos', expected",
     ),
 }
 

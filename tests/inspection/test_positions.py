@@ -76,5 +76,5 @@ def test_a_begin_of_text_that_dominates_is_seen(demo_vit: CLIP) -> None:
 
 
 def test_no_prompt_is_refused(demo_vit: CLIP) -> None:
-    with pytest.raises(DataError, match="there is no prompt"):
+    with pytest.raises(DataError, match="There is no prompt"):
         position_peaks(demo_vit, demo_vit.tokenize(["x"])[:0])

@@ -50,12 +50,12 @@ def rewritten(**changes: object) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "text": (lambda f: f.write_text("my thesis"), "is no file of embeddings"),
-    "empty": (lambda f: f.write_bytes(b""), "is no file of embeddings"),
-    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is no file of embeddings"),
-    "one array": (lambda f: np.save(f.open("wb"), np.zeros(3)), "is no file of embeddings"),
-    "other arrays": (lambda f: np.savez(f, weights=np.zeros(3)), "is no file of embeddings"),
-    "pickle": (rewritten(paths=np.array([{}, {}], object)), "is no file of embeddings .*allow_pickle"),
+    "text": (lambda f: f.write_text("my thesis"), "is not a file of embeddings"),
+    "empty": (lambda f: f.write_bytes(b""), "is not a file of embeddings"),
+    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is not a file of embeddings"),
+    "one array": (lambda f: np.save(f.open("wb"), np.zeros(3)), "is not a file of embeddings"),
+    "other arrays": (lambda f: np.savez(f, weights=np.zeros(3)), "is not a file of embeddings"),
+    "pickle": (rewritten(paths=np.array([{}, {}], object)), "is not a file of embeddings .*allow_pickle"),
     "fewer stamps": (rewritten(stamps=np.zeros((1, 2), np.int64)), "do not belong together"),
     "other stamps": (rewritten(stamps=np.zeros((2, 2), np.float64)), "do not belong together"),
     "other dimensions": (rewritten(embeddings=np.zeros((2, 3), np.float32)), "do not belong together"),

@@ -124,13 +124,13 @@ def test_names_that_are_no_text_are_pictures_too(model: RuntimeCLIP, pictures: P
 
 
 def test_folders_without_pictures_are_refused(model: RuntimeCLIP, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gone is no folder"):
+    with pytest.raises(DataError, match="gone is not a folder"):
         open_gallery(model, tmp_path / "gone")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"holds no pictures, expected files that end in \.jpg"):
         open_gallery(model, tmp_path)
     (tmp_path / "broken.jpg").touch()
-    with pytest.raises(DataError, match=r"none of the 1 pictures .* \(broken\.jpg does not decode"):
+    with pytest.raises(DataError, match=r"None of the 1 pictures .* \(broken\.jpg does not decode"):
         open_gallery(model, tmp_path)
     assert not (tmp_path / DEFAULT_NAME).exists()
 
