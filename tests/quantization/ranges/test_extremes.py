@@ -12,7 +12,7 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.formats.affine import fake_quantize
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.ranges.extremes import between
+from d4c.quantization.ranges.extremes import covering_range
 from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.ranges.search import Points, summarize
 
@@ -23,7 +23,7 @@ from d4c.quantization.ranges.search import Points, summarize
 def test_no_value_of_a_row_is_clipped_by_more_than_half_a_step(values: list[float], bits: int, outside: float) -> None:
     """A hundredth of at most twenty values is none of them."""
     x = torch.tensor([values])
-    scale, zero_point = between(summarize(x), bits, outside)
+    scale, zero_point = covering_range(summarize(x), bits, outside)
     y = fake_quantize(x, scale[:, None], zero_point[:, None], 0, 2**bits - 1)
     # The zero point is rounded too, so that an end may lie half a step outside.
     assert bool(((y - x).abs() <= scale * 1.0001 + 1e-30).all())
@@ -33,7 +33,7 @@ def test_no_value_of_a_row_is_clipped_by_more_than_half_a_step(values: list[floa
 @pytest.mark.parametrize("outside", [0.02, 0.1])
 def test_a_percentile_range_leaves_half_of_its_share_on_each_side(outside: float) -> None:
     x = torch.arange(-500.0, 501.0)[None, torch.randperm(1001)]
-    scale, zero_point = between(summarize(x), 8, outside)
+    scale, zero_point = covering_range(summarize(x), 8, outside)
     low, high = -zero_point * scale, (255 - zero_point) * scale
     assert abs(float((x < low).float().mean()) - outside / 2) < 0.004
     assert abs(float((x > high).float().mean()) - outside / 2) < 0.004
@@ -41,8 +41,10 @@ def test_a_percentile_range_leaves_half_of_its_share_on_each_side(outside: float
 
 def test_a_weight_counts_as_that_many_values() -> None:
     values, times = torch.randn(2, 40), torch.randint(1, 5, (2, 40))
-    repeated = [between(summarize(v.repeat_interleave(t)[None]), 6, 0.1) for v, t in zip(values, times, strict=True)]
-    scale, zero_point = between(Points(values, times.float()), 6, 0.1)
+    repeated = [
+        covering_range(summarize(v.repeat_interleave(t)[None]), 6, 0.1) for v, t in zip(values, times, strict=True)
+    ]
+    scale, zero_point = covering_range(Points(values, times.float()), 6, 0.1)
     assert torch.equal(scale, torch.cat([s for s, _ in repeated]))
     assert torch.equal(zero_point, torch.cat([z for _, z in repeated]))
 
@@ -50,15 +52,15 @@ def test_a_weight_counts_as_that_many_values() -> None:
 def test_each_rule_is_best_by_its_own_measure() -> None:
     """Values with a far tail: the range of all is widest, and that of least error has least error."""
     x = torch.cat([torch.randn(20_000), torch.tensor([60.0, -50.0])])
-    found = {}
+    ranges = {}
     for rule in ("mse", "minmax", "percentile"):
         observer = Observer(QuantArgs(6, False, "tensor"), "x", rule)
         observer.add(x)
-        found[rule] = observer.finish()
-    error = {rule: float((fake_quantize(x, *of, 0, 63) - x).abs().pow(2.4).mean()) for rule, of in found.items()}
+        ranges[rule] = observer.finish()
+    error = {rule: float((fake_quantize(x, *of, 0, 63) - x).abs().pow(2.4).mean()) for rule, of in ranges.items()}
     assert error["mse"] == min(error.values())
-    assert float(found["minmax"][0]) * 63 == pytest.approx(110)
-    assert float(found["percentile"][0]) * 63 < 10
+    assert float(ranges["minmax"][0]) * 63 == pytest.approx(110)
+    assert float(ranges["percentile"][0]) * 63 < 10
 
 
 def test_the_rule_of_a_model_is_recorded_and_an_unknown_one_refused(tiny_vit: CLIP) -> None:
@@ -69,5 +71,5 @@ def test_the_rule_of_a_model_is_recorded_and_an_unknown_one_refused(tiny_vit: CL
     assert (wide.recipe["ranges"], best.recipe["ranges"]) == ("minmax", "mse")
     layer = "image.blocks.0.mlp.fc2.input_quantizer.scale"
     assert float(wide.get_parameter(layer)) > float(best.get_parameter(layer))
-    with pytest.raises(SettingError, match="choose one of mse, minmax, percentile"):
+    with pytest.raises(SettingError, match="expected 'mse' or 'minmax' or 'percentile'"):
         d4c.quantize(tiny_vit, calibration, "W8A8", ranges="max")  # type: ignore[arg-type]

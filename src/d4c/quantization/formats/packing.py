@@ -1,13 +1,14 @@
-"""Integer codes of 2 to 8 bits as bytes, exactly b bits a code.
+"""Integer codes of 2 to 8 bits packed into bytes, exactly b bits per code.
 
-A code is split into planes of 4, 2 and 1 bits (8 bits stay whole): 6 bits are a plane of 4 and one of 2.
-Within a plane, codes lie in order, the first in the lowest bits of a byte; the higher planes come first and each
-plane starts on a byte. Signed codes are stored with 2^(b-1) added.
+A code is split into planes of 4, 2 and 1 bits; 8 bits stay whole, 6 bits are a plane of 4 and one of 2. The planes of
+the higher bits come first, and each plane starts on a byte. Within a plane codes are in order, the first one in the
+lowest bits of a byte. Signed codes are stored with 2^(b-1) added.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -17,35 +18,58 @@ def planes(bits: int) -> list[int]:
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` codes take."""
-    return sum(-(-count * width // 8) for width in planes(bits))
+    """How many bytes `count` codes take."""
+    return sum(_plane_size(count, width) for width in planes(bits))
+
+
+def _plane_size(count: int, width: int) -> int:
+    return -(-count * width // 8)
 
 
 def pack(codes: Tensor, bits: int, signed: bool) -> Tensor:
-    """Codes of any shape to uint8 [packed_size]."""
+    """Pack codes into bytes.
+
+    Args:
+        codes: Integers of any shape, within -2^(b-1) .. 2^(b-1) - 1 if signed and 0 .. 2^b - 1 otherwise.
+        bits: Bits b per code, 2 to 8.
+        signed: Whether codes can be negative.
+
+    Returns:
+        Bytes, uint8 [packed_size].
+    """
     values = codes.flatten().to(torch.int32) + (2 ** (bits - 1) if signed else 0)
-    parts, shift = [], bits
+    packed, shift = [], bits
     for width in planes(bits):
         shift -= width
-        part = (values >> shift) & (2**width - 1)
+        plane = (values >> shift) & (2**width - 1)
         per_byte = 8 // width
-        part = torch.nn.functional.pad(part, (0, -len(part) % per_byte)).view(-1, per_byte)
-        offsets = torch.arange(per_byte, device=part.device, dtype=torch.int32) * width
-        parts.append((part << offsets).sum(1))
-    return torch.cat(parts).to(torch.uint8)
+        plane = F.pad(plane, (0, -len(plane) % per_byte)).view(-1, per_byte)
+        offsets = torch.arange(per_byte, device=plane.device, dtype=torch.int32) * width
+        packed.append((plane << offsets).sum(1))
+    return torch.cat(packed).to(torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, signed: bool, shape: tuple[int, ...]) -> Tensor:
-    """Inverse of `pack`: int16 codes of `shape`; the caller has checked the size with `packed_size`."""
+    """Unpack bytes into codes; the inverse of `pack`.
+
+    Args:
+        packed: Bytes, uint8 [packed_size]; the caller checks their number.
+        bits: Bits per code, 2 to 8.
+        signed: Whether codes can be negative.
+        shape: Shape of the codes.
+
+    Returns:
+        Codes, int16 of `shape`.
+    """
     count = int(torch.Size(shape).numel())
     values = torch.zeros(count, dtype=torch.int16, device=packed.device)
     start, shift = 0, bits
     for width in planes(bits):
         shift -= width
-        size = -(-count * width // 8)
+        size = _plane_size(count, width)
         per_byte = 8 // width
         offsets = torch.arange(per_byte, device=packed.device, dtype=torch.int16) * width
-        part = (packed[start : start + size].to(torch.int16)[:, None] >> offsets) & (2**width - 1)
-        values |= part.flatten()[:count] << shift
+        plane = (packed[start : start + size].to(torch.int16)[:, None] >> offsets) & (2**width - 1)
+        values |= plane.flatten()[:count] << shift
         start += size
     return (values - (2 ** (bits - 1) if signed else 0)).view(shape)

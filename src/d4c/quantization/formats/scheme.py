@@ -1,6 +1,6 @@
 """Number formats and schemes, as small frozen records.
 
-The field names are those of compressed-tensors, so that an artifact's config reads like its peers'.
+The field names of a number format are those of compressed-tensors, whose readers thus understand an artifact's config.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ MIN_BITS, MAX_BITS = 2, 8
 
 @dataclass(frozen=True)
 class QuantArgs:
-    """How one tensor is held: x is represented by scale * (code - zero_point).
+    """The number format of one tensor, whose values are held as scale * (code - zero_point).
 
-    `symmetric` codes are signed, -2^(b-1) .. 2^(b-1) - 1, with zero point 0; otherwise they are unsigned,
-    0 .. 2^b - 1. `strategy` says whether scale and zero point are one number or one a channel. `reduce_range` keeps
-    signed codes within -63 .. 63, which needs no VNNI instructions to be exact.
+    Attributes:
+        num_bits: Bits b per code, 2 to 8.
+        symmetric: Whether codes are signed, -2^(b-1) .. 2^(b-1) - 1, with zero point 0. Otherwise they are unsigned,
+            0 .. 2^b - 1.
+        strategy: One scale and zero point per tensor, or one per channel.
+        reduce_range: Whether signed codes stay within -63 .. 63, which is exact without VNNI (see `pair_sums`).
     """
 
     num_bits: int
@@ -33,27 +36,33 @@ class QuantArgs:
 
     @property
     def qmin(self) -> int:
+        """Smallest code."""
         lowest = -(1 << (self.num_bits - 1)) if self.symmetric else 0
         return max(lowest, -REDUCED_CODE) if self.reduce_range else lowest
 
     @property
     def qmax(self) -> int:
+        """Largest code."""
         highest = (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
         return min(highest, REDUCED_CODE) if self.reduce_range else highest
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, as compressed-tensors reads it; `reduce_range` stands there only where it holds."""
+        """JSON-ready, as compressed-tensors reads it; `reduce_range` is left out where it is false."""
         data = {"type": "int", **asdict(self)}
         return data | {"observer_kwargs": {"reduce_range": True}} if data.pop("reduce_range") else data
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> QuantArgs:
-        """Inverse of `to_dict`; raises KeyError, TypeError or SettingError on anything else."""
-        reduced = dict(data.get("observer_kwargs", {})).get("reduce_range", False)
-        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], reduced)
+        """Inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, SettingError: The data are not what `to_dict` gives.
+        """
+        reduce_range = dict(data.get("observer_kwargs", {})).get("reduce_range", False)
+        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], reduce_range)
         known = data["type"] == "int" and args.strategy in ("tensor", "channel") and isinstance(args.symmetric, bool)
         if not known or not isinstance(args.reduce_range, bool) or (args.reduce_range and not args.symmetric):
-            raise TypeError(f"not a number format: {data}")
+            raise TypeError(f"The data {data} are not a number format; give what QuantArgs.to_dict returns.")
         check_bits(args.num_bits, "num_bits")
         return args
 
@@ -70,15 +79,19 @@ class Scheme:
 
     @staticmethod
     def parse(text: str | Scheme) -> Scheme:
-        """Read "W4A8"; raises SettingError for anything but 2 to 8 bits each."""
-        shown = str(text) if isinstance(text, Scheme) else repr(text)
-        # A scheme made by hand has been through no check, so it is read like any other.
+        """Read a scheme such as "W4A8".
+
+        Raises:
+            SettingError: The text is not of this form, or its bits are not 2 to 8 each.
+        """
+        quoted = str(text) if isinstance(text, Scheme) else repr(text)
+        # A Scheme that was constructed directly is unchecked, so it is parsed like any text.
         match = re.fullmatch(r"[wW]([0-9]{1,4})[aA]([0-9]{1,4})", str(text).strip())
         if not match:
-            raise SettingError(f"The scheme {shown} is not of the form W4A8; give weight and activation bits.")
+            raise SettingError(f"The scheme {quoted} is not of the form W4A8; give weight and activation bits.")
         weight, activation = int(match[1]), int(match[2])
-        check_bits(weight, f"the weight bits of {shown}")
-        check_bits(activation, f"the activation bits of {shown}")
+        check_bits(weight, f"The weight bits of {quoted}")
+        check_bits(activation, f"The activation bits of {quoted}")
         return Scheme(weight, activation)
 
 
@@ -86,5 +99,6 @@ W8A8 = Scheme(8, 8)
 
 
 def check_bits(bits: object, what: str) -> None:
+    """Raise SettingError unless `bits` is an integer from 2 to 8; the message begins with `what` they are."""
     if not isinstance(bits, int) or isinstance(bits, bool) or not MIN_BITS <= bits <= MAX_BITS:
-        raise SettingError(f"{what} is {bits!r}, but {MIN_BITS} to {MAX_BITS} bits are supported; choose one of these.")
+        raise SettingError(f"{what} is {bits!r}, expected {MIN_BITS} to {MAX_BITS}; choose one of these.")

@@ -1,4 +1,4 @@
-"""Collects what a quantizer sees until its range is chosen."""
+"""Collects the values of an activation until its range is chosen."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from torch import Tensor
 from d4c.errors import DataError
 from d4c.quantization.config import RangeRule
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.ranges.extremes import OUTSIDE, between
+from d4c.quantization.ranges.extremes import PERCENTILE_OUTSIDE, covering_range
 from d4c.quantization.ranges.search import Points, search, summarize
 from d4c.quantization.ranges.thinning import merge, thin
 
 POINTS = {"tensor": (4096, 512), "channel": (512, 64)}
-"""Points of each row that stand for an activation, and for each of its tails: see benchmarks/choices."""
+"""Points per row that stand for an activation, and those for each of its tails (measured in benchmarks/choices)."""
 
 
 class Observer:
-    """Weighted samples of an activation over batches; one row, or one a channel of the last axis."""
+    """Weighted samples of an activation over batches: one row, or one row per channel of the last axis.
+
+    Args:
+        args: Number format whose range is chosen.
+        name: Name of the quantizer, for errors.
+        rule: How the range follows from the values.
+    """
 
     def __init__(self, args: QuantArgs, name: str, rule: RangeRule = "mse") -> None:
         self.args = args
@@ -26,15 +32,19 @@ class Observer:
         self._size = POINTS[args.strategy]
 
     def add(self, x: Tensor) -> None:
-        """Take in a batch of any shape."""
+        """Add a batch of any shape."""
         channels = self.args.strategy == "channel"
         rows = x.detach().reshape(-1, x.shape[-1]).T if channels else x.detach().reshape(1, -1)
         self.parts.append(thin(summarize(rows.float()), *self._size, seed=len(self.parts)))
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point for all that was seen: scalars, or [C].
+        """Choose the range for all batches.
 
-        Raises DataError if nothing was seen or something was not finite.
+        Returns:
+            Scale and zero point: scalars, or one per channel [C].
+
+        Raises:
+            DataError: There was no batch, or a value is not finite.
         """
         if not self.parts:
             raise DataError(f"The quantizer {self.name} saw no data during calibration; give at least one sample.")
@@ -47,6 +57,6 @@ class Observer:
         if self.rule == "mse":
             scale, zero_point = search(points, self.args.num_bits)
         else:
-            outside = OUTSIDE if self.rule == "percentile" else 0.0
-            scale, zero_point = between(points, self.args.num_bits, outside)
+            outside = PERCENTILE_OUTSIDE if self.rule == "percentile" else 0.0
+            scale, zero_point = covering_range(points, self.args.num_bits, outside)
         return (scale, zero_point) if self.args.strategy == "channel" else (scale[0], zero_point[0])

@@ -1,4 +1,4 @@
-"""Exact rewrites of a float tower that make it easier to quantize: equal outputs before and after."""
+"""Exact rewrites of a float tower that make it easier to quantize: BatchNorm and channel ranges are folded away."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from d4c.models.tower import ChannelAxis, Tower, replace_module
 from d4c.quantization.ranges.search import safe_scale
 
-# A channel whose range is far from the others' would multiply its weight column by as much.
 MAX_RATIO = 16.0
+"""A channel is rescaled by at most this: its column of weights is multiplied by as much and has to be quantized too."""
 
 
 def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution with bias that equals `norm(conv(x))` in eval mode."""
+    """A new convolution with bias that equals `norm(conv(x))` in eval mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
@@ -41,11 +41,20 @@ def fold_channel_ranges(
 ) -> None:
     """Give the channels of a LayerNorm's output one range, in place (RepQ-ViT, arXiv 2212.08254).
 
-    `low` and `high` [C] are the ranges of the channels. With r their widths over the mean width, to the power of
-    `strength` (SmoothQuant, arXiv 2211.10438), and d what moves the middle of each range onto the mean one,
-    x' = (x + d) / r, and the linears that read it take W' = W diag(r), b' = b - W d. At strength 1 this is what a
-    quantizer per channel would do, without one; below it the columns of the weights differ less. At strength 0 the
-    channels only share a middle, and no weight changes. r is limited to 1/16 .. 16.
+    The output becomes x' = (x + d) / r, and the linear layers that read it take W' = W diag(r), b' = b - W d. The
+    ratios r are the channels' widths over their mean, to the power of `strength` (SmoothQuant, arXiv 2211.10438),
+    within 1/16 .. 16. The shifts d move the middle of each range onto the mean of the middles.
+
+    Args:
+        norm: The LayerNorm over C channels.
+        readers: All layers that read its output.
+        low: Smallest output of each channel [C].
+        high: Largest output of each channel [C].
+        strength: At 1 the fold does what one scale per channel would do. Below it the columns of the weights differ
+            less. At 0 the channels share only their middle, and no weight changes.
+
+    Raises:
+        ValueError: A reader has no bias.
     """
     ratio = relative(high - low).pow(strength)
     center = (high + low) / 2
@@ -53,7 +62,7 @@ def fold_channel_ranges(
     with torch.no_grad():
         for linear in readers:
             if linear.bias is None:
-                raise ValueError("a linear layer behind a folded LayerNorm needs a bias")
+                raise ValueError("A linear layer that reads a folded LayerNorm has no bias; give it a bias of zeros.")
             linear.bias.sub_(linear.weight @ shift)
             linear.weight.mul_(ratio)
         norm.weight.div_(ratio)
@@ -61,11 +70,11 @@ def fold_channel_ranges(
 
 
 def relative(width: Tensor) -> Tensor:
-    """Widths over their mean, within 1/16 .. 16."""
+    """Widths over their mean, clamped to 1 / MAX_RATIO .. MAX_RATIO."""
     return (width / safe_scale(width.mean())).clamp(1 / MAX_RATIO, MAX_RATIO)
 
 
 def norm_axes(tower: Tower) -> list[ChannelAxis]:
-    """The axes that a LayerNorm writes."""
+    """The channel axes that a LayerNorm writes."""
     norms = {name for name, module in tower.named_modules() if isinstance(module, nn.LayerNorm)}
     return [axis for axis in tower.channel_axes() if norms.issuperset(axis.writers)]

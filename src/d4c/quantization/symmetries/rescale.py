@@ -1,4 +1,4 @@
-"""Moving a factor per channel from those who write a channel to those who read it: the tower's function stays."""
+"""Moves one factor per channel from the layers that write an axis to those that read it; outputs stay equal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ def rescale(tower: Tower, axis: ChannelAxis, factors: Tensor) -> None:
     Args:
         tower: A float tower, before constants were folded.
         axis: One of `tower.channel_axes()`.
-        factors: One factor for each channel [C], not zero, and positive where the axis asks for it.
+        factors: One factor per channel [C], not zero, and positive where `axis.positive`.
 
     Raises:
-        ValueError: A factor is zero, not finite, or negative where a ReLU lies between.
+        ValueError: A factor is zero, not finite, or negative where the axis allows only positive ones.
     """
     if not bool(factors.isfinite().all()) or bool((factors <= 0 if axis.positive else factors == 0).any()):
-        raise ValueError(f"the factors of {axis.name} are not {'positive' if axis.positive else 'other than zero'}")
+        needed = "positive" if axis.positive else "nonzero"
+        raise ValueError(
+            f"The factors of {axis.name} are not all finite and {needed}; give one such factor per channel."
+        )
     norms = dict(tower.batch_norms())
     for writer in axis.writers:
         _scale_outputs(tower, writer, factors, norms)
@@ -33,7 +36,7 @@ def rescale(tower: Tower, axis: ChannelAxis, factors: Tensor) -> None:
 
 
 def _scale_outputs(tower: Tower, name: str, factors: Tensor, norms: dict[str, str]) -> None:
-    """Scale the output channels of a layer, or of the BatchNorm that follows it, or the columns of a parameter."""
+    """Scale the columns of a parameter, or the output channels of a layer: in the BatchNorm that follows it, if any."""
     parameter = dict(tower.named_parameters()).get(name)
     if parameter is not None:
         parameter.mul_(factors)
