@@ -1,4 +1,4 @@
-"""d4c.compiled: what the compiler is told."""
+"""The options of the compiler."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_no_kernel_is_chosen_by_a_measurement(tmp_path: Path, monkeypatch: pytes
         torch.compile(polynomial, dynamic=False, options=options)(torch.rand(2**20, device="cuda"))
         return list(folder.rglob("*.best_config"))
 
-    assert measured(tmp_path / "left alone", {})  # or the other line would say nothing
+    assert measured(tmp_path / "left alone", {})  # else the next line would prove nothing
     assert not measured(tmp_path / "told", compiler_options())

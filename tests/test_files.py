@@ -1,4 +1,4 @@
-"""A file or folder is the old one or the complete new one."""
+"""A file or a folder is the old one or the complete new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d4c.files import atomic_file, atomic_folder, read_json, sha256, write_json
 
 
 class Stop(Exception):
-    """Something that goes wrong half-way."""
+    """A failure halfway through."""
 
 
 def names(folder: Path) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_file_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     target = tmp_path / "out"
     for generation in ("one", "two"):
         with atomic_folder(target) as temporary:
@@ -60,7 +60,7 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) ->
     if old:
         target.mkdir()
         (target / "x").write_text("old")
-    before = names(tmp_path)
+    old_names = names(tmp_path)
 
     def write() -> None:
         with atomic_folder(target) as temporary:
@@ -69,13 +69,11 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) ->
 
     with pytest.raises(Stop):
         write()
-    assert names(tmp_path) == before
+    assert names(tmp_path) == old_names
     assert not old or (target / "x").read_text() == "old"
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "x").write_text("old")
@@ -94,7 +92,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     assert names(tmp_path) == ["out", "out/x"]
 
 
-def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+def test_other_users_may_read_what_is_written(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "a") as file:
         file.write_text("x")
     with atomic_folder(tmp_path / "b") as folder:

@@ -1,4 +1,4 @@
-"""The pickle machine: plain data comes back, names outside the table are refused, memory follows the program's size."""
+"""Plain data comes back, globals outside the table are refused, and the size of the program bounds the memory."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ class Standin(Stateful):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", [f"{__name__}.Filled", f"{__name__}.*", "*"])
 def test_a_name_in_the_table_gives_its_standin(protocol: int, name: str) -> None:
-    found = load(pickle.dumps(Filled(), protocol), {name: Rebuild(Standin)})
-    assert (type(found), found.arguments, found.state) == (Standin, (7,), {"second": [2]})
+    standin = load(pickle.dumps(Filled(), protocol), {name: Rebuild(Standin)})
+    assert (type(standin), standin.arguments, standin.state) == (Standin, (7,), {"second": [2]})
 
 
 def test_persistent_ids_resolve_only_where_the_reader_says_how() -> None:
     stream = io.BytesIO()
     pickler = type("P", (pickle.Pickler,), {"persistent_id": lambda _, x: ("id", 3) if x is Ellipsis else None})
     pickler(stream, 2).dump([1, ...])
-    assert load(stream.getvalue(), {}, lambda identity: f"found {identity}") == [1, "found ('id', 3)"]
+    assert load(stream.getvalue(), {}, lambda identity: f"item {identity}") == [1, "item ('id', 3)"]
     with pytest.raises(Refused, match="BINPERSID"):
         load(stream.getvalue(), {})
 
@@ -120,7 +120,7 @@ def test_more_than_data_is_refused(program: bytes) -> None:
 
 
 def test_a_very_long_name_is_refused_before_it_is_looked_up() -> None:
-    with pytest.raises(Refused, match="more than 1000 letters"):
+    with pytest.raises(Refused, match="more than 1000 characters"):
         load(b"\x80\x02cknown\n" + b"a" * 1000 + b"\n.", {"known.*": 1})
 
 
@@ -140,13 +140,13 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("program", DAMAGED.values(), ids=DAMAGED.keys())
-def test_programs_at_odds_with_themselves_are_damaged(program: bytes) -> None:
+def test_inconsistent_programs_are_damaged(program: bytes) -> None:
     with pytest.raises(Damaged):
         load(program, {})
 
 
 @given(tree=TREES, protocol=st.integers(2, 5), data=st.data())
-def test_a_cut_program_is_damaged(tree: Any, protocol: int, data: st.DataObject) -> None:
+def test_a_truncated_program_is_damaged(tree: Any, protocol: int, data: st.DataObject) -> None:
     program = pickle.dumps(tree, protocol)
     with pytest.raises(Damaged) as error:
         load(program[: data.draw(st.integers(0, len(program) - 1))], CODECS)
@@ -155,7 +155,7 @@ def test_a_cut_program_is_damaged(tree: Any, protocol: int, data: st.DataObject)
 
 
 def peak(program: bytes) -> int:
-    """Most bytes of memory in use while a program is read, whatever becomes of it."""
+    """Peak number of bytes in use while a program is read, whether or not it is refused."""
     table = {"known.*": Rebuild(Standin), "known.value": 1}
     tracemalloc.start()
     try:
@@ -183,8 +183,8 @@ AMPLIFIED = {
 
 
 @pytest.mark.parametrize("program", AMPLIFIED.values(), ids=AMPLIFIED.keys())
-def test_memory_follows_the_size_of_the_program(program: bytes) -> None:
-    """Unfolded or copied, each of these would take gigabytes."""
+def test_the_size_of_the_program_bounds_the_memory(program: bytes) -> None:
+    """Each of these would take gigabytes if shared objects were copied."""
     assert peak(b"\x80\x04" + program + b".") < 10_000_000 + 20 * len(program)
 
 

@@ -1,4 +1,4 @@
-"""Opening pictures."""
+"""Pictures of every kind open, and damaged ones are refused by name."""
 
 from __future__ import annotations
 

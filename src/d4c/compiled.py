@@ -1,4 +1,4 @@
-"""Running a step thousands of times on a GPU: kernels fused, and not launched one by one."""
+"""Runs a step thousands of times on a GPU, with fused kernels that are not launched one by one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import torch
 
 Result = TypeVar("Result")
 
-EAGER = 3
-"""Steps before a step is captured: libraries choose their kernels and workspaces in them."""
+EAGER_CALLS = 3
+"""Calls before a step is captured, in which libraries choose their kernels and allocate their workspaces."""
 
 
 class Repeated:
-    """Calls `step`; on a GPU, from the fourth call on, as a captured CUDA graph.
+    """Calls a step; on a GPU, the fourth call captures it as a CUDA graph, which is replayed from then on.
 
-    The small kernels of a step take less time than their launches. A step that is captured must not wait for the
-    device nor depend on anything that changes on the host; `generators` are the random generators that it uses beside
-    the default one.
+    The small kernels of a step take less time than their launches. A captured step must not wait for the device or
+    depend on anything that changes on the host.
+
+    Args:
+        step: What to repeat.
+        device: Where the step computes.
+        generators: The random generators that the step uses besides the default one.
     """
 
     def __init__(
@@ -33,7 +37,7 @@ class Repeated:
     def __call__(self) -> None:
         if self.device.type != "cuda":
             self.step()
-        elif self.calls < EAGER:
+        elif self.calls < EAGER_CALLS:
             self._warm()
         else:
             if self.graph is None:
@@ -43,7 +47,7 @@ class Repeated:
 
     def _warm(self) -> None:
         current = torch.cuda.current_stream(self.device)
-        side = torch.cuda.Stream(self.device)  # autograd remembers the stream, which must not be the default one
+        side = torch.cuda.Stream(self.device)  # autograd keeps this stream; the default one breaks a capture
         side.wait_stream(current)
         with torch.cuda.stream(side):
             self.step()
@@ -59,9 +63,9 @@ class Repeated:
 
 
 def fused(function: Callable[..., Result]) -> Callable[..., Result]:
-    """A function of tensors that is compiled when its first argument is on a GPU and Triton is installed.
+    """Decorate a function of tensors to be compiled where its first argument is on a GPU and Triton is installed.
 
-    One fused kernel reads and writes its images once where many small ones do so again and again.
+    One fused kernel reads and writes its images once; many small kernels do so again and again.
     """
 
     @cache
@@ -77,21 +81,21 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
 
 @cache
 def can_compile() -> bool:
-    """Whether PyTorch's compiler for GPUs is there."""
+    """Whether PyTorch can compile for GPUs, which needs Triton."""
     return find_spec("triton") is not None
 
 
 def compiler_options() -> dict[str, Any]:
-    """What the compiler is told: to choose no kernel by a measurement, which could end otherwise in the next run.
+    """Return options that keep the compiler from choosing kernels by measuring them, which can differ between runs.
 
-    Kernels of the same sum of products differ in which product they round before they add, and the measured ones are
-    kept on disk: a process alone cannot show the difference, two machines do.
+    Kernels for the same sum of products differ in which product they round before the addition. The choice is cached on
+    disk, so the difference shows between two machines and not within one process.
     """
     import torch._inductor.config as inductor  # takes seconds to import
 
     options = {"triton.autotune_pointwise": False}
     if hasattr(inductor, "deterministic"):
-        options["deterministic"] = True  # the same for reductions, not for kernels element by element
+        options["deterministic"] = True  # covers reductions, but no elementwise kernels
     return options
 
 
@@ -99,6 +103,6 @@ def compile_part(module: torch.nn.Module) -> None:
     """Compile a module in place; equal shapes share their kernels."""
     import torch._dynamo as dynamo  # takes seconds to import
 
-    # Every shape is compiled once, and one process may see many models; the default gives up after eight.
+    # Every shape is compiled once, and one process may load many models; by default, PyTorch gives up after eight.
     dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 256)
     module.compile(dynamic=False, options=compiler_options())

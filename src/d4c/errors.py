@@ -1,7 +1,7 @@
-"""The one exception family of d4c.
+"""The exceptions of d4c.
 
-Every message is a single sentence that names what was given, what was expected and what to do.
-The command line prints it on stderr and exits with status 1.
+Every message is one sentence that says what was given, what was expected and what to do. The command line prints it to
+stderr and exits with status 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class D4CError(Exception):
-    """Base of every error that d4c raises on purpose."""
+    """The base class of every error that d4c raises on purpose."""
 
 
 class CheckpointError(D4CError):
@@ -34,7 +34,7 @@ class ArtifactError(D4CError):
 
 @contextmanager
 def quantize_extra() -> Iterator[None]:
-    """Say how to install what `pip install d4c` alone leaves out: a missing library becomes a SettingError."""
+    """Turn a missing library of the extra "quantize" into a SettingError that says how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -44,7 +44,19 @@ def quantize_extra() -> Iterator[None]:
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
-    """Import a library of an extra where it is used; `purpose` begins the SettingError that says it is missing."""
+    """Import a library that only an extra installs.
+
+    Args:
+        module: Name of the module to import.
+        extra: Name of the extra that installs it.
+        purpose: Beginning of the error message up to its verb, as in "An export needs".
+
+    Returns:
+        The module.
+
+    Raises:
+        SettingError: The library is not installed.
+    """
     try:
         return import_module(module)
     except ImportError:

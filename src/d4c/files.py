@@ -1,4 +1,4 @@
-"""Writing so that a file or a folder is either the old one or the complete new one, never half of it."""
+"""Writes files and folders atomically: a reader sees the old one or the complete new one, never half of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from d4c.errors import ArtifactError, D4CError
 
 
 def fsync_path(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,7 +26,7 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write; on success it is synced and renamed to `path`, else removed."""
+    """Yield a temporary sibling to write; on success it is flushed and renamed to `path`, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -42,14 +43,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder to fill; on success it takes the place of `path`, else it is removed."""
+    """Yield a temporary sibling folder to fill; on success it replaces `path`, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                file.chmod(0o644)  # some writers leave files that only their owner can read
+                file.chmod(0o644)  # some libraries write files that only their owner can read
             fsync_path(file)
         temporary.chmod(0o755)
         fsync_path(temporary)
@@ -71,7 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 of a file's content as hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -96,13 +97,22 @@ def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write data as indented JSON, whole or not at all."""
-    with atomic_file(path) as new:
-        new.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write data as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def refuse_occupied(folder: Path, is_ours: Callable[[Path], bool], what: str) -> None:
-    """Raise ArtifactError if writing to `folder` would remove anything but an earlier `what`, as `is_ours` tells."""
+def refuse_occupied(folder: Path, is_ours: Callable[[Path], bool], expected: str) -> None:
+    """Make sure that writing to a folder replaces nothing but an earlier result of the same kind.
+
+    Args:
+        folder: Where the result will be written; it may be absent or empty.
+        is_ours: Whether a folder holds an earlier result.
+        expected: What such a result is called, with its article, as in "an export".
+
+    Raises:
+        ArtifactError: The folder holds something else.
+    """
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not empty and not is_ours(folder):
-        raise ArtifactError(f"{folder} exists and is not {what}; choose another folder or remove it.")
+        raise ArtifactError(f"{folder} exists and is not {expected}; choose another folder or remove it.")

@@ -1,8 +1,8 @@
-"""Pickles read as data, by an interpreter that imports nothing and calls nothing but what its reader lists.
+"""Reads pickles as data: nothing is imported, and nothing is called but what the caller lists.
 
 A pickle is a program for a stack machine that may import and call anything. The machine here knows only containers,
-numbers and strings; its reader says in a table what a few named globals stand for. An instruction makes at most one
-object and copies nothing that is already there, so the size of the program bounds the memory.
+numbers and strings; a table from the caller says what a few named globals stand for. Each instruction makes at most one
+object and copies nothing that exists already, so the size of the program bounds the memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LITERALS = _NUMBERS | _STRINGS | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_LONGEST_NAME = 1000
+_MAX_NAME_LENGTH = 1000
 
 
 class Refused(Exception):
@@ -26,39 +26,48 @@ class Refused(Exception):
 
 
 class Damaged(ValueError):
-    """The pickle is cut, garbled or at odds with itself; the message is one line."""
+    """The pickle is truncated, garbled or inconsistent; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Rebuild:
-    """A global that may be called: `function` makes the stand-in for what the call would give.
+    """A global that may be called: `function` makes the stand-in for what the call would return.
 
-    A program can pass one large argument many times, so a function may keep its arguments but not copy them.
+    A program can pass one large argument many times, so `function` may keep its arguments but must not copy them.
     """
 
     function: Callable[..., Any]
 
 
 class Stateful:
-    """A stand-in that accepts the state which a pickle gives to an object after making it, and by default drops it."""
+    """A stand-in that accepts the state of the pickled object; by default it drops the state."""
 
     def set_state(self, state: Any) -> None:
-        """May keep parts of the state, but not copy them."""
+        """Take the state; parts of it may be kept but must not be copied."""
 
 
 def load(program: bytes, table: Mapping[str, Any], persistent: Callable[[Any], Any] | None = None) -> Any:
-    """The one object that a pickle describes.
+    """Return the one object that a pickle describes.
 
-    `table` gives for the dotted name of a global what stands for it: a Rebuild where it may be called, any other value
-    where it may only be mentioned. A name that ends in * covers all that begin so. `persistent` turns a persistent id
-    into what it refers to. Raises Refused or Damaged, also from within these functions.
+    Args:
+        program: The bytes of the pickle.
+        table: Maps the dotted name of a global to what stands for it: a `Rebuild` where it may be called, any other
+            value where it may only be mentioned. A name that ends in `*` covers every name that begins with the rest.
+        persistent: Turns a persistent id into what it refers to; without it, persistent ids are refused.
+
+    Returns:
+        Containers, numbers and strings, with the stand-ins from `table` and `persistent` among them.
+
+    Raises:
+        Refused: The pickle asks for more than data. Functions in `table` and `persistent` may raise it, too.
+        Damaged: The pickle cannot be read.
     """
     machine = Machine(table, persistent)
     try:
         for opcode, argument, _ in pickletools.genops(program):
             machine.step(opcode.name, argument)
         (result,) = machine.stack
-    # An interpreter of a damaged program meets short stacks, wrong types and unreadable numbers.
+    # A damaged program leads to short stacks, wrong types and unreadable numbers.
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Damaged(" ".join(str(error).split())[:200] or type(error).__name__) from None
     refuse_loops(result)
@@ -66,7 +75,7 @@ def load(program: bytes, table: Mapping[str, Any], persistent: Callable[[Any], A
 
 
 class Machine:
-    """The stack of one pickle and its memo."""
+    """The stack machine that runs one pickle: its stack, its marks and its memo."""
 
     def __init__(self, table: Mapping[str, Any], persistent: Callable[[Any], Any] | None) -> None:
         self.table = table
@@ -76,6 +85,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
+        """Run one instruction, by its name in `pickletools`."""
         stack = self.stack
         match name:
             case _ if name in _LITERALS:
@@ -93,70 +103,80 @@ class Machine:
             case "POP":
                 stack.pop()
             case "TUPLE":
-                stack.append(tuple(self.to_mark()))
+                stack.append(tuple(self.pop_to_mark()))
             case "LIST":
-                stack.append(self.to_mark())
+                stack.append(self.pop_to_mark())
             case "DICT":
-                values = self.to_mark()
+                values = self.pop_to_mark()
                 stack.append({})
                 self.set_items(values)
             case "APPEND":
                 self.extend([stack.pop()])
             case "APPENDS":
-                self.extend(self.to_mark())
+                self.extend(self.pop_to_mark())
             case "SETITEM":
                 self.set_items([stack.pop(), stack.pop()][::-1])
             case "SETITEMS":
-                self.set_items(self.to_mark())
+                self.set_items(self.pop_to_mark())
             case "BINPUT" | "LONG_BINPUT" | "PUT" | "MEMOIZE":
                 self.memo[len(self.memo) if argument is None else argument] = stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
                 stack.append(self.memo[argument])
             case "GLOBAL":
-                stack.append(self.known(*argument.split(" ", 1)))
+                stack.append(self.resolve(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
-                stack.append(self.known(*[stack.pop(), stack.pop()][::-1]))
+                stack.append(self.resolve(*[stack.pop(), stack.pop()][::-1]))
             case "BINPERSID" if self.persistent:
                 stack.append(self.persistent(stack.pop()))
             case "REDUCE" | "NEWOBJ":
-                arguments, target = stack.pop(), stack.pop()
-                if not isinstance(target, Rebuild):
-                    raise Refused("a call of something that may not be called")
-                stack.append(target.function(*arguments))
+                self.call()
             case "BUILD":
-                state = stack.pop()
-                if not isinstance(stack[-1], Stateful):
-                    raise Refused(f"a state for an object of type {type(stack[-1]).__name__!r}")
-                stack[-1].set_state(state)
+                self.set_state()
             case _:
                 raise Refused(f"the pickle instruction {name}")
 
-    def to_mark(self) -> list[Any]:
-        """Take the items above the last mark, and the mark."""
+    def pop_to_mark(self) -> list[Any]:
+        """Remove the last mark and the items above it; return the items."""
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
+    def call(self) -> None:
+        """Replace a callable and its arguments with the stand-in for the result."""
+        arguments, target = self.stack.pop(), self.stack.pop()
+        if not isinstance(target, Rebuild):
+            raise Refused("a call of something that may not be called")
+        self.stack.append(target.function(*arguments))
+
+    def set_state(self) -> None:
+        """Take a state from the stack and give it to the object below."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], Stateful):
+            raise Refused(f"a state for an object of type {type(self.stack[-1]).__name__!r}")
+        self.stack[-1].set_state(state)
+
     def extend(self, items: list[Any]) -> None:
+        """Append items to the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
-            raise TypeError("items for something that is no list")
+            raise TypeError("items for something that is not a list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        # A tuple as a key would be hashed through all its levels: 2^n steps for n shared pairs, or no stack left.
+        """Put alternating keys and values into the dictionary on top of the stack."""
+        # Hashing a tuple visits all its levels: 2^n steps for n shared pairs, or a stack overflow.
         if not all(isinstance(key, str | bytes | int | float | None) for key in items[::2]):
             raise Refused("a key that is neither text nor a number")
         if not isinstance(self.stack[-1], dict):
-            raise TypeError("pairs for something that is no dictionary")
+            raise TypeError("pairs for something that is not a dictionary")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    def known(self, module: Any, attribute: Any) -> Any:
-        """What the table has for a global; the name itself is not kept, as a program can join long ones at will."""
+    def resolve(self, module: Any, attribute: Any) -> Any:
+        """Look up a global in the table; its name is not kept, since a program can build many long ones."""
         if not isinstance(module, str) or not isinstance(attribute, str):
             raise Refused("a global that is not named by strings")
-        if len(module) + len(attribute) > _LONGEST_NAME:
-            raise Refused(f"a global with a name of more than {_LONGEST_NAME} letters")
+        if len(module) + len(attribute) > _MAX_NAME_LENGTH:
+            raise Refused(f"a global with a name of more than {_MAX_NAME_LENGTH} characters")
         name = f"{module}.{attribute}"
         for entry, value in self.table.items():
             if name == entry or (entry.endswith("*") and name.startswith(entry[:-1])):
@@ -165,19 +185,19 @@ class Machine:
 
 
 def refuse_loops(root: Any) -> None:
-    """Refuse a container that holds itself, so that whoever walks the result comes to an end."""
-    above: set[int] = set()
-    done: set[int] = set()
+    """Raise Refused for a container that holds itself, so that a walk over the result ends."""
+    ancestors: set[int] = set()
+    visited: set[int] = set()
     todo = [(root, False)]
     while todo:
-        value, left = todo.pop()
-        if left:
-            above.remove(id(value))
-            done.add(id(value))
-        elif id(value) in above:
+        value, leaving = todo.pop()
+        if leaving:
+            ancestors.remove(id(value))
+            visited.add(id(value))
+        elif id(value) in ancestors:
             raise Refused("a container that holds itself")
-        elif id(value) not in done and isinstance(value, list | tuple | dict | Stateful):
-            above.add(id(value))
+        elif id(value) not in visited and isinstance(value, list | tuple | dict | Stateful):
+            ancestors.add(id(value))
             todo.append((value, True))
-            branch = vars(value) if isinstance(value, Stateful) and not isinstance(value, dict) else value
-            todo.extend((item, False) for item in (branch.values() if isinstance(branch, dict) else branch))
+            children = vars(value) if isinstance(value, Stateful) and not isinstance(value, dict) else value
+            todo.extend((child, False) for child in (children.values() if isinstance(children, dict) else children))

@@ -1,4 +1,4 @@
-"""Prompt templates, and putting a class name into one."""
+"""Prompt templates, and how a class name is put into one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMOJI_TEMPLATES = ("an emoji of a {}.", "a drawing of a {}.", "a {} icon", "a ca
 
 
 def fill_template(template: str, name: str) -> str:
-    """A template with a name in place of "{}", "an" standing for an "a" that comes to stand before a vowel."""
+    """Replace "{}" in a template with a name; an "a" before it becomes "an" if the name begins with a vowel."""
     if name[:1].lower() in tuple("aeiou"):
         template = re.sub(r"\b([aA])(?= \{\})", r"\1n", template)
     return template.replace("{}", name)
