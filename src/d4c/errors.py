@@ -63,5 +63,10 @@ def require(module: str, extra: str, purpose: str) -> Any:
         raise _missing(purpose, module, extra) from None
 
 
+def reason_of(error: Exception) -> str:
+    """Return what another library's error says, on one line of at most 200 characters, to quote in a message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _missing(purpose: str, library: str, extra: str) -> SettingError:
     return SettingError(f"{purpose} {library}, which is not installed; run pip install 'd4c[{extra}]'.")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from d4c.errors import reason_of
+
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "FLOAT", "BINFLOAT"}
 _STRINGS = {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"}
 _LITERALS = _NUMBERS | _STRINGS | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
@@ -69,7 +71,7 @@ def load(program: bytes, table: Mapping[str, Any], persistent: Callable[[Any], A
         (result,) = machine.stack
     # A damaged program leads to short stacks, wrong types and unreadable numbers.
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Damaged(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise Damaged(reason_of(error)) from None
     refuse_loops(result)
     return result
 

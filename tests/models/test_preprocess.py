@@ -1,4 +1,4 @@
-"""Pixels against open_clip's evaluation transform, step for step."""
+"""Pixels are those of open_clip's evaluation transform, to one of 255 steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_STEP = 1 / 255 / min(OPENAI_STD) + 1e-6
 
 
 def noise(mode: str, width: int, height: int) -> Image.Image:
-    """A picture of random bytes in any mode."""
+    """Return a picture of random bytes in any mode."""
     rng = np.random.default_rng(width * height)
     if mode == "I;16":
         return Image.fromarray(rng.integers(0, 1 << 16, (height, width), np.uint16))

@@ -1,4 +1,4 @@
-"""The text tower: a begin-of-text position that is computed once gives the embeddings of one that is not."""
+"""Folding the begin-of-text position of the text tower into constants changes no embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from d4c.models.tokenizer import tokenize
 WORDS = ["cat", "green", "the", "roof", "frog", "of", "old"]
 
 
-def kept(clip: CLIP) -> CLIP:
+def folded(clip: CLIP) -> CLIP:
+    """Return a copy whose begin-of-text position is constant."""
     clip = copy.deepcopy(clip)
     clip.text.fold_constants(tokenize(""))
     return clip
@@ -25,18 +26,18 @@ def kept(clip: CLIP) -> CLIP:
 @settings(max_examples=15, deadline=None)
 @given(prompts=st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), min_size=1, max_size=5))
 @torch.no_grad()
-def test_a_kept_begin_changes_no_embedding(demo_vit: CLIP, prompts: list[str]) -> None:
+def test_folding_changes_no_embedding(demo_vit: CLIP, prompts: list[str]) -> None:
     tokens = tokenize(prompts)
-    torch.testing.assert_close(kept(demo_vit).encode_text(tokens), demo_vit.encode_text(tokens), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded(demo_vit).encode_text(tokens), demo_vit.encode_text(tokens), rtol=1e-4, atol=1e-5)
 
 
-def test_states_and_live_positions_are_those_behind_the_begin(demo_rn: CLIP) -> None:
+def test_states_and_live_positions_are_those_after_the_begin(demo_rn: CLIP) -> None:
     tokens = tokenize(["a cat", "a very old frog"])
-    whole, behind = demo_rn.text, kept(demo_rn).text
-    assert torch.equal(behind.embed(tokens), whole.embed(tokens)[:, 1:])
-    assert torch.equal(behind.live(tokens), whole.live(tokens)[:, 1:])
+    whole, shortened = demo_rn.text, folded(demo_rn).text
+    assert torch.equal(shortened.embed(tokens), whole.embed(tokens)[:, 1:])
+    assert torch.equal(shortened.live(tokens), whole.live(tokens)[:, 1:])
 
 
 def test_prompts_that_begin_otherwise_are_refused(demo_vit: CLIP) -> None:
     with pytest.raises(DataError, match="begins with the token 2368"):
-        kept(demo_vit).encode_text(tokenize("cat")[:, 1:])
+        folded(demo_vit).encode_text(tokenize("cat")[:, 1:])

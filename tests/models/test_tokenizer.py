@@ -1,4 +1,4 @@
-"""Token ids against open_clip's tokenizer, which is OpenAI's."""
+"""Token ids are those of open_clip's tokenizer, which is OpenAI's."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def test_no_prompts_give_no_rows() -> None:
     assert tokenize([]).dtype == torch.int64
 
 
-def test_what_is_no_string_is_refused() -> None:
-    with pytest.raises(DataError, match="a prompt is int, expected a string"):
+def test_what_is_not_a_string_is_refused() -> None:
+    with pytest.raises(DataError, match="A prompt is of type int, expected str"):
         tokenize(["cat", 3])  # type: ignore[list-item]

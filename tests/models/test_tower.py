@@ -1,4 +1,4 @@
-"""Towers explain themselves: a third kind of tower goes all the way, and what the known ones list is true."""
+"""Towers describe themselves: a new kind of tower needs no change elsewhere, and what the known towers list is true."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_first_layer_reads_the_input(demo: CLIP, name: str) -> None:
     tower = demo.tower(name)
     inputs = torch.randn(2, 3, 64, 64) if name == "image" else tower.crop(demo.tokenize(["a cat", "a small red dog"]))
     seen: list[Tensor] = []
-    handle = tower.get_submodule(tower.first_layer).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    handle = tower.get_submodule(tower.first_layer).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     tower(inputs)
     handle.remove()
     assert torch.equal(seen[0], inputs)
@@ -136,13 +136,13 @@ def test_the_first_layer_reads_the_input(demo: CLIP, name: str) -> None:
 def test_only_the_row_that_a_tower_names_reaches_the_embedding(demo: CLIP, name: str) -> None:
     tower = demo.tower(name)
     inputs = torch.randn(2, 3, 64, 64) if name == "image" else tower.crop(demo.tokenize(["a cat", "a small red dog"]))
-    *before, head = tower.stages()
+    *earlier_stages, head = tower.stages()
     state = inputs
-    for stage in before:
+    for stage in earlier_stages:
         state = stage.run(tower, state, inputs)
     rows = tower.read_rows(inputs)
     if rows is None:
-        assert name == "image"  # the pool of a ResNet reads all places
+        assert name == "image"  # the pool of a ResNet reads all positions
         return
     other = torch.randn_like(state)
     other[torch.arange(2), rows] = state[torch.arange(2), rows]

@@ -1,4 +1,4 @@
-"""What the runtime shares with the models must not need torch."""
+"""What the runtime shares with the models works without torch."""
 
 from __future__ import annotations
 

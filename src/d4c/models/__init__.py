@@ -1,1 +1,1 @@
-"""The towers of CLIP and every way to fill them with a checkpoint."""
+"""The towers of CLIP, and the checkpoints that they are loaded from."""

@@ -1,4 +1,4 @@
-"""A CLIP: an image tower, a text tower, and what turns pictures and words into their inputs."""
+"""A CLIP: an image tower and a text tower, with the preprocessing of pictures and prompts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,19 @@ if TYPE_CHECKING:
 
 TowerClass = Callable[[Any, int], Tower]
 IMAGE_TOWERS: dict[type[ImageConfig], TowerClass] = {ViTConfig: VisionTransformer, ResNetConfig: ModifiedResNet}
-"""What makes the image tower of a kind of configuration, given it and the width of the embedding."""
+"""Builds the image tower for each class of configuration, from the configuration and the width of the embedding."""
 
 TOWERS = ("image", "text")
 
 
 class CLIP(nn.Module):
-    """Both towers with the scale of their logits.
+    """Both towers and the scale of their logits.
 
-    Built with random weights; `d4c.load` fills in a checkpoint. `name` is only a label for reports.
+    A new CLIP has random weights; `d4c.load` returns one with the weights of a checkpoint.
+
+    Args:
+        config: The architecture of both towers.
+        name: A label for reports.
     """
 
     def __init__(self, config: CLIPConfig, name: str = "clip") -> None:
@@ -49,50 +53,56 @@ class CLIP(nn.Module):
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def tower(self, name: str) -> Tower:
-        """The "image" or the "text" tower."""
+        """Return the "image" or the "text" tower."""
         return {"image": self.image, "text": self.text}[name]
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosine to logit, about 100 in trained models."""
+        """The factor from cosines to logits, about 100 in trained models."""
         return float(self.log_logit_scale.exp())
 
     @property
     def image_size(self) -> int:
-        """Side of the square input in pixels."""
+        """The side of the square input in pixels."""
         return self.config.image.image_size
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return self.log_logit_scale.device
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Preprocessed pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length."""
+        """Map preprocessed pixels [N, 3, S, S] to embeddings [N, D], which are not normalized to unit length."""
         return self.image(pixels)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """Token ids [N, L] to embeddings [N, D], not normalized to unit length."""
+        """Map token ids [N, L] to embeddings [N, D], which are not normalized to unit length."""
         return self.text(tokens)
 
     def preprocess(self, image: Image) -> Tensor:
-        """A picture of any size and mode to normalized pixels [3, S, S]."""
+        """Map a picture of any size and mode to normalized pixels [3, S, S]; raises DataError for an empty one."""
         return preprocess(image, self.image_size, self.config.mean, self.config.std)
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Pictures [N, 3, S, S] with values in [0, 1] to normalized pixels, on the device of the pictures."""
+        """Map pictures [N, 3, S, S] with values in [0, 1] to normalized pixels on the same device."""
         mean, std = (
-            torch.tensor(v, device=pictures.device)[:, None, None] for v in (self.config.mean, self.config.std)
+            torch.tensor(channels, device=pictures.device)[:, None, None]
+            for channels in (self.config.mean, self.config.std)
         )
         return (pictures - mean) / std
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """Prompts to token ids [N, context length]."""
+        """Map prompts to token ids [N, context length]; raises DataError for anything but strings."""
         return tokenize(texts, self.config.text.context_length)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, which `d4c.load` reads back.
 
-        Raises ArtifactError if something other than an earlier model is in `folder`.
+        Args:
+            folder: Where to write; an earlier model there is replaced.
+
+        Raises:
+            ArtifactError: The folder holds something other than an earlier model.
         """
         write_native(self.config, self.name, self.state_dict(), Path(folder))
 
@@ -100,7 +110,19 @@ class CLIP(nn.Module):
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
     ) -> NDArray[np.float32]:
-        """Probabilities [N, L] of labels for pictures (files or PIL images); see `d4c.zeroshot.classification`."""
+        """Classify pictures by the names of their classes, without training.
+
+        Args:
+            images: Files or PIL images, N of them.
+            labels: Names of the classes, L of them.
+            templates: Prompts with "{}" where the name goes; their embeddings are averaged.
+
+        Returns:
+            The probability of each label for each picture, [N, L].
+
+        Raises:
+            DataError: A picture does not decode, or `images`, `labels` or `templates` is not a list that can be used.
+        """
 
         def embed_images(pictures: list[Image]) -> NDArray[np.float32]:
             pixels = torch.stack([self.preprocess(picture) for picture in pictures])

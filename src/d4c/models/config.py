@@ -1,4 +1,4 @@
-"""Shapes of a CLIP, as frozen records."""
+"""The architecture of a CLIP, as frozen records."""
 
 from __future__ import annotations
 
@@ -14,25 +14,35 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What the configurations of all image towers have: square images of `image_size` pixels.
+    """What the configurations of all image towers share; each kind of tower has a subclass in `IMAGE_CONFIGS`.
 
-    A kind of tower adds fields of its own, and an entry in `IMAGE_CONFIGS`.
+    Attributes:
+        image_size: Side of the square images in pixels.
     """
 
     image_size: int
 
     def sizes(self) -> dict[str, Any]:
-        """What must be positive whole numbers, by what it is called in a message."""
+        """Return the fields that must be positive whole numbers, by their names in error messages."""
         return {"image size": self.image_size}
 
     def complaints(self) -> Iterator[str]:
-        """Clauses that say which sizes do not go together."""
+        """Yield a clause of an error message for each group of sizes that contradict each other."""
         yield from ()
 
 
 @dataclass(frozen=True)
 class ViTConfig(ImageConfig):
-    """A vision transformer: square images of `image_size` pixels in patches of `patch_size`."""
+    """A vision transformer.
+
+    Attributes:
+        patch_size: Side of the square patches in pixels.
+        width: Channels of a token.
+        layers: Number of blocks.
+        heads: Attention heads per block.
+        mlp_width: Hidden channels of the MLP in each block.
+        activation: Activation of the MLPs.
+    """
 
     patch_size: int
     width: int
@@ -42,18 +52,30 @@ class ViTConfig(ImageConfig):
     activation: Activation = "quick_gelu"
 
     def sizes(self) -> dict[str, Any]:
-        out = {**super().sizes(), "image width": self.width, "patch size": self.patch_size}
-        return out | {"image layers": self.layers, "image heads": self.heads, "image MLP width": self.mlp_width}
+        return {
+            **super().sizes(),
+            "image width": self.width,
+            "patch size": self.patch_size,
+            "image layers": self.layers,
+            "image heads": self.heads,
+            "image MLP width": self.mlp_width,
+        }
 
     def complaints(self) -> Iterator[str]:
         yield from uneven_heads("image", self.width, self.heads)
         if self.patch_size > self.image_size:
-            yield f"patches of {self.patch_size} pixels do not fit an image of {self.image_size}"
+            yield f"patch size {self.patch_size} is larger than image size {self.image_size}"
 
 
 @dataclass(frozen=True)
 class ResNetConfig(ImageConfig):
-    """OpenAI's ModifiedResNet: three-convolution stem, anti-aliased strides, attention pooling with `heads`."""
+    """OpenAI's ModifiedResNet: a stem of three convolutions, anti-aliased strides, attention pooling.
+
+    Attributes:
+        width: Channels after the stem.
+        layers: Number of bottlenecks in each of the four stages.
+        heads: Heads of the attention pool.
+    """
 
     width: int
     layers: tuple[int, int, int, int]
@@ -70,18 +92,29 @@ class ResNetConfig(ImageConfig):
 
 
 IMAGE_CONFIGS: dict[str, type[ImageConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
-"""The kinds of image towers; `d4c.models.clip.IMAGE_TOWERS` has the towers."""
+"""The kinds of image towers by their names in config.json; `d4c.models.clip.IMAGE_TOWERS` builds the towers."""
 
 
 def uneven_heads(tower: str, width: int, heads: int) -> Iterator[str]:
-    """A clause about a width that its heads do not share out evenly."""
+    """Yield a clause of an error message if a width does not divide evenly among its heads."""
     if width % heads:
         yield f"{tower} width {width} is not a multiple of its {heads} heads"
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A causal text transformer; `eos_id` None means that end-of-text is the largest token id of a row."""
+    """A causal text transformer.
+
+    Attributes:
+        width: Channels of a token.
+        layers: Number of blocks.
+        heads: Attention heads per block.
+        mlp_width: Hidden channels of the MLP in each block.
+        activation: Activation of the MLPs.
+        context_length: Number of tokens in a row, padding included.
+        vocab_size: Number of token ids.
+        eos_id: Token id of end-of-text; None if it is the largest id of a row.
+    """
 
     width: int
     layers: int
@@ -95,7 +128,15 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers and the pixel statistics of the preprocessing."""
+    """Both towers and the pixel statistics of the preprocessing.
+
+    Attributes:
+        embed_dim: Width of the embeddings.
+        image: The image tower.
+        text: The text tower.
+        mean: Mean of the training pixels for red, green and blue, in [0, 1].
+        std: Standard deviation of the same.
+    """
 
     embed_dim: int
     image: ImageConfig
@@ -104,19 +145,17 @@ class CLIPConfig:
     std: tuple[float, float, float] = field(default=OPENAI_STD)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` reads it back."""
-        out = asdict(self)
-        out["image"]["kind"] = next(kind for kind, record in IMAGE_CONFIGS.items() if type(self.image) is record)
-        return out
+        """Return a form that JSON can hold; `from_dict` reads it back."""
+        data = asdict(self)
+        data["image"]["kind"] = next(kind for kind, record in IMAGE_CONFIGS.items() if type(self.image) is record)
+        return data
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> CLIPConfig:
-        """Inverse of `to_dict`; raises KeyError or TypeError on other shapes of data."""
-        image = dict(data["image"])
-        record = IMAGE_CONFIGS[image.pop("kind")]
-        # JSON has lists for tuples.
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in image.items()}
-        vision = record(**fields)
-        return CLIPConfig(
-            data["embed_dim"], vision, TextConfig(**data["text"]), tuple(data["mean"]), tuple(data["std"])
-        )
+        """Read what `to_dict` returns; raises KeyError or TypeError for anything else."""
+        stored = dict(data["image"])
+        record = IMAGE_CONFIGS[stored.pop("kind")]
+        # JSON turns tuples into lists.
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
+        image, text = record(**fields), TextConfig(**data["text"])
+        return CLIPConfig(data["embed_dim"], image, text, tuple(data["mean"]), tuple(data["std"]))

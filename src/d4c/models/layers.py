@@ -1,4 +1,4 @@
-"""The transformer pieces that the towers share; every matrix product is a module of its own."""
+"""The transformer layers that the towers share, with every matrix product in its own module."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Activation = Literal["quick_gelu", "gelu"]
 
 
 class MatMul(nn.Module):
-    """Batched product of two activations, a module so that a quantizer can take its place."""
+    """Batched product of two activations; a module, so that a quantized product can replace it."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b
 
 
 class Add(nn.Module):
-    """Sum of two activations, a module for the same reason."""
+    """Sum of two activations; a module, so that a quantized sum can replace it."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -35,18 +35,21 @@ class QuickGELU(nn.Module):
 
 
 def activation(name: Activation) -> nn.Module:
+    """Return the activation of that name as a module."""
     return QuickGELU() if name == "quick_gelu" else nn.GELU()
 
 
 class AttentionProducts(Part):
-    """The four projections and two products that every attention here has.
+    """The projections `q`, `k`, `v` and `out` and the two products that every attention layer has.
 
-    `scores` is q k^T and `context` softmax times v; while both are plain, one fused kernel computes them.
+    As long as both products are plain, one fused kernel computes them.
     """
 
     heads: int
     scores: nn.Module
+    """The product q k^T."""
     context: nn.Module
+    """The product of the softmax with v."""
 
     def shared_inputs(self) -> list[SharedInput]:
         return [SharedInput((("q", 0), ("k", 0), ("v", 0)))]
@@ -59,19 +62,17 @@ class AttentionProducts(Part):
 
     @property
     def plain(self) -> bool:
-        """Whether neither product has been replaced, say by a quantized one."""
+        """Whether neither product has been replaced, as by a quantized one."""
         return isinstance(self.scores, MatMul) and isinstance(self.context, MatMul)
 
 
 class Attention(AttentionProducts):
-    """Multi-head self-attention with separate q, k, v and output projections.
-
-    `first_key` and `first_value` [heads, d] stand for a position before the others that never changes (see
-    `TextTransformer.fold_constants`).
-    """
+    """Multi-head self-attention with separate q, k, v and output projections."""
 
     first_key: Tensor | None
+    """Key [heads, d] of a constant position before the others; see `TextTransformer.fold_constants`."""
     first_value: Tensor | None
+    """Value [heads, d] of the same position."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class Attention(AttentionProducts):
         self.register_buffer("first_value", None)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """Map [N, L, C] to [N, L, C]; with `causal`, position i sees positions 0 .. i."""
+        """Map [N, L, C] to [N, L, C]; with `causal`, position i attends only to positions 0 to i."""
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x), self.k(x), self.v(x)))
         if self.first_key is None or self.first_value is None:
             return self.out(attend(self, q, k, v, causal))
@@ -94,7 +95,7 @@ class Attention(AttentionProducts):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[N, L, C] to [N, heads, L, C / heads]."""
+    """Reshape [N, L, C] to [N, heads, L, C / heads]."""
     n, length, width = x.shape
     return x.view(n, length, heads, width // heads).transpose(1, 2)
 
@@ -107,10 +108,21 @@ def attend(
     causal: bool = False,
     first: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over heads, joined to [N, L, C], through `module.scores` and `module.context`.
+    """Compute softmax(q k^T / sqrt(d)) v for each head with the products of an attention layer.
 
-    The factor 1 / sqrt(d) is applied to q, before a quantizer sees it: that is the form runtimes execute. `first` is
-    the key and value [heads, d] of one more position that all see; its products are not quantized.
+    The factor 1 / sqrt(d) is applied to q before the product, since that is the form that runtimes execute.
+
+    Args:
+        module: The layer; its `scores` and `context` are the two products.
+        q: Queries [N, heads, L, d].
+        k: Keys [N, heads, M, d].
+        v: Values [N, heads, M, d].
+        causal: Whether position i attends only to positions 0 to i.
+        first: Key and value [heads, d] of one more position, to which every query attends; its products are not
+            quantized.
+
+    Returns:
+        The heads joined, [N, L, heads * d].
     """
     if module.plain and first is None:
         return join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
@@ -127,7 +139,7 @@ def attend(
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[N, heads, L, C / heads] to [N, L, C]."""
+    """Reshape [N, heads, L, C / heads] to [N, L, C]."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -145,7 +157,14 @@ class MLP(nn.Module):
 
 
 class Block(Part):
-    """Pre-norm residual block: x + attention(norm1(x)), then x + mlp(norm2(x))."""
+    """Pre-norm residual block: x + attention(norm1(x)), then x + mlp(norm2(x)).
+
+    Args:
+        width: Channels C of the state.
+        heads: Attention heads.
+        hidden: Hidden channels of the MLP.
+        act: Activation of the MLP.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, act: Activation) -> None:
         super().__init__()
@@ -155,6 +174,7 @@ class Block(Part):
         self.mlp = MLP(width, hidden, act)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """Map [N, L, C] to [N, L, C]; with `causal`, position i attends only to positions 0 to i."""
         x = x + self.attn(self.norm1(x), causal)
         return x + self.mlp(self.norm2(x))
 

@@ -1,6 +1,6 @@
-"""Pictures to normalized pixels: shorter side to the model's size (bicubic), center crop, CLIP's mean and std.
+"""Turns pictures into normalized pixels as CLIP does: bicubic resize of the shorter side, center crop, mean and std.
 
-Nothing here needs torch except `preprocess`, so that a runtime without torch sees the same pixels.
+Only `preprocess` needs torch, so that a runtime without torch computes the same pixels.
 """
 
 from __future__ import annotations
@@ -16,36 +16,59 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Resizing a part rounds differently from cutting a part out of the resized whole (Pillow's two passes change places),
-# so it is kept for pictures at least this many times longer than wide.
-_STRIP = 64
+# Resizing a part rounds differently from cropping the resized whole, since Pillow swaps its two passes. So only
+# pictures whose sides differ by more than this factor are resized in part.
+_STRIP_RATIO = 64
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The center square of a picture as RGB, `size` pixels a side.
+    """Resize a picture and crop its center square.
 
-    Colors are converted last, as in CLIP's own transform; a rotation noted in EXIF is not applied, there as here.
-    Of strips, only the pixels that the crop keeps are computed, so that 1 x 100,000 pixels do not become
-    224 x 22,400,000. Raises DataError for an empty picture.
+    As in CLIP's own transform, colors are converted last, and a rotation noted in EXIF is not applied. For very long
+    pictures, only the pixels inside the crop are computed, so that 1 x 100,000 pixels do not become 224 x 22,400,000.
+
+    Args:
+        image: A picture of any size and mode.
+        size: Side of the square in pixels.
+
+    Returns:
+        The square as RGB.
+
+    Raises:
+        DataError: The picture is empty.
     """
     width, height = image.size
     if not width or not height:
-        raise DataError(f"the picture is {width} x {height} pixels, expected at least 1 x 1; leave it out.")
+        raise DataError(f"The picture is {width} x {height} pixels, expected at least 1 x 1; leave it out.")
     short = min(width, height)
     full_width, full_height = int(size * width / short), int(size * height / short)
     left, top = round((full_width - size) / 2), round((full_height - size) / 2)
-    if max(width, height) <= _STRIP * short:
+    if max(width, height) <= _STRIP_RATIO * short:
         scaled = image.resize((full_width, full_height), Image.Resampling.BICUBIC)
         return scaled.crop((left, top, left + size, top + size)).convert("RGB")
-    x, y = width / full_width, height / full_height
-    box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
+    x_scale, y_scale = width / full_width, height / full_height
+    right, bottom = min((left + size) * x_scale, width), min((top + size) * y_scale, height)
+    box = (left * x_scale, top * y_scale, right, bottom)
     return image.resize((size, size), Image.Resampling.BICUBIC, box).convert("RGB")
 
 
 def pixels(
     image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """A picture of any size and mode to normalized pixels [3, size, size]; raises DataError for an empty picture."""
+    """Turn a picture into normalized pixels: (RGB / 255 - mean) / std.
+
+    Args:
+        image: A picture of any size and mode.
+        size: Side of the square that the model reads, in pixels.
+        mean: Mean of red, green and blue in [0, 1].
+        std: Standard deviation of red, green and blue.
+
+    Returns:
+        float32 [3, size, size].
+
+    Raises:
+        DataError: The picture is empty.
+    """
     scaled = np.asarray(resize_and_crop(image, size), np.float32) / np.float32(255)
     normal = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
@@ -54,7 +77,7 @@ def pixels(
 def preprocess(
     image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
-    """`pixels` as a float32 tensor [3, size, size]."""
+    """Return the result of `pixels` as a tensor."""
     import torch
 
     return torch.from_numpy(pixels(image, size, mean, std))

@@ -1,4 +1,4 @@
-"""OpenAI's ModifiedResNet with attention pooling."""
+"""The ResNet of CLIP: OpenAI's ModifiedResNet with attention pooling."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from d4c.models.tower import ChannelAxis, Part, Patches, Published, SharedInput,
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias whose padding keeps the size at stride 1."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
 class Stem(Part):
-    """Three 3x3 convolutions, the first of stride 2, and a 2x2 average pool."""
+    """Three 3x3 convolutions, the first with stride 2, and a 2x2 average pool."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -40,12 +41,12 @@ class Stem(Part):
 
 
 def hidden_axes() -> list[ChannelAxis]:
-    """The axes between three convolutions with a ReLU after the first and the second."""
+    """Return the two axes between three convolutions with a ReLU after the first and the second."""
     return [ChannelAxis(f"hidden{i}", (f"conv{i}",), readers=(f"conv{i + 1}",), positive=True) for i in (1, 2)]
 
 
 class Downsample(Part):
-    """The shortcut of a block that changes shape: average pool, 1x1 convolution, BatchNorm."""
+    """The shortcut of a block that changes the shape: average pool, 1x1 convolution, BatchNorm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -60,12 +61,12 @@ class Downsample(Part):
 
     @property
     def first(self) -> str:
-        """What reads the input of the shortcut."""
+        """Name of the layer that reads the input of the shortcut."""
         return "conv" if isinstance(self.pool, nn.Identity) else "pool"
 
 
 class Bottleneck(Part):
-    """1x1, 3x3, 1x1 convolutions with a shortcut; strides are average pools, not strided convolutions."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; average pools take the place of strided convolutions."""
 
     expansion = 4
 
@@ -98,7 +99,14 @@ class Bottleneck(Part):
 
 
 class AttentionPool(AttentionProducts):
-    """Attention whose only query is the mean token; `out` maps to the embedding."""
+    """Attention whose only query is the mean of all positions; `out` maps to the embedding.
+
+    Args:
+        grid: Side of the square feature map.
+        width: Channels of the feature map.
+        heads: Attention heads.
+        embed_dim: Width of the embedding.
+    """
 
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
@@ -112,7 +120,7 @@ class AttentionPool(AttentionProducts):
         self.context = MatMul()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature map [N, C, H, W] to embedding [N, D]."""
+        """Map a feature map [N, C, H, W] to embeddings [N, D]."""
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1) + self.positional_embedding
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x[:, :1]), self.k(x), self.v(x)))
@@ -125,9 +133,13 @@ class AttentionPool(AttentionProducts):
 class ModifiedResNet(Tower):
     """Stem, four stages of bottlenecks in one list, attention pool.
 
-    On the deployable track the stem holds 8 bits, less than a thousandth of the weights and the larger part of what
-    is lost at 4 bits. So do the states between bottlenecks, whose rounding errors every later block inherits, and the
-    inputs of average pools.
+    The deployable track keeps the stem at 8 bits: it has less than a thousandth of the weights and causes most of the
+    loss at 4 bits. It also keeps at 8 bits the states between bottlenecks, whose rounding errors every later block
+    inherits, and the inputs of average pools.
+
+    Args:
+        config: The architecture.
+        embed_dim: Width D of the embeddings.
     """
 
     embed_parts = ("stem",)
@@ -156,22 +168,22 @@ class ModifiedResNet(Tower):
         self.pool = AttentionPool(config.image_size // 32, inputs, config.heads, embed_dim)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """[N, 3, S, S] to the feature map that enters the first block."""
+        """Map pixels [N, 3, S, S] to the feature map [N, C, S / 4, S / 4] that enters the first block."""
         return self.stem(inputs)
 
     def head(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """The last feature map to the embedding [N, D]."""
+        """Map the last feature map [N, C, S / 32, S / 32] to embeddings [N, D]."""
         return self.pool(x)
 
     def patches(self) -> Patches:
-        """Patches are the places of the last feature map; only the pool has them in rows, after their mean."""
+        """Return the positions of the last feature map, which the pool reads as rows that follow their mean."""
         return Patches((), first=0, summary="pool", summary_first=1)
 
     def channel_axes(self) -> list[ChannelAxis]:
         return [*super().channel_axes(), *self._residual_axes()]
 
     def _residual_axes(self) -> Iterator[ChannelAxis]:
-        """The residual stream of each stage: from the shortcut that opens it to the one that ends it, or the pool."""
+        """Yield the residual stream of each stage: from the layers that open it to the next shortcut or the pool."""
         name, writers, readers = "stem.stream", ["stem.conv3"], list[str]()
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Bottleneck)

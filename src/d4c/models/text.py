@@ -16,12 +16,16 @@ from d4c.models.tower import ChannelAxis, Published, Tower
 class TextTransformer(Tower):
     """Token and position tables, causal pre-norm blocks, and a projection of the end-of-text position.
 
-    Attention is causal and only the end-of-text position is read, so positions behind the longest prompt of a
-    batch never reach the output; `trim` drops them, which changes no embedding. The published method counts
-    all of them during calibration and sets `trim` to false.
+    Attention is causal and only the end-of-text position is read. So positions after the longest prompt of a batch
+    never reach the output. With `trim`, they are dropped, which changes no embedding. The published method counts them
+    during calibration and sets `trim` to false.
 
-    By causality, too, the begin-of-text position is the same in every prompt: `fold_constants` makes its keys and
-    values constants, and the states are those of the positions after it.
+    Causality also makes the begin-of-text position the same in every prompt. `fold_constants` turns its keys and values
+    into constants; from then on, the states hold only the positions after it.
+
+    Args:
+        config: The architecture.
+        embed_dim: Width D of the embeddings.
     """
 
     embed_parts = ("token_embedding", "positional_embedding")
@@ -49,9 +53,12 @@ class TextTransformer(Tower):
 
     @torch.no_grad()
     def fold_constants(self, inputs: Tensor) -> None:
-        """Compute the keys and values of the begin-of-text position, the first of all `inputs` [N, L], once.
+        """Turn the keys and values of the begin-of-text position into constants; embeddings stay equal.
 
-        Embeddings stay equal. Large activations that a model has at this position alone no longer reach a quantizer.
+        Large activations that a model has only at this position then no longer reach a quantizer.
+
+        Args:
+            inputs: Token ids [N, L] of any prompts; all begin with the same token.
         """
         begin_id = int(inputs[0, 0])
         x = self.embed(torch.tensor([[begin_id]], device=self.positional_embedding.device))
@@ -64,7 +71,11 @@ class TextTransformer(Tower):
         self.begin_id = begin_id
 
     def expect_begin(self, begin_id: int | None) -> None:
-        """Make room for the keys and values that `fold_constants` computed in another copy of this tower."""
+        """Allocate the constants of `fold_constants`, to be loaded from a saved copy of this tower.
+
+        Args:
+            begin_id: The token that prompts of the copy begin with; None if its constants were not folded.
+        """
         self.begin_id = begin_id
         for block in self.blocks if begin_id is not None else ():
             assert isinstance(block, Block)
@@ -74,52 +85,55 @@ class TextTransformer(Tower):
 
     def check_begin(self, tokens: Tensor) -> None:
         """Raise DataError for prompts that do not begin with the token that `fold_constants` saw."""
-        if self.begin_id is not None and not bool((tokens[:, 0] == self.begin_id).all()):
+        if self.begin_id is None:
+            return
+        others = tokens[:, 0][tokens[:, 0] != self.begin_id]
+        if len(others):
             raise DataError(
-                f"A prompt begins with the token {int(tokens[tokens[:, 0] != self.begin_id][0, 0])}, but this model "
-                f"keeps what follows from {self.begin_id}, the begin of text; make the tokens with its tokenizer."
+                f"A prompt begins with the token {int(others[0])}, expected {self.begin_id}, the begin of text; "
+                "make the tokens with the tokenizer of this model."
             )
 
     def _after_begin(self, tokens: Tensor) -> Tensor:
-        """The tokens that have states."""
+        """Return the tokens that have states: all, or those after a folded begin-of-text."""
         return tokens if self.begin_id is None else tokens[:, 1:]
 
     def end_of_text(self, tokens: Tensor) -> Tensor:
-        """Position of end-of-text in each row of [N, L]: [N]."""
+        """Return the position of end-of-text, int64 [N], in each row of token ids [N, L]."""
         if self.eos_id is None:
             return tokens.argmax(-1)
         return (tokens == self.eos_id).int().argmax(-1)
 
     def crop(self, inputs: Tensor) -> Tensor:
-        """[N, L] without the positions that no prompt of the batch needs, when `trim` is set."""
+        """Drop the positions after the longest prompt from token ids [N, L], if `trim` is set."""
         return inputs[:, : int(self.end_of_text(inputs).max()) + 1] if self.trim and len(inputs) else inputs
 
     def batches(self, inputs: Tensor, size: int) -> Iterator[Tensor]:
-        """Token ids [N, L] in batches of equal prompt length, so that no batch holds a position that is not needed.
+        """Yield batches of prompts of equal length, so that each position of a batch reaches the output.
 
-        With `trim` false every position counts and the batches are as they come.
+        Without `trim`, every position counts, and the batches keep the order of the prompts.
         """
         if not self.trim:
             yield from inputs.split(size)
             return
-        length = self.end_of_text(inputs)
-        for value in length.unique().tolist():
-            yield from inputs[length == value].split(size)
+        ends = self.end_of_text(inputs)
+        for end in ends.unique().tolist():
+            yield from inputs[ends == end].split(size)
 
     def live(self, inputs: Tensor) -> Tensor | None:
-        """Boolean [N, L] of the states that reach the output; None, for all of them, when `trim` is not set."""
+        """Return which states reach the output, boolean [N, L]; None, which stands for all, without `trim`."""
         if not self.trim:
             return None
         tokens = self._after_begin(inputs)
-        position = torch.arange(tokens.shape[1], device=tokens.device)
-        return position <= self.end_of_text(tokens)[:, None]
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return positions <= self.end_of_text(tokens)[:, None]
 
     def read_rows(self, inputs: Tensor) -> Tensor:
-        """The row of the state that holds end-of-text, int64 [N]."""
+        """Return the row of the state that holds end-of-text, int64 [N]."""
         return self.end_of_text(self._after_begin(inputs))
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """[N, L] token ids to the states that enter the first block: [N, L, C], or [N, L - 1, C] after a kept begin."""
+        """Map token ids [N, L] to states [N, L, C], or [N, L - 1, C] with a folded begin-of-text."""
         length, tokens = inputs.shape[1], self._after_begin(inputs)
         return self.token_embedding(tokens) + self.positional_embedding[length - tokens.shape[1] : length]
 
@@ -127,12 +141,16 @@ class TextTransformer(Tower):
         return block(x, causal=True)
 
     def head(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """States after the last block to the embedding [N, D]."""
+        """Map the states after the last block to embeddings [N, D]."""
         samples = torch.arange(len(inputs), device=x.device)
         return self.projection(self.norm_final(x[samples, self.read_rows(inputs)]))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Token ids [N, L] to embeddings [N, D], not normalized to unit length."""
+        """Map token ids [N, L] to embeddings [N, D], which are not normalized to unit length.
+
+        Raises:
+            DataError: Constants are folded and a prompt begins with another token.
+        """
         self.check_begin(inputs)
         return super().forward(inputs)
 

@@ -1,6 +1,6 @@
-"""Prompts to token ids: CLIP's byte-pair encoding over the embedded merges (OpenAI, MIT; see `demo/licenses`).
+"""Turns prompts into token ids with CLIP's byte-pair encoding; its merges are OpenAI's (MIT; see `demo/licenses`).
 
-Nothing here needs torch except `tokenize`, so that a runtime without torch cuts text the same way.
+Only `tokenize` needs torch, so that a runtime without torch computes the same ids.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ START, END = "<start_of_text>", "<end_of_text>"
 VOCAB_SIZE = 49408
 _WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
-# What CLIP's own cleaning does to well-formed text beside HTML entities, white space and case: no terminal escapes,
-# no Latin ligatures, ordinary width, straight quotes, no control characters.
+# Besides HTML entities, white space and case, CLIP's own cleaning changes these in well-formed text: it drops terminal
+# escapes and control characters, splits Latin ligatures, and makes wide characters narrow and curly quotes straight.
 _ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
 _LIGATURES = {
     code: unicodedata.normalize("NFKC", chr(code))
@@ -49,32 +49,32 @@ _FIXES: dict[int, str | None] = {
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 printable characters that stand for bytes, in the order of CLIP's first 256 ids."""
+    """Return the 256 printable characters that stand for bytes, in the order of CLIP's first 256 ids."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 @lru_cache(maxsize=1)
 def tokenizer() -> Tokenizer:
-    """CLIP's tokenizer without cleaning and special tokens; `tokenizer().save(path)` writes a tokenizer.json."""
+    """Return CLIP's tokenizer, which neither cleans text nor adds start and end; its `save` writes tokenizer.json."""
     packed = (files("d4c.models") / "clip-bpe-merges.txt.gz").read_bytes()
     merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
     letters = byte_alphabet()
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
     vocab = {word: i for i, word in enumerate(words)}
     model = BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>")  # type: ignore[arg-type]
-    out = Tokenizer(model)
-    out.pre_tokenizer = Steps(
+    byte_pair = Tokenizer(model)
+    byte_pair.pre_tokenizer = Steps(
         [Split(Regex(_WORDS), "removed", invert=True), ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    out.add_special_tokens([AddedToken(START, normalized=False), AddedToken(END, normalized=False)])
-    return out
+    byte_pair.add_special_tokens([AddedToken(START, normalized=False), AddedToken(END, normalized=False)])
+    return byte_pair
 
 
 def clean(text: str) -> str:
-    """Lower-case text with plain quotes and single spaces, HTML entities resolved twice, as CLIP was trained on.
+    """Clean text as for the training of CLIP: lower case, straight quotes, single spaces, no HTML entities.
 
-    Text that was decoded with a wrong encoding ("donâ€™t") is not repaired: CLIP's authors used ftfy for that.
+    Text that was decoded with a wrong encoding ("donâ€™t") is not repaired; CLIP's authors used ftfy for that.
     """
     text = _ESCAPE.sub("", html.unescape(text)).translate(_LIGATURES).translate(_FIXES)
     text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
@@ -82,25 +82,34 @@ def clean(text: str) -> str:
 
 
 def token_ids(
-    texts: str | Sequence[str], context_length: int = 77, cutter: Tokenizer | None = None
+    texts: str | Sequence[str], context_length: int = 77, encoder: Tokenizer | None = None
 ) -> NDArray[np.int64]:
-    """Prompts to ids [N, context_length]: start, words, end, zeros; a long prompt keeps its end in the last place.
+    """Turn prompts into rows of token ids: start, words, end, zeros.
 
-    `cutter` is the tokenizer if it was read from a file. Raises DataError for anything but strings.
+    Args:
+        texts: One prompt or N of them.
+        context_length: Length L of a row; the words of a longer prompt are truncated.
+        encoder: A tokenizer that was read from a file; by default CLIP's own.
+
+    Returns:
+        int64 [N, L].
+
+    Raises:
+        DataError: A prompt is not a string.
     """
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    for row in rows:
-        if not isinstance(row, str):
-            raise DataError(f"a prompt is {type(row).__name__}, expected a string; pass a list of strings.")
-    out = np.zeros((len(rows), context_length), np.int64)
-    for i, encoding in enumerate((cutter or tokenizer()).encode_batch([clean(row) for row in rows])):
+    prompts = [texts] if isinstance(texts, str) else list(texts)
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise DataError(f"A prompt is of type {type(prompt).__name__}, expected str; pass a list of strings.")
+    rows = np.zeros((len(prompts), context_length), np.int64)
+    for row, encoding in zip(rows, (encoder or tokenizer()).encode_batch([clean(p) for p in prompts]), strict=True):
         ids = [VOCAB_SIZE - 2, *encoding.ids[: context_length - 2], VOCAB_SIZE - 1]
-        out[i, : len(ids)] = ids
-    return out
+        row[: len(ids)] = ids
+    return rows
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
-    """`token_ids` as an int64 tensor [N, context_length]."""
+    """Return the result of `token_ids` as a tensor."""
     import torch
 
     return torch.from_numpy(token_ids(texts, context_length))

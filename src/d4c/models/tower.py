@@ -1,9 +1,9 @@
-"""What every tower tells of itself, so that nobody else has to know its type or the names of its layers.
+"""The base classes of towers, which describe themselves so that no other code depends on their types and layer names.
 
 Quantization, synthesis, inspection and export ask a tower for its stages, its first layer, the inputs that are one
-tensor, the row that reaches the embedding, its patches, and its channel axes. To add a tower: a configuration
-(`config.IMAGE_CONFIGS`) and a subclass of `Tower` (`clip.IMAGE_TOWERS`). Parts such as blocks explain themselves;
-a tower adds only what lies between its parts.
+tensor, the row that reaches the embedding, its patches, and its channel axes. A new tower is a configuration in
+`config.IMAGE_CONFIGS` and a subclass of `Tower` in `clip.IMAGE_TOWERS`. Parts such as blocks describe themselves; a
+tower adds only what lies between its parts.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 PublishedUnit = Literal["layer", "block"]
 Slot = tuple[str, int]
-"""A layer by its name, and which of its inputs."""
+"""Name of a layer and index of one of its inputs."""
 
 
 @dataclass(frozen=True)
 class SharedInput:
     """Inputs of layers that are one tensor, which a runtime quantizes once.
 
-    Layers in `of_one_row` read a single row of it, as the query of an attention pool does.
+    Attributes:
+        readers: The inputs.
+        of_one_row: Layers that read a single row of the tensor, as the query of an attention pool does.
     """
 
     readers: tuple[Slot, ...]
@@ -33,13 +35,19 @@ class SharedInput:
 
 @dataclass(frozen=True)
 class ChannelAxis:
-    """Channels that modules share: what multiplies a channel where it is written divides it where it is read.
+    """Channels that modules share, so that a factor per channel can move between them.
 
-    With a factor f per channel, the outputs of all `writers` (norms, linear layers, convolutions, and parameters
-    added along the way) are multiplied by f, the inputs of all `readers` divided by f, and the function of the tower
-    stays as it is. `partners` stand on the other side of a product, as k beside q: their outputs are divided by f.
-    Where a ReLU lies between (`positive`), only positive factors pass. Channels of one of `heads` heads may even be
-    mixed by any invertible matrix; 0 where there are no heads.
+    The function of the tower stays the same if the outputs of all writers are multiplied by a factor per channel and
+    the inputs of all readers and the outputs of all partners are divided by it. With heads, the channels within a head
+    may even be mixed by any invertible matrix.
+
+    Attributes:
+        name: What the axis is called, unique within a tower.
+        writers: Norms, linear layers, convolutions and added parameters that write the channels.
+        readers: Layers that read the channels.
+        partners: Layers on the other side of a product, as k is to q.
+        positive: Whether a ReLU lies between, so that factors must be positive.
+        heads: Number of heads; 0 if there are none.
     """
 
     name: str
@@ -54,8 +62,11 @@ class ChannelAxis:
 class Patches:
     """Where the patches of an image are rows of a sequence.
 
-    `attentions` are the attention layers that mix patches with each other, in order; `summary` is the attention whose
-    first query sums the patches up. In what they read, the first patch is row `first` and row `summary_first`.
+    Attributes:
+        attentions: The attention layers that mix patches with each other, in order.
+        first: Row of the first patch in the input of those layers.
+        summary: The attention layer whose first query summarizes the patches.
+        summary_first: Row of the first patch in the input of that layer.
     """
 
     attentions: tuple[str, ...]
@@ -66,10 +77,13 @@ class Patches:
 
 @dataclass(frozen=True)
 class Published:
-    """How the authors' code treats a tower: patterns over the names of its layers (see `published-method`).
+    """How the published method treats a tower, as regular expressions for the names of its layers.
 
-    Only `layers` are quantized, those of `eight_bits` at 8 bits; inputs of `per_channel` have a scale per channel.
-    In blocks, rounding is learned for a `unit`: layer by layer, or for the whole block.
+    Attributes:
+        layers: Layers that are quantized.
+        eight_bits: Those of them that have 8 bits.
+        per_channel: Those of them whose inputs have a scale per channel.
+        unit: Whether the rounding of a block is learned layer by layer or for the whole block at once.
     """
 
     layers: str = ".*"
@@ -80,11 +94,15 @@ class Published:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a tower.
+    """One step of a tower: the embedding, a block or the head.
 
-    `run(tower, state, inputs)` maps the state before it to the state after it; `inputs` are the pixels or tokens of
-    the same samples. `parts` are the children of the tower that run in it. `reads_inputs` tells whether `inputs` are
-    needed beside the state; `published_unit` is what the authors learn as one.
+    Attributes:
+        name: What the stage is called.
+        parts: The children and parameters of the tower that the stage uses.
+        run: `run(tower, state, inputs)` maps the state before the stage to the state after it; `inputs` are the pixels
+            or tokens of the same samples.
+        reads_inputs: Whether a stage after the first reads `inputs` as well as the state.
+        published_unit: What the published method learns at once; see `Published.unit`.
     """
 
     name: str
@@ -94,61 +112,62 @@ class Stage:
     published_unit: PublishedUnit = "layer"
 
     def owns(self, layer: str) -> bool:
-        """Whether a layer or parameter of the tower, by its name, belongs to this stage."""
+        """Whether the layer or parameter of that name belongs to this stage."""
         return any(layer == part or layer.startswith(f"{part}.") for part in self.parts)
 
 
 class Part(nn.Module):
-    """A piece of a tower that explains itself; names are relative to it."""
+    """A piece of a tower that describes itself; the names it returns are relative to it."""
 
     def shared_inputs(self) -> list[SharedInput]:
-        """The groups of inputs in this part that are one tensor."""
+        """Return the groups of inputs in this part that are one tensor."""
         return []
 
     def channel_axes(self) -> list[ChannelAxis]:
-        """The channel axes that lie in this part."""
+        """Return the channel axes that lie within this part."""
         return []
 
     def batch_norms(self) -> list[tuple[str, str]]:
-        """Convolutions with the BatchNorm, or what a fold has left of it, that follows each of them."""
+        """Return pairs of a convolution and the BatchNorm that follows it, or followed it before it was folded."""
         return []
 
 
 class Tower(Part):
-    """Embedding, blocks, head: from pixels or tokens to embeddings [N, D].
-
-    The class attributes name children and layers of the tower; `eight_bit_layers` are patterns over the names of the
-    layers that hold 8 bits on the deployable track.
-    """
+    """An embedding, blocks and a head that map pixels or tokens to embeddings [N, D]."""
 
     embed_parts: ClassVar[tuple[str, ...]]
+    """Children and parameters that `embed` uses."""
     head_parts: ClassVar[tuple[str, ...]]
+    """Children and parameters that `head` uses."""
     head_reads_inputs: ClassVar[bool] = False
+    """Whether `head` reads the pixels or tokens as well as the state."""
     first_layer: ClassVar[str]
     """The layer that reads the pixels or tokens."""
     embedding_row: ClassVar[int | None] = None
-    """The row of the last state that alone reaches the embedding, if it is the same one in every sample."""
+    """The only row of the last state that reaches the embedding, if it is the same in every sample."""
     costly_parts: ClassVar[tuple[str, ...]] = ()
-    """Children beside the blocks that take a notable share of the time."""
+    """Children besides the blocks that take a notable share of the time."""
     eight_bit_layers: ClassVar[tuple[str, ...]] = ()
+    """Regular expressions for the names of the layers that the deployable track keeps at 8 bits."""
     published: ClassVar[Published] = Published()
+    """How the published method treats the tower."""
 
     blocks: nn.ModuleList
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Pixels or tokens to the state that enters the first block."""
+        """Map pixels or tokens to the state that enters the first block."""
         raise NotImplementedError
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        """The state after a block."""
+        """Map the state before a block to the state after it."""
         return block(x)
 
     def head(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """The state after the last block to the embedding [N, D]."""
+        """Map the state after the last block to embeddings [N, D]."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Pixels or tokens to embeddings [N, D], not normalized to unit length."""
+        """Map pixels or tokens to embeddings [N, D], which are not normalized to unit length."""
         inputs = self.crop(inputs)
         x = self.embed(inputs)
         for block in self.blocks:
@@ -156,32 +175,36 @@ class Tower(Part):
         return self.head(x, inputs)
 
     def crop(self, inputs: Tensor) -> Tensor:
-        """Inputs without what does not reach the output of any of them."""
+        """Drop what reaches the output of none of the inputs."""
         return inputs
 
     def batches(self, inputs: Tensor, size: int) -> Iterator[Tensor]:
-        """Inputs a batch at a time, such that everything in a batch reaches the output."""
+        """Yield batches of at most `size` inputs such that everything in a batch reaches the output."""
         yield from inputs.split(size)
 
     def live(self, inputs: Tensor) -> Tensor | None:
-        """Boolean [N, L] of the rows of a state that reach the output, or None if all of them do."""
+        """Return which rows of a state reach the output, boolean [N, L]; None if all of them do."""
         return None
 
     def read_rows(self, inputs: Tensor) -> Tensor | None:
-        """The row of the last state that alone reaches the embedding, int64 [N]; None if several do."""
+        """Return the only row of the last state that reaches the embedding, int64 [N]; None if several do."""
         if self.embedding_row is None:
             return None
         return torch.full((len(inputs),), self.embedding_row, device=inputs.device)
 
     def patches(self) -> Patches | None:
-        """Where the patches of an image are; None for a tower that has none."""
+        """Return where the patches of an image are; None for a tower without patches."""
         return None
 
     def fold_constants(self, inputs: Tensor) -> None:
-        """Turn what is the same for all inputs, of which some are given, into constants; outputs stay equal."""
+        """Turn what is the same for all inputs into constants; outputs stay equal.
+
+        Args:
+            inputs: Pixels or tokens of any samples.
+        """
 
     def stages(self) -> list[Stage]:
-        """Embedding, blocks and head, in order."""
+        """Return the embedding, the blocks and the head, in order."""
 
         def block(i: int) -> Stage:
             name, unit = f"blocks.{i}", self.published.unit
@@ -192,7 +215,7 @@ class Tower(Part):
         return [embed, *(block(i) for i in range(len(self.blocks))), head]
 
     def shared_inputs(self) -> list[SharedInput]:
-        """The groups of inputs in the whole tower that are one tensor."""
+        """Return the groups of inputs in the whole tower that are one tensor."""
         return [
             SharedInput(
                 tuple((f"{name}.{layer}", index) for layer, index in group.readers), _within(name, group.of_one_row)
@@ -202,7 +225,7 @@ class Tower(Part):
         ]
 
     def channel_axes(self) -> list[ChannelAxis]:
-        """Every channel axis of the tower: those of its parts; towers add those between parts."""
+        """Return the channel axes of all parts; subclasses add those between parts."""
         return [
             replace(
                 axis,
@@ -216,7 +239,7 @@ class Tower(Part):
         ]
 
     def batch_norms(self) -> list[tuple[str, str]]:
-        """Every convolution that a BatchNorm follows, or followed before it was folded, with that norm."""
+        """Return pairs of a convolution and the BatchNorm that follows it, or followed it before it was folded."""
         return [
             (f"{name}.{conv}", f"{name}.{norm}") for name, part in self._parts() for conv, norm in part.batch_norms()
         ]
@@ -228,7 +251,7 @@ class Tower(Part):
 
 
 def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one that `root` has by a dotted name."""
+    """Replace the submodule of `root` that has a dotted name."""
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module)
 

@@ -11,7 +11,12 @@ from d4c.models.tower import ChannelAxis, Patches, Published, Tower
 
 
 class VisionTransformer(Tower):
-    """Patches, a class token, pre-norm blocks, and a projection of the class token."""
+    """Patches, a class token, pre-norm blocks, and a projection of the class token.
+
+    Args:
+        config: The architecture.
+        embed_dim: Width D of the embeddings.
+    """
 
     embed_parts = ("patch_embed", "class_embedding", "positional_embedding", "norm_pre")
     head_parts = ("norm_post", "projection")
@@ -34,13 +39,13 @@ class VisionTransformer(Tower):
         self.projection = nn.Linear(c.width, embed_dim, bias=False)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """[N, 3, S, S] to the tokens [N, 1 + patches, C] that enter the first block."""
+        """Map pixels [N, 3, S, S] to the tokens [N, 1 + patches, C] that enter the first block."""
         x = self.patch_embed(inputs).flatten(2).transpose(1, 2)
         cls = self.class_embedding.expand(x.shape[0], 1, -1)
         return self.norm_pre(torch.cat([cls, x], 1) + self.positional_embedding)
 
     def head(self, x: Tensor, inputs: Tensor) -> Tensor:
-        """[N, 1 + patches, C] behind the last block to the embedding [N, D]."""
+        """Map the tokens [N, 1 + patches, C] after the last block to embeddings [N, D]."""
         return self.projection(self.norm_post(x[:, 0]))
 
     def patches(self) -> Patches:

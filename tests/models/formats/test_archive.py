@@ -1,4 +1,4 @@
-"""PyTorch archives read as data: what PyTorch saves comes back, what would run code does not."""
+"""What PyTorch saves comes back from its archives; what would run code is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DTYPES = [
 
 
 def repacked(source: Path, target: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    """A copy of an archive with some entries replaced or added, named without the root folder."""
+    """Copy an archive with some entries, named without the root folder, replaced or added."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
         root = old.namelist()[0].split("/")[0]
         entries = {name: old.read(name) for name in old.namelist()} | {f"{root}/{k}": v for k, v in changes.items()}
@@ -44,7 +44,7 @@ def repacked(source: Path, target: Path, changes: dict[str, bytes], compression:
 
 
 def pickled(target: Path, program: bytes) -> Path:
-    """An archive around a pickle."""
+    """Write an archive around a pickle."""
     torch.save({"x": torch.zeros(3)}, target)
     return repacked(target, target.with_suffix(".forged"), {"data.pkl": program})
 
@@ -95,10 +95,10 @@ class Nest(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("how", ["script", "trace"])
-def test_torchscript_comes_back_without_being_run(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("compiler", ["script", "trace"])
+def test_torchscript_comes_back_without_being_run(compiler: str, tmp_path: Path) -> None:
     model = Nest().eval()
-    scripted = torch.jit.script(model) if how == "script" else torch.jit.trace(model, torch.randn(1, 3, 8, 8))
+    scripted = torch.jit.script(model) if compiler == "script" else torch.jit.trace(model, torch.randn(1, 3, 8, 8))
     scripted.save(tmp_path / "x.pt")
     back = read_archive(tmp_path / "x.pt")
     expected = scripted.state_dict()
@@ -107,7 +107,7 @@ def test_torchscript_comes_back_without_being_run(how: str, tmp_path: Path) -> N
 
 
 class Holder(nn.Module):
-    """A bare module that takes parameters by dotted name."""
+    """A module without a forward pass, to hold parameters."""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -137,12 +137,12 @@ class Bomb:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_pickle_that_runs_a_command_is_refused_and_not_run(protocol: int, tmp_path: Path) -> None:
-    trace = tmp_path / "executed"
-    state = {"x": torch.zeros(2), "y": Bomb(f"touch {trace}")}
+    mark = tmp_path / "executed"
+    state = {"x": torch.zeros(2), "y": Bomb(f"touch {mark}")}
     torch.save(state, tmp_path / "bad.pt", pickle_protocol=protocol)
     with pytest.raises(CheckpointError, match=r"holds the global 'posix.system' in its pickle.*not executed"):
         load(tmp_path / "bad.pt")
-    assert not trace.exists()
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ class Storage:
 
 
 class Window:
-    """A tensor with any window on storage 0."""
+    """A tensor that views storage 0 in any way."""
 
     def __init__(self, numel: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
         self.arguments = (Storage(numel), offset, size, stride, False, OrderedDict())
@@ -204,8 +204,8 @@ def tensor_program(**windows: Window) -> bytes:
         (3, 0, (1,) * 65, (1,) * 65),
     ],
     ids=[
-        "behind the end",
-        "strides behind the end",
+        "after the end",
+        "strides after the end",
         "expanded",
         "storage too short",
         "before the start",
@@ -224,7 +224,7 @@ def test_a_window_within_its_storage_is_read(tmp_path: Path) -> None:
 
 
 def test_one_storage_under_many_lengths_is_refused(tmp_path: Path) -> None:
-    """Each length would be a copy of its own."""
+    """Each length would be read as a separate copy."""
     program = tensor_program(**{f"x{n}": Window(50_000 - n, 0, (1,), (1,)) for n in range(2)})
     file = pickled(tmp_path / "x.pt", program)
     with pytest.raises(CheckpointError, match="larger than the file"):
@@ -232,7 +232,7 @@ def test_one_storage_under_many_lengths_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_makes_every_name_long_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="a name of more than 1000 letters"):
+    with pytest.raises(CheckpointError, match="a name of more than 1000 characters"):
         read_archive(pickled(tmp_path / "x.pt", tensor_program(**{"x" * 1001: Window(3, 0, (1,), (1,))})))
 
 
@@ -257,7 +257,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(path: Path) -> str:
-    """ "" if an archive gives tensors, else the sentence it is refused with; any other error is a failure."""
+    """Return "" for an archive that gives tensors, or the sentence that refuses it."""
     try:
         assert all(isinstance(value, Tensor) for value in read_archive(path).values())
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Every way in, and what each refuses."""
+"""A CLIP loads from every kind of source, and each refuses in one sentence what is not a CLIP."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def state() -> State:
 
 
 def open_clip_folder(folder: Path, state: State, **changes: object) -> Path:
-    """A folder as open_clip saves it; `changes` go into its `model_cfg`."""
+    """Write a folder as open_clip saves it, with changes in its `model_cfg`."""
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL_CFG | changes, "preprocess_cfg": {}}))
     save_file(state, folder / "open_clip_model.safetensors")
     return folder
 
 
 def changed(state: State, **changes: Tensor | None) -> State:
-    """A state dict with some weights replaced, or dropped where None."""
+    """Return a state dict with some weights replaced, or dropped where None."""
     keys = {key.replace(".", "__"): key for key in state}
-    out = dict(state) | {keys.get(name, name.replace("__", ".")): value for name, value in changes.items()}
-    return {key: value for key, value in out.items() if value is not None}
+    merged = dict(state) | {keys.get(name, name.replace("__", ".")): value for name, value in changes.items()}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def test_demo_models_are_loaded_for_inference(demo: CLIP) -> None:
@@ -120,16 +120,16 @@ BAD_STATES: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "too wide to guess": (
         lambda s: changed(s, visual__conv1__weight=torch.zeros(1280, 3, 8, 8)),
-        "heads cannot be told from the weights",
+        "number of heads cannot be inferred from the weights",
     ),
     "bad ids": (
         lambda s: changed(s, token_embedding__token_ids=torch.tensor([1, 2])),
-        "does not number the rows",
+        "does not hold one id below 49408 for each row",
     ),
     "timm": (lambda s: s | {"visual.trunk.stem.weight": torch.zeros(3)}, "image tower from timm"),
-    "CoCa": (lambda s: s | {"text_decoder.ln.weight": torch.zeros(3)}, "is a CoCa"),
+    "CoCa": (lambda s: s | {"text_decoder.ln.weight": torch.zeros(3)}, "is a CoCa, which is not supported"),
     "SigLIP": (lambda s: s | {"logit_bias": torch.zeros(())}, "is a SigLIP"),
-    "Hugging Face's names": (lambda s: {"text_model.x": torch.zeros(1)}, "give the folder with both"),
+    "Hugging Face's names": (lambda s: {"text_model.x": torch.zeros(1)}, "pass the folder that holds both"),
     "empty": (lambda s: {}, "lacks the weight 'text_projection'"),
 }
 
@@ -173,7 +173,7 @@ def test_a_bad_open_clip_configuration_is_refused(case: str, state: State, tmp_p
         ({"model_type": "clip", "text_config": {"hidden_act": "relu"}}, "hidden_act is 'relu'"),
         ({"model_type": "clip", "text_config": {"layer_norm_eps": 1e-6}}, "layer_norm_eps is 1e-06"),
         ({"model_type": "clip", "vision_config": {"hidden_size": "wide"}}, "image width is 'wide'"),
-        ({"model_type": "clip", "vision_config": [1]}, "'vision_config' is no JSON object"),
+        ({"model_type": "clip", "vision_config": [1]}, "'vision_config' is not a JSON object"),
         ({"model_type": "clip"}, "lacks the weight 'logit_scale' and"),
         ([], "holds a JSON list, expected an object"),
     ],
@@ -188,7 +188,7 @@ def test_a_bad_hugging_face_configuration_is_refused(config: object, message: st
 def test_a_shard_outside_its_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../other.safetensors"}}))
-    with pytest.raises(CheckpointError, match="outside its folder"):
+    with pytest.raises(CheckpointError, match="expected one in the same folder"):
         load(tmp_path)
 
 
@@ -201,18 +201,18 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["no/such/file", "missing.safetensors", Path("nowhere"), "no-such-model"])
-def test_what_is_not_there_is_refused(source: str | Path) -> None:
-    with pytest.raises(CheckpointError, match=r"is no file(,| or) .*(folder)"):
+def test_a_missing_path_is_refused(source: str | Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is (not|neither) an existing file or folder"):
         load(source)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="a folder without a CLIP in it"):
+    with pytest.raises(CheckpointError, match="is a folder without a CLIP"):
         load(tmp_path)
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SettingError, match="device 'cuda:99' cannot be used"):
+def test_a_missing_device_is_refused() -> None:
+    with pytest.raises(SettingError, match="Device 'cuda:99' cannot be used"):
         d4c.load("demo-rn", device="cuda:99")
 
 
@@ -279,6 +279,11 @@ def test_hub_ids_fetch_one_set_of_weights(
     assert not (local / "huge.ckpt").exists()
     if layout != "shards":
         assert model_hash(clip) == model_hash(demo_vit)
+
+
+def test_a_path_with_pretrained_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a path, which does not go with pretrained; leave pretrained out"):
+        load(tmp_path, "openai")
 
 
 def test_a_hub_that_cannot_be_reached_gives_one_sentence(monkeypatch) -> None:

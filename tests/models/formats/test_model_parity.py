@@ -1,4 +1,4 @@
-"""Our towers against open_clip's and Hugging Face's with the same random weights."""
+"""With the same random weights, our towers give the embeddings of open_clip's and Hugging Face's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FOREIGN = ["ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32", "roberta-ViT-B-3
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Give every parameter and statistic of a model, built without memory, values that keep activations lively."""
+    """Allocate a model on the meta device with values that keep its activations away from zero and infinity."""
     generator = torch.Generator().manual_seed(1)
     model.to_empty(device="cpu")
     for name, tensor in model.state_dict().items():
@@ -43,7 +43,7 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def skeleton(name: str) -> nn.Module:
-    """open_clip's model without memory for its weights."""
+    """Return open_clip's model on the meta device."""
     with torch.device("meta"):
         return open_clip.create_model(name, load_weights=False, device="meta")
 
@@ -77,16 +77,16 @@ def test_embeddings_are_open_clips(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPENAI + LAION)
-def test_every_parameter_of_an_architecture_has_its_place(name: str) -> None:
+def test_the_layout_covers_every_parameter_of_an_architecture(name: str) -> None:
     theirs = skeleton(name).state_dict()
     config = openclip_config(open_clip.get_model_config(name), {}, name)
-    places = {openai_layout(config, ours): shape for ours, shape in blueprint(config).items()}
-    taken = {place.key: place.shape(shape) for place, shape in places.items()}
-    assert taken == {key: tuple(value.shape) for key, value in theirs.items() if not key.endswith(IGNORED)}
+    sources = {openai_layout(config, ours): shape for ours, shape in blueprint(config).items()}
+    shapes = {source.key: source.shape(shape) for source, shape in sources.items()}
+    assert shapes == {key: tuple(value.shape) for key, value in theirs.items() if not key.endswith(IGNORED)}
 
 
 @pytest.mark.parametrize("name", OPENAI)
-def test_the_shapes_of_openais_models_tell_their_configuration(name: str) -> None:
+def test_the_configuration_of_openais_models_is_inferred_from_their_shapes(name: str) -> None:
     state = skeleton(name).state_dict()
     assert infer_config(state, name) == openclip_config(open_clip.get_model_config(name), {}, name, quick_gelu=True)
 
@@ -140,7 +140,7 @@ def test_unfused_attention_gives_the_same_embeddings(demo: CLIP) -> None:
 
 
 class PlainProduct(nn.Module):
-    """What no fused kernel stands for."""
+    """A product that no fused kernel replaces."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b

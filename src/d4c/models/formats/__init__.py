@@ -1,1 +1,1 @@
-"""Where CLIPs come from: one door, `load`, and a module for each layout behind it."""
+"""The formats of checkpoints: `load` is the only entry point, with a module for each layout."""

@@ -1,7 +1,8 @@
-"""PyTorch's zip archives (`torch.save`, TorchScript), read without running what is pickled in them.
+"""Reads PyTorch's zip archives (`torch.save`, TorchScript) without running the code in their pickles.
 
-The pickle goes through `d4c.inert` with the few names that stand for tensors. Tensors stay references until the whole
-pickle is read; none may be larger than its storage, nor all storages than the file, so its size bounds the memory.
+`d4c.inert` reads the pickle with a table of the few globals that stand for tensors. Tensors stay references until the
+whole pickle is read. No tensor may be larger than its storage, and the storages together may not be larger than the
+file, so the size of the file bounds the memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, reason_of
 from d4c.inert import Rebuild, Refused, Stateful, load
 
 _STORAGES = {
@@ -32,16 +33,16 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_LARGEST_PICKLE = 16 << 20
-_LONGEST_NAME = 1000
-_MOST_AXES = 64
-# What reading a cut, garbled or encrypted archive may raise.
+_MAX_PICKLE_BYTES = 16 << 20
+_MAX_NAME_LENGTH = 1000
+_MAX_DIMENSIONS = 64
+# What reading a truncated, garbled or encrypted archive may raise.
 _DAMAGE = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class StorageRef:
-    """Bytes elsewhere in the archive, as `numel` numbers of `dtype`."""
+    """A reference to the entry `key` of the archive, which holds `numel` numbers of type `dtype`."""
 
     key: str
     dtype: torch.dtype
@@ -49,12 +50,13 @@ class StorageRef:
 
     @property
     def nbytes(self) -> int:
+        """Size of the numbers in bytes."""
         return self.numel * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A strided window on a storage."""
+    """A strided view of a storage; `offset` and `stride` count numbers."""
 
     storage: StorageRef
     offset: int
@@ -75,36 +77,38 @@ class Record(Stateful):
 
 
 class StateDict(dict[Any, Any], Stateful):
-    """An OrderedDict; its state is the `_metadata` that PyTorch hangs on state dicts, which is not needed."""
+    """An OrderedDict, without its state: the `_metadata` that PyTorch attaches to state dicts is not needed."""
 
 
-def whole(value: Any) -> int:
+def checked_size(value: Any) -> int:
+    """Return a value that must be a whole number from 0 to 2^63 - 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise Refused("a tensor with an odd shape")
+        raise Refused("a tensor with an invalid shape")
     return value
 
 
 def storage_ref(identity: Any) -> StorageRef:
-    """A persistent id ("storage", type, key, device, numel)."""
+    """Turn a persistent id ("storage", type, key, device, numel) into a reference."""
     kind, dtype, key, _, numel = identity
     if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
-        raise Refused("a reference to something that is no storage")
-    return StorageRef(key, dtype, whole(numel))
+        raise Refused("a reference to something that is not a storage")
+    return StorageRef(key, dtype, checked_size(numel))
 
 
 def tensor_ref(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorRef:
-    """The arguments of `_rebuild_tensor_v2`, checked against their storage."""
-    if len(size) > _MOST_AXES:
-        raise Refused("a tensor with an odd shape")
-    sizes, strides = tuple(map(whole, size)), tuple(map(whole, stride))
-    last = whole(offset) + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    """Turn the arguments of `_rebuild_tensor_v2` into a reference that stays within its storage."""
+    if len(size) > _MAX_DIMENSIONS:
+        raise Refused("a tensor with an invalid shape")
+    sizes, strides = tuple(map(checked_size, size)), tuple(map(checked_size, stride))
+    last = checked_size(offset) + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     numel = prod(list(sizes), start=1)
     if not isinstance(storage, StorageRef) or numel > storage.numel or (numel and last >= storage.numel):
         raise Refused("a tensor that reaches beyond its storage")
     return TensorRef(storage, offset, sizes, strides)
 
 
-def first(value: Any, *_: Any) -> Any:
+def first_argument(value: Any, *_: Any) -> Any:
+    """Stand in for a function that wraps its first argument."""
     return value
 
 
@@ -113,25 +117,25 @@ _GLOBALS = {
     **{str(dtype): dtype for dtype in _STORAGES.values()},
     "collections.OrderedDict": Rebuild(lambda: StateDict()),
     "torch._utils._rebuild_tensor_v2": Rebuild(tensor_ref),
-    "torch._utils._rebuild_parameter": Rebuild(first),
-    "torch.Size": Rebuild(first),
-    "torch.jit._pickle.restore_type_tag": Rebuild(first),
-    "torch.jit._pickle.build_*": Rebuild(first),
+    "torch._utils._rebuild_parameter": Rebuild(first_argument),
+    "torch.Size": Rebuild(first_argument),
+    "torch.jit._pickle.restore_type_tag": Rebuild(first_argument),
+    "torch.jit._pickle.build_*": Rebuild(first_argument),
     "__torch__.*": Rebuild(lambda: Record()),
 }
 
 
 def tensors_of(tree: dict[Any, Any] | Record) -> Iterator[tuple[str, TensorRef]]:
-    """Dotted names and tensors of a dict or of nested objects; attributes met twice count once."""
+    """Yield dotted names and tensors of a dict or of nested objects; an object that is met twice counts once."""
     todo: list[tuple[str, dict[Any, Any]]] = [("", tree.attributes if isinstance(tree, Record) else tree)]
     seen = set()
     while todo:
         prefix, branch = todo.pop()
         for key, value in branch.items():
             name = f"{prefix}{key}"
-            # A pickle can use one long key everywhere; every name would be a copy of it.
-            if len(name) > _LONGEST_NAME:
-                raise Refused(f"a name of more than {_LONGEST_NAME} letters")
+            # A pickle can use one long key many times, and every name would hold a copy of it.
+            if len(name) > _MAX_NAME_LENGTH:
+                raise Refused(f"a name of more than {_MAX_NAME_LENGTH} characters")
             if isinstance(value, TensorRef):
                 yield name, value
             elif isinstance(value, Record) and id(value.attributes) not in seen:
@@ -140,7 +144,7 @@ def tensors_of(tree: dict[Any, Any] | Record) -> Iterator[tuple[str, TensorRef]]
 
 
 def read_storage(archive: zipfile.ZipFile, entry: str, ref: StorageRef, swap: bool) -> Tensor:
-    """One storage as a flat tensor."""
+    """Read an entry of the archive as a flat tensor; `swap` reverses the bytes of each number."""
     if archive.getinfo(entry).file_size < ref.nbytes:
         raise Refused("a storage that is shorter than its tensors")
     data = np.frombuffer(archive.read(entry), np.uint8, ref.nbytes).copy()
@@ -150,48 +154,59 @@ def read_storage(archive: zipfile.ZipFile, entry: str, ref: StorageRef, swap: bo
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file of `torch.save` or TorchScript; a dict under "state_dict" or "model" is found.
+    """Read the state dict in a file of `torch.save` or TorchScript; nothing in the file is executed.
 
-    Raises CheckpointError, naming the cause, for a damaged archive and for pickles that ask for anything but
-    tensors, containers and numbers; nothing in the file is executed.
+    Args:
+        path: The file; a dict in it may hold the state dict as "state_dict" or "model".
+
+    Returns:
+        The tensors by name; those that share a storage in the file share memory.
+
+    Raises:
+        CheckpointError: The archive is damaged, or its pickle holds more than tensors, containers and numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return read_members(archive)
     except Refused as error:
         raise CheckpointError(
-            f"{path} holds {error} in its pickle, which is not needed for a state dict and was not executed; "
-            "save the state dict alone, best as safetensors."
+            f"{path} holds {error} in its pickle, which a state dict does not need and which was not executed; "
+            "save the state dict alone, preferably as safetensors."
         ) from None
     except _DAMAGE as error:
         raise CheckpointError(
-            f"{path} is a damaged PyTorch archive ({' '.join(str(error).split())[:200] or type(error).__name__}); "
-            "download or save it again."
+            f"{path} is a damaged PyTorch archive ({reason_of(error)}); download or save it again."
         ) from None
 
 
 def read_members(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    """`read_archive` on an open zip file."""
-    names = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(names) != 1:
-        raise ValueError("no single data.pkl in it")
-    root = names[0].removesuffix("data.pkl")
-    used = [info for info in archive.infolist() if info.filename.startswith((names[0], f"{root}data/"))]
-    if any(info.compress_type != zipfile.ZIP_STORED for info in used):
-        raise ValueError("compressed entries")
-    if archive.getinfo(names[0]).file_size > _LARGEST_PICKLE:
-        raise ValueError(f"a pickle of more than {_LARGEST_PICKLE >> 20} MiB")
-    tree = load(archive.read(names[0]), _GLOBALS, storage_ref)
-    if not isinstance(tree, dict | Record):
-        raise Refused(f"a {type(tree).__name__} instead of a state dict")
-    if isinstance(tree, dict):
-        tree = next((tree[key] for key in ("state_dict", "model") if isinstance(tree.get(key), dict)), tree)
+    """Read the state dict in an open archive."""
+    root, tree = read_tree(archive)
     order = f"{root}byteorder"
     swap = order in archive.namelist() and archive.read(order) == b"big"
     refs = dict(tensors_of(tree))
     needed = dict.fromkeys(ref.storage for ref in refs.values())
-    # One entry could be asked for under many lengths, and many entries can lie on the same bytes.
+    # A pickle can ask for one entry under many lengths, and many entries can share the same bytes.
     if sum(storage.nbytes for storage in needed) > archive.start_dir:
         raise Refused("a storage that is larger than the file")
     storages = {storage: read_storage(archive, f"{root}data/{storage.key}", storage, swap) for storage in needed}
-    return {n: storages[ref.storage].as_strided(ref.size, ref.stride, ref.offset) for n, ref in refs.items()}
+    return {name: storages[ref.storage].as_strided(ref.size, ref.stride, ref.offset) for name, ref in refs.items()}
+
+
+def read_tree(archive: zipfile.ZipFile) -> tuple[str, dict[Any, Any] | Record]:
+    """Return the root folder of an open archive and the dict or object that its pickle describes."""
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1:
+        raise ValueError(f"{len(pickles)} pickles, expected one")
+    root = pickles[0].removesuffix("data.pkl")
+    entries = [info for info in archive.infolist() if info.filename.startswith((pickles[0], f"{root}data/"))]
+    if any(info.compress_type != zipfile.ZIP_STORED for info in entries):
+        raise ValueError("compressed entries")
+    if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
+        raise ValueError(f"a pickle of more than {_MAX_PICKLE_BYTES >> 20} MiB")
+    tree = load(archive.read(pickles[0]), _GLOBALS, storage_ref)
+    if not isinstance(tree, dict | Record):
+        raise Refused(f"a {type(tree).__name__} instead of a state dict")
+    if isinstance(tree, dict):
+        tree = next((tree[key] for key in ("state_dict", "model") if isinstance(tree.get(key), dict)), tree)
+    return root, tree

@@ -1,4 +1,4 @@
-"""From a configuration and foreign tensors to a CLIP: every name, shape and value is checked before use."""
+"""Builds a CLIP from a configuration and the tensors of a checkpoint, whose names, shapes and values are checked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from d4c.models.config import CLIPConfig, uneven_heads
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our parameters stands in a foreign state dict.
+    """Where a state dict holds one of our parameters.
 
-    `third` picks the rows of q, k or v (0, 1, 2) from a joint projection; `transpose` swaps a matrix.
+    Attributes:
+        key: Name of the tensor in the state dict.
+        third: Which third of the rows to take from a joint projection: 0 for q, 1 for k, 2 for v; None for all rows.
+        transpose: Whether the tensor holds the transposed matrix.
     """
 
     key: str
@@ -25,95 +28,119 @@ class Source:
     transpose: bool = False
 
     def shape(self, ours: torch.Size) -> tuple[int, ...]:
-        """The foreign shape that yields ours."""
+        """Return the shape of the tensor that holds a parameter of shape `ours`."""
         if self.transpose:
             return tuple(reversed(ours))
         return (3 * ours[0], *ours[1:]) if self.third is not None else tuple(ours)
 
     def take(self, tensor: Tensor) -> Tensor:
+        """Return our parameter, as a view of the tensor that holds it."""
         if self.transpose:
             return tensor.T
         return tensor.chunk(3)[self.third] if self.third is not None else tensor
 
 
 Layout = Callable[[str], Source]
-"""Maps the name of one of our parameters to its place in a foreign state dict."""
+"""Maps the name of one of our parameters to where a state dict holds it."""
 
 IGNORED = ("num_batches_tracked", "attn_mask", "input_resolution", "context_length", "vocab_size", "position_ids")
-"""Ends of the names of foreign entries that carry nothing a CLIP needs."""
+"""Endings of the names of tensors that a CLIP does not need."""
 
 
 def blueprint(config: CLIPConfig) -> dict[str, torch.Size]:
-    """Shapes of all parameters and buffers that a CLIP of this configuration needs; allocates nothing."""
+    """Return the shapes of all parameters and buffers that a CLIP of this configuration needs; allocates nothing."""
     with torch.device("meta"):
         state = CLIP(config).state_dict()
     return {name: tensor.shape for name, tensor in state.items() if not name.endswith(IGNORED)}
 
 
 def check_config(config: CLIPConfig, source: str) -> None:
-    """Raise CheckpointError for a configuration that no CLIP can have."""
+    """Raise CheckpointError for sizes that are not positive, are too large or contradict each other."""
     text = config.text
     sizes = {"embedding width": config.embed_dim, **config.image.sizes()}
     sizes |= {"text width": text.width, "text layers": text.layers, "text heads": text.heads}
     sizes |= {"context length": text.context_length, "vocabulary": text.vocab_size, "text MLP width": text.mlp_width}
-    for what, value in sizes.items():
+    for field, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
-            raise CheckpointError(f"{source}: {what} is {value!r}, expected a positive whole number; use another file.")
-        if ("layers" in what or "depth" in what) and value > 256:
-            raise CheckpointError(f"{source}: {what} is {value}, expected at most 256; use another file.")
+            raise CheckpointError(
+                f"{source}: {field} is {value!r}, expected a positive whole number; use another checkpoint."
+            )
+        if ("layers" in field or "depth" in field) and value > 256:
+            raise CheckpointError(f"{source}: {field} is {value}, expected at most 256; use another checkpoint.")
     for clause in (*uneven_heads("text", text.width, text.heads), *config.image.complaints()):
         raise CheckpointError(f"{source}: {clause}; use a matching configuration.")
 
 
-def named(keys: list[str]) -> str:
-    """The first of some keys and how many follow."""
+def first_and_count(keys: list[str]) -> str:
+    """Return the first key, quoted, and how many follow it."""
     return repr(keys[0]) + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
 
 
 def assemble(config: CLIPConfig, state: Mapping[str, Tensor], layout: Layout, source: str, name: str) -> CLIP:
-    """A CLIP in evaluation mode, float32, without gradients, from the tensors of a foreign layout.
+    """Build a CLIP from the tensors of a checkpoint.
 
-    Raises CheckpointError, before anything large is allocated, for missing, extra or misshapen tensors, and then
-    for values that are not finite.
+    All names, shapes and types are checked before anything large is allocated.
+
+    Args:
+        config: The architecture.
+        state: The tensors by their names in the checkpoint.
+        layout: Maps our names to those.
+        source: Names the checkpoint in error messages.
+        name: Label of the CLIP.
+
+    Returns:
+        The CLIP in evaluation mode, float32, without gradients.
+
+    Raises:
+        CheckpointError: The configuration is not that of a CLIP, or a tensor is missing, unknown, misshapen, not of a
+            floating-point type or not finite.
     """
     check_config(config, source)
     shapes = blueprint(config)
-    places = {ours: layout(ours) for ours in shapes}
-    wanted = {place.key for place in places.values()}
-    if missing := sorted(wanted - state.keys()):
-        raise CheckpointError(
-            f"{source} lacks the weight {named(missing)}, so it is not a complete CLIP of a supported kind "
-            "(OpenAI's ResNets and ViTs and their LAION likes); use a complete checkpoint of one of those."
-        )
-    if extra := sorted(key for key in state.keys() - wanted if not key.endswith(IGNORED)):
-        raise CheckpointError(
-            f"{source} holds the weight {named(extra)}, which no supported CLIP has; "
-            "use a checkpoint of OpenAI's ResNets or ViTs or their LAION likes."
-        )
-    for ours, place in places.items():
-        given, expected = tuple(state[place.key].shape), place.shape(shapes[ours])
-        if given != expected:
-            raise CheckpointError(
-                f"{source}: weight '{place.key}' has shape {list(given)}, expected {list(expected)}; "
-                "use a checkpoint that matches its configuration."
-            )
-        if not state[place.key].is_floating_point():
-            raise CheckpointError(
-                f"{source}: weight '{place.key}' is {state[place.key].dtype}, expected floating point; "
-                "use the checkpoint from before quantization."
-            )
+    sources = {ours: layout(ours) for ours in shapes}
+    check_names(state, {stored.key for stored in sources.values()}, source)
+    for ours, stored in sources.items():
+        check_tensor(state[stored.key], stored, stored.shape(shapes[ours]), source)
     with torch.device("meta"):
         clip = CLIP(config, name)
-    loaded = clip.state_dict()
-    for ours, place in places.items():
-        value = place.take(state[place.key]).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    parameters = clip.state_dict()
+    for ours, stored in sources.items():
+        value = stored.take(state[stored.key]).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not value.isfinite().all():
             raise CheckpointError(
-                f"{source}: weight '{place.key}' is not finite everywhere; use an undamaged checkpoint."
+                f"{source}: weight '{stored.key}' is not finite everywhere; use an undamaged checkpoint."
             )
-        loaded[ours] = value
-    for ours, value in loaded.items():
-        if value.is_meta:
-            loaded[ours] = torch.zeros(value.shape, dtype=value.dtype)
-    clip.load_state_dict(loaded, assign=True)
+        parameters[ours] = value
+    for ours, value in parameters.items():
+        if value.is_meta:  # counters, which checkpoints need not have
+            parameters[ours] = torch.zeros(value.shape, dtype=value.dtype)
+    clip.load_state_dict(parameters, assign=True)
     return clip.eval().requires_grad_(False)
+
+
+def check_names(state: Mapping[str, Tensor], expected: set[str], source: str) -> None:
+    """Raise CheckpointError if a checkpoint lacks an expected tensor or holds an unknown one."""
+    if missing := sorted(expected - state.keys()):
+        raise CheckpointError(
+            f"{source} lacks the weight {first_and_count(missing)}, which every supported CLIP has; "
+            "use a complete checkpoint of a CLIP with OpenAI's ResNet or ViT towers."
+        )
+    if unknown := sorted(key for key in state.keys() - expected if not key.endswith(IGNORED)):
+        raise CheckpointError(
+            f"{source} holds the weight {first_and_count(unknown)}, which no supported CLIP has; "
+            "use a CLIP with OpenAI's ResNet or ViT towers."
+        )
+
+
+def check_tensor(tensor: Tensor, stored: Source, expected: tuple[int, ...], source: str) -> None:
+    """Raise CheckpointError if a tensor has another shape than expected or is not of a floating-point type."""
+    if tuple(tensor.shape) != expected:
+        raise CheckpointError(
+            f"{source}: weight '{stored.key}' has shape {list(tensor.shape)}, expected {list(expected)}; "
+            "use a checkpoint that matches its configuration."
+        )
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{source}: weight '{stored.key}' is {tensor.dtype}, expected floating point; "
+            "use the checkpoint from before quantization."
+        )

@@ -1,4 +1,4 @@
-"""Hugging Face's `CLIPModel`: its names and its config.json."""
+"""Reads the parameter names and the config.json of Hugging Face's `CLIPModel`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BLOCK = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", 
 
 
 def huggingface_layout(ours: str) -> Source:
-    """The place of one of our parameters in the state dict of a `transformers.CLIPModel`."""
+    """Return where the state dict of a `transformers.CLIPModel` holds one of our parameters."""
     if ours in _WHOLE:
         return Source(_WHOLE[ours])
     part, _, kind = ours.rpartition(".")
@@ -42,14 +42,15 @@ def huggingface_layout(ours: str) -> Source:
 
 
 def section(config: Mapping[str, Any], tower: str, source: str) -> dict[str, Any]:
-    """`vision_config` or `text_config`, with the `_dict` form that old files carry on top."""
+    """Return the "vision" or the "text" configuration; the `_dict` form in old files has precedence."""
     parts = [config.get(f"{tower}_config") or {}, config.get(f"{tower}_config_dict") or {}]
     if not all(isinstance(part, dict) for part in parts):
-        raise CheckpointError(f"{source}: '{tower}_config' is no JSON object; use the folder of a CLIPModel.")
+        raise CheckpointError(f"{source}: '{tower}_config' is not a JSON object; use the folder of a CLIPModel.")
     return {**parts[0], **parts[1]}
 
 
 def activation_of(part: Mapping[str, Any], source: str) -> Activation:
+    """Return the activation of a tower; raises CheckpointError for one that d4c does not have."""
     name = part.get("hidden_act", "quick_gelu")
     if part.get("layer_norm_eps", 1e-5) != 1e-5:
         raise CheckpointError(
@@ -65,7 +66,7 @@ def activation_of(part: Mapping[str, Any], source: str) -> Activation:
 
 
 def triple(value: Any, default: tuple[float, float, float], source: str) -> tuple[float, float, float]:
-    """Three positive numbers, one a color."""
+    """Read three positive numbers, one per color."""
     if value is None:
         return default
     if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) and v > 0 for v in value):
@@ -76,15 +77,23 @@ def triple(value: Any, default: tuple[float, float, float], source: str) -> tupl
 
 
 def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], source: str) -> CLIPConfig:
-    """Our configuration from config.json and preprocessor_config.json (empty if absent).
+    """Translate a Hugging Face configuration; absent fields get the defaults of `transformers`, those of ViT-B/32.
 
-    Absent fields have the defaults of `transformers`, those of ViT-B/32. Raises CheckpointError for other models
-    than CLIP and for settings that the towers do not have.
+    Args:
+        config: The content of config.json.
+        pixels: The content of preprocessor_config.json; empty if there is none.
+        source: Names the model in error messages.
+
+    Returns:
+        The configuration of the same architecture.
+
+    Raises:
+        CheckpointError: The model is not a CLIP, or has settings that the towers do not support.
     """
     if (kind := config.get("model_type")) != "clip":
         raise CheckpointError(
             f"{source} holds a model of type {kind!r}, expected 'clip'; "
-            "use a CLIP, since SigLIP, dual encoders and others are not supported."
+            "use a CLIP, since others such as SigLIP are not supported."
         )
     if "quantization_config" in config:
         raise CheckpointError(f"{source} holds a quantized model, expected a float one; use d4c.load_quantized.")
@@ -111,7 +120,7 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
             activation=activation_of(text, source),
             context_length=text.get("max_position_embeddings", 77),
             vocab_size=text.get("vocab_size", 49408),
-            # 2 is what files from before transformers 4.31 say while they mean the largest id.
+            # Files from before transformers 4.31 say 2 but mean the largest id.
             eos_id=None if eos == 2 else eos,
         ),
         mean=triple(pixels.get("image_mean"), OPENAI_MEAN, source),

@@ -1,4 +1,4 @@
-"""The fingerprint of a model's weights, for provenance."""
+"""Fingerprints the weights of a model, so that results can name the model that they come from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from torch import nn
 
 
 def model_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a model's parameters and buffers, in the order of names.
+    """Hash the names, types, shapes and bytes of a model's parameters and buffers, in the order of their names.
 
-    Two models with one hash give the same outputs; the label of a model, its device and where it was loaded from
-    do not count.
+    Models with the same hash have the same weights. The name of a model, its device and its source do not count.
+
+    Args:
+        model: The model.
+
+    Returns:
+        SHA-256 as hex digits.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,4 +1,4 @@
-"""`load`: every way in for a CLIP."""
+"""Loads a CLIP from a name, a file, a folder, the Hugging Face Hub or a state dict."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LAYOUTS = (("open_clip_config.json", OPENCLIP_FILES), ("config.json", HUGGINGFAC
 
 
 def demo_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Return the names of the models that come with the package."""
     return sorted(path.stem for path in DEMO.glob("*.safetensors"))
 
 
 def demo_path(name: str) -> Path:
-    """The file of an embedded model; raises CheckpointError for other names."""
+    """Return the file of an embedded model; raises CheckpointError for other names."""
     if name not in demo_models():
-        raise CheckpointError(f"no embedded model is called {name!r}; use one of {', '.join(demo_models())}.")
+        raise CheckpointError(f"{name!r} is not an embedded model; use one of {', '.join(demo_models())}.")
     return DEMO / f"{name}.safetensors"
 
 
@@ -49,31 +49,40 @@ def load(
     pretrained: str | None = None,
     device: str | torch.device = "cpu",
 ) -> CLIP:
-    """A CLIP in evaluation mode, float32, without gradients, from wherever its weights are.
+    """Load a CLIP from wherever its weights are; nothing is unpickled.
 
-    `source` is the name of an embedded model ("demo-vit", "demo-rn"); a file (safetensors, `torch.save`, TorchScript)
-    or a state dict with OpenAI's names; a folder that `CLIP.save_pretrained`, Hugging Face's
-    `CLIPModel` or open_clip saved; the id of such a folder on the hub ("hf-hub:org/name",
-    "@revision" may follow); or an open_clip name ("ViT-B-32"), whose weights
-    `pretrained` picks: one of open_clip's tags or a file.
+    A file or a state dict has no configuration. It is read as one of OpenAI's, with heads of 64 channels and QuickGELU.
 
-    A file or state dict carries no configuration: it is taken to be OpenAI's, with heads of 64 channels and QuickGELU.
-    Nothing is unpickled. Raises CheckpointError for what is not a complete, finite CLIP of a supported kind, and
-    SettingError for a device that is not there.
+    Args:
+        source: One of
+            - the name of an embedded model, "demo-vit" or "demo-rn";
+            - a file (safetensors, `torch.save` or TorchScript) or a state dict with OpenAI's names;
+            - a folder that `CLIP.save_pretrained`, Hugging Face's `CLIPModel` or open_clip saved;
+            - the id of such a folder on the Hugging Face Hub, "hf-hub:org/name" or "hf-hub:org/name@revision";
+            - an open_clip name such as "ViT-B-32".
+        pretrained: The weights for an open_clip name: one of open_clip's tags or a file.
+        device: Where the parameters are put.
+
+    Returns:
+        The CLIP in evaluation mode, float32, without gradients.
+
+    Raises:
+        CheckpointError: The source does not hold a complete and finite CLIP of a supported kind.
+        SettingError: The device cannot be used.
     """
     clip = read(source, pretrained)
     try:
         return clip.to(device)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(
-            f"device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu'."
+            f"Device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu'."
         ) from None
 
 
 def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None) -> CLIP:
-    """`load` on the CPU."""
+    """Load a CLIP to the CPU."""
     if isinstance(source, Mapping):
-        return from_state(source, None, "the state dict", "clip")
+        return from_state(source, None, "The state dict", "clip")
     text, path = str(source), Path(source)
     if text in demo_models():
         return from_file(demo_path(text), text)
@@ -85,22 +94,25 @@ def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None) -> C
     if pretrained is None and path.is_file():
         return from_file(path, path.stem)
     if isinstance(source, Path) or len(path.parts) > 1 or path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        if path.exists():
+            raise CheckpointError(
+                f"{text} is a path, which does not go with pretrained; leave pretrained out, "
+                "or use an open_clip name such as 'ViT-B-32'."
+            )
         raise CheckpointError(
-            f"{text} is no file or folder here"
-            + (" that goes with pretrained" if path.exists() else "")
-            + "; check the "
-            "path, or use a name such as 'demo-vit' or 'hf-hub:org/name'."
+            f"{text} is not an existing file or folder; check the path, "
+            "or use a name such as 'demo-vit' or 'hf-hub:org/name'."
         )
     config, weights = named_pretrained(text, pretrained)
     return from_state(read_weights(weights), config, f"{text} ({pretrained})", f"{text}-{weights.stem}")
 
 
 def from_state(state: Mapping[str, Tensor], config: CLIPConfig | None, source: str, name: str) -> CLIP:
-    """A CLIP from tensors with OpenAI's or open_clip's names; without a configuration it is told from the shapes."""
+    """Build a CLIP from tensors with OpenAI's or open_clip's names; without `config`, the architecture is inferred."""
     if any(key.startswith("text_model.") for key in state):
         raise CheckpointError(
-            f"{source} has Hugging Face's names, whose heads and activation stand in config.json; "
-            "give the folder with both."
+            f"{source} has Hugging Face's names, which need a config.json for heads and activation; "
+            "pass the folder that holds both."
         )
     refuse_foreign(state, source)
     plain = fill_token_table(plain_names(state), source, VOCAB_SIZE)
@@ -109,7 +121,7 @@ def from_state(state: Mapping[str, Tensor], config: CLIPConfig | None, source: s
 
 
 def from_file(path: Path, name: str) -> CLIP:
-    """A CLIP from one weights file; if it lies in a folder with its configuration, as saved, that is used."""
+    """Load a CLIP from a weights file, with the configuration that its folder may hold."""
     for config, weights in LAYOUTS:
         if path.name in weights and (path.parent / config).is_file():
             return from_folder(path.parent, str(path), path.resolve().parent.name)
@@ -117,26 +129,27 @@ def from_file(path: Path, name: str) -> CLIP:
 
 
 def from_folder(folder: Path, source: str, name: str) -> CLIP:
-    """A CLIP from a folder of open_clip's or Hugging Face's layout, in this order if it has both."""
+    """Load a CLIP from a folder in open_clip's, d4c's or Hugging Face's layout; open_clip's has precedence."""
     for config_name, names in LAYOUTS:
         weights = first_present(folder, names)
         if weights is None or not (folder / config_name).is_file():
             continue
         data = read_json(folder / config_name)
-        read_any = read_sharded if weights.suffix == ".json" else read_weights
+        read_tensors = read_sharded if weights.suffix == ".json" else read_weights
         if config_name == "open_clip_config.json":
             model, pixels = data.get("model_cfg"), data.get("preprocess_cfg") or {}
             if not isinstance(model, dict) or not isinstance(pixels, dict):
                 raise CheckpointError(f"{folder / config_name} has no 'model_cfg'; use a folder that open_clip saved.")
-            return from_state(read_any(weights), openclip_config(model, pixels, source), source, name)
+            return from_state(read_tensors(weights), openclip_config(model, pixels, source), source, name)
         if is_native(data):
-            return assemble(native_config(data, source), read_any(weights), Source, source, str(data.get("name", name)))
-        extra = folder / "preprocessor_config.json"
-        config = huggingface_config(data, read_json(extra) if extra.is_file() else {}, source)
-        state = read_any(weights)
+            config, label = native_config(data, source), str(data.get("name", name))
+            return assemble(config, read_tensors(weights), Source, source, label)
+        preprocessor = folder / "preprocessor_config.json"
+        config = huggingface_config(data, read_json(preprocessor) if preprocessor.is_file() else {}, source)
+        state = read_tensors(weights)
         refuse_foreign(state, source)
         return assemble(config, state, huggingface_layout, source, name)
     raise CheckpointError(
-        f"{source} is a folder without a CLIP in it; expected open_clip_config.json with open_clip_model.safetensors "
-        "or config.json with model.safetensors (or their .bin forms)."
+        f"{source} is a folder without a CLIP, expected open_clip_config.json with open_clip_model.safetensors "
+        "or config.json with model.safetensors (or their .bin forms); use a folder that holds such a pair."
     )

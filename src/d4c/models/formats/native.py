@@ -1,6 +1,6 @@
-"""d4c's own layout of a float CLIP: config.json with its architecture, model.safetensors with its parameters.
+"""Reads and writes d4c's own layout of a float CLIP: its architecture in config.json, its weights in model.safetensors.
 
-Any CLIP can be kept so, those with towers of one's own among them; `load` reads the folder back.
+The layout holds every CLIP, including those with towers defined outside d4c; `load` reads the folder back.
 """
 
 from __future__ import annotations
@@ -22,29 +22,41 @@ FORMAT_VERSION = 1
 
 
 def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a float CLIP so that it appears whole or not at all; an earlier one in `folder` is replaced.
+    """Write a float CLIP to a folder, atomically.
 
-    Raises ArtifactError if something else is there.
+    Args:
+        config: The architecture.
+        name: A label for reports.
+        state: The parameters and buffers.
+        folder: Where to write; an earlier float model there is replaced.
+
+    Raises:
+        ArtifactError: The folder holds something other than an earlier float model.
     """
     refuse_occupied(folder, lambda path: (path / CONFIG).is_file() and (path / WEIGHTS).is_file(), "a float model")
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder) as temporary:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        write_json(new / CONFIG, {"format_version": FORMAT_VERSION, "name": name, "architecture": config.to_dict()})
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_json(
+            temporary / CONFIG, {"format_version": FORMAT_VERSION, "name": name, "architecture": config.to_dict()}
+        )
 
 
 def is_native(data: Mapping[str, Any]) -> bool:
-    """Whether a config.json is that of a float CLIP in this layout."""
+    """Whether the content of a config.json is that of a float CLIP in this layout."""
     return "architecture" in data and "quantization_config" not in data
 
 
 def native_config(data: Mapping[str, Any], source: str) -> CLIPConfig:
-    """The configuration in such a config.json; raises CheckpointError if it does not describe a CLIP."""
+    """Return the configuration in a config.json of this layout; raises CheckpointError if it does not describe one."""
     try:
         if data["format_version"] > FORMAT_VERSION:
-            raise CheckpointError(f"{source} has format version {data['format_version']}; install a newer d4c.")
+            raise CheckpointError(
+                f"{source} has format version {data['format_version']}, expected at most {FORMAT_VERSION}; "
+                "install a newer d4c."
+            )
         return CLIPConfig.from_dict(data["architecture"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{source} does not describe a CLIP in its config.json ({error!r}); save the model again."
+            f"{source} has a config.json that does not describe a CLIP ({error!r}); save the model again."
         ) from None

@@ -1,12 +1,13 @@
-"""OpenAI's state dicts: their names, and the architecture read from their shapes.
+"""Reads OpenAI's state dicts: the names of their parameters, and the architecture inferred from their shapes.
 
-open_clip, LAION and DataComp name the default towers in the same way.
+open_clip, LAION and DataComp use the same names for the default towers.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ _PARTS = {
 
 
 def stage_of(config: ResNetConfig, block: int) -> tuple[int, int]:
-    """Stage (1 to 4) and place within it of a block in our one list of blocks."""
+    """Return the stage (1 to 4) of a block and its index within the stage."""
     for stage, depth in enumerate(config.layers, 1):
         if block < depth:
             return stage, block
@@ -54,7 +55,7 @@ def stage_of(config: ResNetConfig, block: int) -> tuple[int, int]:
 
 
 def openai_layout(config: CLIPConfig, ours: str) -> Source:
-    """The place of one of our parameters in an OpenAI state dict."""
+    """Return where an OpenAI state dict holds one of our parameters."""
     if ours in _WHOLE:
         return _WHOLE[ours]
     part, _, kind = ours.rpartition(".")
@@ -65,9 +66,9 @@ def openai_layout(config: CLIPConfig, ours: str) -> Source:
         return Source(f"visual.{rest}.{kind}")
     number, _, inner = rest.partition(".")
     if tower == "image" and isinstance(config.image, ResNetConfig):
-        stage, place = stage_of(config.image, int(number))
+        stage, index = stage_of(config.image, int(number))
         inner = {"downsample.conv": "downsample.0", "downsample.bn": "downsample.1"}.get(inner, inner)
-        return Source(f"visual.layer{stage}.{place}.{inner}.{kind}")
+        return Source(f"visual.layer{stage}.{index}.{inner}.{kind}")
     block = ("visual." if tower == "image" else "") + f"transformer.resblocks.{number}"
     if inner in ("attn.q", "attn.k", "attn.v"):
         return Source(f"{block}.attn.in_proj_{kind}", third="qkv".index(inner[-1]))
@@ -75,31 +76,27 @@ def openai_layout(config: CLIPConfig, ours: str) -> Source:
 
 
 def count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that `pattern` captures among the keys, or 0."""
-    return max((int(found[1]) + 1 for key in state if (found := re.match(pattern, key))), default=0)
+    """Return one more than the largest number that a pattern captures among the keys, or 0."""
+    return max((int(match[1]) + 1 for key in state if (match := re.match(pattern, key))), default=0)
 
 
 def infer_config(state: Mapping[str, Tensor], source: str) -> CLIPConfig:
-    """The architecture of an OpenAI state dict, from its names and shapes as CLIP's own loader does.
+    """Infer the architecture from names and shapes, as CLIP's own loader does.
 
-    Heads are 64 channels wide and activations QuickGELU, as in all of OpenAI's models. Raises CheckpointError if a
-    weight that tells a size is absent, or if the image tower is wider than any of OpenAI's ViTs (its heads would
-    be a guess).
+    Heads are 64 channels wide and activations QuickGELU, as in all of OpenAI's models.
+
+    Args:
+        state: A state dict with OpenAI's names.
+        source: Names it in error messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        CheckpointError: A weight that gives a size is missing or misshapen, or the image tower is wider than any of
+            OpenAI's ViTs, so that its number of heads would be a guess.
     """
-
-    def shape(key: str, dims: int) -> tuple[int, ...]:
-        if key not in state:
-            raise CheckpointError(
-                f"{source} lacks the weight '{key}', so it is no state dict of a CLIP with OpenAI's names; "
-                "give a folder with its configuration, or a complete checkpoint."
-            )
-        if state[key].ndim != dims or 0 in state[key].shape:
-            raise CheckpointError(
-                f"{source}: weight '{key}' has shape {list(state[key].shape)}, expected {dims} dimensions "
-                "that are not empty; use a complete checkpoint."
-            )
-        return tuple(state[key].shape)
-
+    shape = partial(shape_of, state, source=source)
     text_width, embed_dim = shape("text_projection", 2)
     text = TextConfig(
         width=text_width,
@@ -109,36 +106,72 @@ def infer_config(state: Mapping[str, Tensor], source: str) -> CLIPConfig:
         context_length=shape("positional_embedding", 2)[0],
         vocab_size=shape("token_embedding.weight", 2)[0],
     )
-    stem = shape("visual.conv1.weight", 4)
-    image: ViTConfig | ResNetConfig
-    if "visual.layer1.0.conv1.weight" in state:
-        width = shape("visual.layer1.0.conv1.weight", 4)[0]
-        grid = round((shape("visual.attnpool.positional_embedding", 2)[0] - 1) ** 0.5)
-        layers = [count(state, rf"visual\.layer{stage}\.(\d{{1,4}})\.") for stage in (1, 2, 3, 4)]
-        image = ResNetConfig(grid * 32, width, (layers[0], layers[1], layers[2], layers[3]), max(width // 2, 1))
-    else:
-        width, patch = stem[0], stem[3]
-        if width > 1024:
-            raise CheckpointError(
-                f"{source}: the image tower is {width} wide and its number of heads cannot be told from the weights; "
-                "give the folder that holds its open_clip_config.json or config.json."
-            )
-        grid = round((shape("visual.positional_embedding", 2)[0] - 1) ** 0.5)
-        image = ViTConfig(
-            image_size=grid * patch,
-            patch_size=patch,
-            width=width,
-            layers=count(state, r"visual\.transformer\.resblocks\.(\d{1,4})\."),
-            heads=max(width // 64, 1),
-            mlp_width=shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+    is_resnet = "visual.layer1.0.conv1.weight" in state
+    return CLIPConfig(embed_dim, infer_resnet(state, source) if is_resnet else infer_vit(state, source), text)
+
+
+def infer_resnet(state: Mapping[str, Tensor], source: str) -> ResNetConfig:
+    """Infer the architecture of a ResNet."""
+    width = shape_of(state, "visual.layer1.0.conv1.weight", 4, source)[0]
+    positions = shape_of(state, "visual.attnpool.positional_embedding", 2, source)[0]
+    first, second, third, fourth = (count(state, rf"visual\.layer{stage}\.(\d{{1,4}})\.") for stage in (1, 2, 3, 4))
+    return ResNetConfig(grid_side(positions) * 32, width, (first, second, third, fourth), max(width // 2, 1))
+
+
+def infer_vit(state: Mapping[str, Tensor], source: str) -> ViTConfig:
+    """Infer the architecture of a vision transformer."""
+    width, _, _, patch_size = shape_of(state, "visual.conv1.weight", 4, source)
+    if width > 1024:
+        raise CheckpointError(
+            f"{source} has an image tower of width {width}, whose number of heads cannot be inferred from the weights; "
+            "pass the folder that holds its open_clip_config.json or config.json."
         )
-    return CLIPConfig(embed_dim, image, text)
+    return ViTConfig(
+        image_size=grid_side(shape_of(state, "visual.positional_embedding", 2, source)[0]) * patch_size,
+        patch_size=patch_size,
+        width=width,
+        layers=count(state, r"visual\.transformer\.resblocks\.(\d{1,4})\."),
+        heads=max(width // 64, 1),
+        mlp_width=shape_of(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, source)[0],
+    )
+
+
+def shape_of(state: Mapping[str, Tensor], key: str, dimensions: int, source: str) -> tuple[int, ...]:
+    """Return the shape of a weight; raises CheckpointError if it is missing, empty or has other dimensions."""
+    if key not in state:
+        raise CheckpointError(
+            f"{source} lacks the weight '{key}', expected the state dict of a CLIP with OpenAI's names; "
+            "use a complete checkpoint, or a folder with a configuration."
+        )
+    shape = tuple(state[key].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise CheckpointError(
+            f"{source}: weight '{key}' has shape {list(shape)}, expected {dimensions} dimensions "
+            "that are not empty; use a complete checkpoint."
+        )
+    return shape
+
+
+def grid_side(positions: int) -> int:
+    """Return the side of a square grid of patches from the length of its position table, which has one more row."""
+    return round((positions - 1) ** 0.5)
 
 
 def fill_token_table(state: dict[str, Tensor], source: str, vocab_size: int) -> dict[str, Tensor]:
-    """Give a token table that holds only the rows named in `token_embedding.token_ids` its full size, others zero.
+    """Expand a token table that holds only the rows in `token_embedding.token_ids`; the other rows become zero.
 
-    The embedded demo models are stored so: they were trained on 4,026 of 49,408 tokens.
+    The embedded demo models are stored in this form, since they were trained on 4,026 of 49,408 tokens.
+
+    Args:
+        state: A state dict with OpenAI's names; without such ids, it is returned as it is.
+        source: Names it in error messages.
+        vocab_size: Number of rows of the full table.
+
+    Returns:
+        The state dict with the full table and without the ids.
+
+    Raises:
+        CheckpointError: The ids do not fit the rows.
     """
     ids = state.get("token_embedding.token_ids")
     rows = state.get("token_embedding.weight")
@@ -147,8 +180,8 @@ def fill_token_table(state: dict[str, Tensor], source: str, vocab_size: int) -> 
     fits = ids.ndim == 1 and rows.ndim == 2 and len(ids) == len(rows) and not ids.is_floating_point()
     if not fits or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size):
         raise CheckpointError(
-            f"{source}: 'token_embedding.token_ids' does not number the rows of 'token_embedding.weight' below "
-            f"{vocab_size}; use an undamaged checkpoint."
+            f"{source}: 'token_embedding.token_ids' does not hold one id below {vocab_size} for each row of "
+            "'token_embedding.weight'; use an undamaged checkpoint."
         )
     table = torch.zeros(vocab_size, rows.shape[1], dtype=rows.dtype)
     table[ids.long()] = rows

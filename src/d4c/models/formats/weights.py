@@ -1,4 +1,4 @@
-"""Weights files of every kind, told apart by their first bytes and read without executing anything."""
+"""Reads weights files of every format, recognized by their first bytes; no code in a file is run."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ from d4c.models.formats.archive import read_archive
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises CheckpointError if the file is none."""
+    """Read a JSON object; raises CheckpointError if the file does not hold one."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no readable JSON ({error}); download it again.") from None
+        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object; download it again.")
     return data
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a PyTorch archive by name.
+    """Read the tensors of a safetensors file or a PyTorch archive.
 
-    Raises CheckpointError for a damaged file, for a pickle that holds more than tensors, and for PyTorch's old
-    format without a zip archive, whose pickles cannot be read safely.
+    Args:
+        path: The file, with any suffix.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        CheckpointError: The file cannot be read, is damaged, has a pickle that holds more than tensors, or is in
+            PyTorch's format from before version 1.6, a bare pickle.
     """
     try:
         with path.open("rb") as stream:
@@ -48,27 +55,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             ) from None
     if head.startswith(b"\x80"):
         raise CheckpointError(
-            f"{path} is a bare pickle, PyTorch's format from before 1.6, which is not read because pickles run code; "
-            "convert it to safetensors."
+            f"{path} is a bare pickle, PyTorch's format before version 1.6, which is not read because pickles run "
+            "code; convert it to safetensors."
         )
     raise CheckpointError(f"{path} is neither safetensors nor a PyTorch archive; use one of those.")
 
 
 def read_sharded(index: Path) -> dict[str, Tensor]:
-    """The tensors of all files that a Hugging Face index names; they must lie beside it."""
+    """Read the tensors of all files that a Hugging Face index names, which must be in the same folder."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index} has no 'weight_map' from weights to files; download it again.")
-    out: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise CheckpointError(
-                f"{index} names the file {name!r} outside its folder; use a folder with all its shards."
+                f"{index} names the file {name!r}, expected one in the same folder; use a folder with all shards."
             )
-        out |= read_weights(index.parent / name)
-    return out
+        tensors |= read_weights(index.parent / name)
+    return tensors
 
 
 def first_present(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first of some files that a folder has."""
+    """Return the first of the named files that a folder has; None if it has none."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
