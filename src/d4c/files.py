@@ -78,15 +78,18 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Args:
         path: The file.
-        error: What is raised.
-        advice: What to do about it, the end of the sentence.
+        error: Class of the exception to raise.
+        advice: What to do about the error, as the end of its sentence.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        D4CError: Of class `error`, if the file cannot be read or is not JSON, which includes nesting too deep to parse.
+        D4CError: Of class `error`, if the file cannot be read, is not JSON or is nested too deeply to parse.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

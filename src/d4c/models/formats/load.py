@@ -18,7 +18,7 @@ from d4c.models.formats.huggingface import huggingface_config, huggingface_layou
 from d4c.models.formats.native import is_native, native_config
 from d4c.models.formats.openai import fill_token_table, infer_config, openai_layout
 from d4c.models.formats.openclip import named_pretrained, openclip_config, plain_names, refuse_foreign
-from d4c.models.formats.weights import first_present, read_json, read_sharded, read_weights
+from d4c.models.formats.weights import first_present, read_json_object, read_sharded, read_weights
 from d4c.models.tokenizer import VOCAB_SIZE
 
 DEMO = Path(__file__).parents[1] / "demo"
@@ -134,7 +134,7 @@ def from_folder(folder: Path, source: str, name: str) -> CLIP:
         weights = first_present(folder, names)
         if weights is None or not (folder / config_name).is_file():
             continue
-        data = read_json(folder / config_name)
+        data = read_json_object(folder / config_name)
         read_tensors = read_sharded if weights.suffix == ".json" else read_weights
         if config_name == "open_clip_config.json":
             model, pixels = data.get("model_cfg"), data.get("preprocess_cfg") or {}
@@ -145,7 +145,7 @@ def from_folder(folder: Path, source: str, name: str) -> CLIP:
             config, label = native_config(data, source), str(data.get("name", name))
             return assemble(config, read_tensors(weights), Source, source, label)
         preprocessor = folder / "preprocessor_config.json"
-        config = huggingface_config(data, read_json(preprocessor) if preprocessor.is_file() else {}, source)
+        config = huggingface_config(data, read_json_object(preprocessor) if preprocessor.is_file() else {}, source)
         state = read_tensors(weights)
         refuse_foreign(state, source)
         return assemble(config, state, huggingface_layout, source, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from d4c.errors import CheckpointError
+from d4c.files import read_json
 from d4c.models.formats.archive import read_archive
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises CheckpointError if the file does not hold one."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again.") from None
+    data = read_json(path, CheckpointError, "download it again")
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object; download it again.")
     return data
@@ -63,7 +60,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def read_sharded(index: Path) -> dict[str, Tensor]:
     """Read the tensors of all files that a Hugging Face index names, which must be in the same folder."""
-    names = read_json(index).get("weight_map")
+    names = read_json_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index} has no 'weight_map' from weights to files; download it again.")
     tensors: dict[str, Tensor] = {}
