@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from d4c.progress import Interval, bar, part, reporting
+from d4c.progress import WHOLE, Interval, bar, parts, reporting
 
 
 def test_a_function_of_the_callers_is_called_as_it_is() -> None:
@@ -35,31 +35,37 @@ def test_a_terminal_shows_a_bar_unless_told_not_to(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sys, "stderr", stream)
         with reporting(report, "work") as progress:  # type: ignore[arg-type]
             progress(2, 5)
-        assert ("2/5" in stream.getvalue()) == shown
+        assert ("40%" in stream.getvalue()) == shown
 
 
-def test_a_bar_names_the_work_its_steps_and_the_time_left() -> None:
+def test_a_bar_names_the_work_what_is_done_and_the_time_left() -> None:
     stream = io.StringIO()
     with bar("synthesize d4c", Console(file=stream, force_terminal=True, width=80)) as progress:
-        progress(3, 48)
+        progress(12, 48)
     shown = stream.getvalue()
     assert "synthesize d4c" in shown
-    assert "3/48" in shown
+    assert "25%" in shown
     assert "left" in shown
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 9))
-def test_parts_of_a_job_count_up_without_a_gap(sizes: list[int], steps: int) -> None:
+def test_parts_of_a_job_count_up_without_a_gap(costs: list[int], steps: int) -> None:
     calls: list[tuple[int, int]] = []
-    total, start = sum(sizes), 0
-    for size in sizes:
-        progress = part(lambda *call: calls.append(call), start, start + size, total)
+    for progress in parts(lambda *call: calls.append(call), costs):
         for done in range(steps + 1):
             progress(done, steps)
-        start += size
     assert calls == sorted(calls)
-    assert calls[0] == (0, total)
-    assert calls[-1] == (total, total)
+    assert calls[0] == (0, WHOLE)
+    assert calls[-1] == (WHOLE, WHOLE)
+
+
+def test_a_part_of_a_part_is_a_part() -> None:
+    calls: list[tuple[int, int]] = []
+    _, second = parts(lambda *call: calls.append(call), [1, 1])
+    first_half, _ = parts(second, [3, 3])
+    for done in range(3):
+        first_half(done, 2)
+    assert calls == [(500, WHOLE), (625, WHOLE), (750, WHOLE)]
 
 
 def test_an_interval_passes_when_its_seconds_have_passed() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -46,18 +47,12 @@ def reporting(report: Report, title: str) -> Iterator[Progress]:
 
 @contextmanager
 def bar(title: str, console: Console) -> Iterator[Progress]:
-    """A bar on a console, with the steps, the time that has passed and the time that is left."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """A bar on a console, with the share that is done, the time that has passed and the time that is left."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     left = TimeRemainingColumn(), TextColumn("left")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), *left)
     with Bars(*columns, console=console) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -67,9 +62,26 @@ def silent(_done: int, _total: int) -> None:
     """The progress of work that nobody watches."""
 
 
-def part(progress: Progress, start: int, stop: int, total: int) -> Progress:
-    """The progress of a piece of longer work, which goes from step `start` to step `stop` of `total` with it."""
-    return lambda done, steps: progress(start + (stop - start) * done // max(steps, 1), total)
+WHOLE = 1000
+"""Steps of work that is made of pieces."""
+
+
+def parts(progress: Progress, costs: Sequence[float]) -> list[Progress]:
+    """The progress of each piece of longer work.
+
+    Args:
+        progress: that of the whole, which counts in thousandths, whatever the pieces count in.
+        costs: about how long each piece takes, relative to the others.
+
+    Returns:
+        One function for each piece, which may be divided further.
+    """
+    ends = [0.0, *accumulate(costs)]
+    return [_part(progress, start / ends[-1], stop / ends[-1]) for start, stop in pairwise(ends)]
+
+
+def _part(progress: Progress, start: float, stop: float) -> Progress:
+    return lambda done, steps: progress(round(WHOLE * (start + (stop - start) * done / max(steps, 1))), WHOLE)
 
 
 class Interval:

@@ -15,6 +15,7 @@ from d4c.evaluation.evaluate import evaluate, score
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics
 from d4c.models.clip import CLIP
+from d4c.progress import WHOLE
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +61,13 @@ def test_accuracy_is_what_a_loop_over_images_counts(demo_vit: CLIP, few: Dataset
     assert metrics.fidelity is None
 
 
-def test_progress_counts_the_images_of_both_models(demo_vit: CLIP, few: Dataset) -> None:
+def test_progress_counts_the_prompts_and_images_of_both_models(demo_vit: CLIP, few: Dataset) -> None:
     calls: list[tuple[int, int]] = []
     evaluate(demo_vit, few, reference=demo_vit, limit=5, batch_size=2, progress=lambda *call: calls.append(call))
-    assert calls == [(n, 10) for n in (2, 4, 5, 7, 9, 10)]
+    assert calls[0] == (0, WHOLE)
+    assert calls[-1] == (WHOLE, WHOLE)
+    assert calls == sorted(calls)
+    assert (WHOLE // 2, WHOLE) in calls
 
 
 def test_inputs_go_to_the_device_of_the_model(demo_vit: CLIP) -> None:

@@ -20,6 +20,7 @@ from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
+from d4c.progress import WHOLE
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.stages import stages
@@ -153,10 +154,24 @@ def test_overrides_reach_the_layers(tiny_vit: CLIP) -> None:
     assert quantized.recipe["overrides"][r"image\.blocks\.0\..*"] == "W7A5"
 
 
-def test_progress_ends_with_all(tiny_vit: CLIP) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reconstruction": "none"},
+        {"reconstruction": "gptq"},
+        {"reconstruction": "block", "iterations": 1},
+        {"reconstruction": "layer", "iterations": 1},
+        {"reconstruction": "none", "target_bits": 7.95},
+    ],
+    ids=str,
+)
+def test_progress_knows_the_total_at_once_and_counts_up_to_it(tiny_vit: CLIP, settings: dict[str, Any]) -> None:
     calls: list[tuple[int, int]] = []
-    made(tiny_vit, reconstruction="block", iterations=1, progress=lambda *call: calls.append(call))
-    assert calls == [(i, 8) for i in range(1, 9)]
+    made(tiny_vit, **settings, progress=lambda *call: calls.append(call))
+    assert calls[0] == (0, WHOLE)
+    assert calls[-1] == (WHOLE, WHOLE)
+    assert calls == sorted(calls)
+    assert len(set(calls)) > 20
 
 
 SETTINGS = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from d4c.errors import D4CError
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
-from d4c.progress import Progress
+from d4c.progress import WHOLE, Progress, parts, silent
 from d4c.zeroshot.classification import label_embeddings
 
 if TYPE_CHECKING:
@@ -63,41 +63,55 @@ class Embeddings:
         return self.image @ self.text.T
 
 
-def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int) -> Tensor:
-    """One unit vector per class, [C, D]; see `d4c.zeroshot.classification.label_embeddings`."""
+def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int, progress: Progress = silent) -> Tensor:
+    """One unit vector per class, [C, D]; see `d4c.zeroshot.classification.label_embeddings`.
+
+    `progress` is called with the prompts done and their number.
+    """
+    done = 0
 
     def embed_texts(prompts: list[str]) -> NDArray[np.float32]:
+        nonlocal done
         tokens = to_device(model, torch.as_tensor(model.tokenize(prompts)))
-        return torch.as_tensor(model.encode_text(tokens)).detach().float().cpu().numpy()
+        features = torch.as_tensor(model.encode_text(tokens)).detach().float().cpu().numpy()
+        done += len(prompts)
+        progress(done, count_prompts(dataset))
+        return features
 
     return torch.from_numpy(label_embeddings(dataset.classes, dataset.templates, embed_texts, batch_size))
 
 
+def count_prompts(dataset: Dataset) -> int:
+    """Class names under templates."""
+    return len(dataset.classes) * len(dataset.templates)
+
+
 @torch.no_grad()
-def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: Progress | None = None) -> Embeddings:
+def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: Progress = silent) -> Embeddings:
     """Encode the classes and the images of a dataset.
 
     Args:
         model: What encodes them.
         dataset: Images and class names.
         batch_size: Images, and prompts, that are encoded at once.
-        progress: Called with the number of images done and their total.
+        progress: Called with (thousandths of the prompts and images done, 1000).
 
     Raises:
         DataError: If an image does not decode.
         D4CError: If the model gives numbers that are not finite.
     """
     start = time.perf_counter()
-    text = class_embeddings(model, dataset, batch_size)
-    parts: list[Tensor] = []
+    progress(0, WHOLE)
+    progress_of_prompts, progress_of_images = parts(progress, [count_prompts(dataset), len(dataset)])
+    text = class_embeddings(model, dataset, batch_size, progress_of_prompts)
+    rows_of_batches: list[Tensor] = []
     done = 0
     for pixels in pixel_batches(dataset, model.preprocess, batch_size):
         features = torch.as_tensor(model.encode_image(to_device(model, pixels))).float().cpu()
-        parts.append(F.normalize(features, dim=-1))
+        rows_of_batches.append(F.normalize(features, dim=-1))
         done += len(pixels)
-        if progress is not None:
-            progress(done, len(dataset))
-    image = torch.cat(parts)
+        progress_of_images(done, len(dataset))
+    image = torch.cat(rows_of_batches)
     for kind, rows in (("text", text), ("image", image)):
         broken = int((~rows.isfinite().all(1)).sum())
         if broken:

@@ -10,7 +10,7 @@ from d4c.evaluation.embed import Embeddings, Encoder, embed
 from d4c.evaluation.fidelity import fidelity
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics, label_ranks, wilson
-from d4c.progress import Progress
+from d4c.progress import WHOLE, Report, parts, reporting
 
 
 def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | None = None) -> Metrics:
@@ -48,7 +48,7 @@ def evaluate(
     reference: Encoder | Embeddings | None = None,
     batch_size: int = 64,
     limit: int | None = None,
-    progress: Progress | None = None,
+    progress: Report = "auto",
 ) -> Metrics:
     """Top-1 and top-5 zero-shot accuracy with 95 % Wilson intervals, and fidelity to a float model.
 
@@ -59,7 +59,7 @@ def evaluate(
             images.
         batch_size: Images that are encoded at once.
         limit: Use that many images, evenly spread over the set (see `Dataset.subset`).
-        progress: Called with the images done and their total, the reference's included.
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Raises:
         SettingError: If the spec, the limit or the batch size is not valid.
@@ -68,16 +68,11 @@ def evaluate(
     data = load_dataset(dataset)
     if limit is not None:
         data = data.subset(limit)
-    size = len(data)
-    if reference is None or isinstance(reference, Embeddings):
-        of_reference, steps = reference, size
-    else:
-        steps = 2 * size
-        of_reference = embed(reference, data, batch_size=batch_size, progress=shifted(progress, 0, steps))
-    embeddings = embed(model, data, batch_size=batch_size, progress=shifted(progress, steps - size, steps))
-    return score(embeddings, data, reference=of_reference)
-
-
-def shifted(progress: Progress | None, offset: int, steps: int) -> Progress | None:
-    """The part of a longer progress of `steps` that begins after `offset`."""
-    return None if progress is None else lambda done, _: progress(offset + done, steps)
+    known = reference is None or isinstance(reference, Embeddings)
+    with reporting(progress, f"evaluate on {data.name}") as report:
+        report(0, WHOLE)
+        of_float_model, of_model = parts(report, [0.0 if known else 1.0, 1.0])
+        if reference is not None and not isinstance(reference, Embeddings):
+            reference = embed(reference, data, batch_size=batch_size, progress=of_float_model)
+        embeddings = embed(model, data, batch_size=batch_size, progress=of_model)
+    return score(embeddings, data, reference=reference)

@@ -11,6 +11,7 @@ import torch
 from d4c.calibration.softening import softened
 from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
+from d4c.progress import Progress, silent
 from d4c.quantization.calibrate import calibrate
 from d4c.quantization.config import RangeRule
 from d4c.quantization.formats.scheme import Track
@@ -79,6 +80,7 @@ def with_ranges(
     tokens: torch.Tensor,
     towers: Sequence[str],
     rule: RangeRule = "mse",
+    progress: Progress = silent,
 ) -> CLIP:
     """A quantized copy with every range chosen and all weights rounded to nearest.
 
@@ -90,6 +92,7 @@ def with_ranges(
         tokens: Calibration tokens [P, L].
         towers: Which towers the plan quantizes.
         rule: How the range of an activation follows from its values.
+        progress: Called with thousandths of the work.
 
     Raises:
         DataError: An activation is not finite.
@@ -97,5 +100,5 @@ def with_ranges(
     quantized = copy.deepcopy(float_clip)
     convert(quantized, plan, track)
     samples = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
-    calibrate(quantized, pixels[:samples], tokens[:samples], towers, track == "deployable", rule)
+    calibrate(quantized, pixels[:samples], tokens[:samples], towers, track == "deployable", rule, progress)
     return quantized

@@ -17,7 +17,7 @@ from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.errors import CheckpointError
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
-from d4c.progress import Progress
+from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig, TowerName, quantize_config
 from d4c.quantization.formats.scheme import Scheme
@@ -51,7 +51,7 @@ def quantize(
     *,
     preset: Preset | None = None,
     prompts: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Report = "auto",
     checkpoint: str | Path | None = None,
     **settings: Any,
 ) -> QuantizedCLIP:
@@ -65,7 +65,7 @@ def quantize(
         scheme: Bits such as "W4A8", or a record of all settings.
         preset: "quick", "default" or "paper", where the settings start that are not given one by one.
         prompts: Calibration prompts for the text tower, by default 512 generic ones.
-        progress: Called with the units that are done and their number.
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
         checkpoint: Folder that keeps finished units: a call with the same arguments resumes there and ends with the
             same weights, bit for bit on the same device. Remove it once the result is saved (`remove_checkpoint`).
         **settings: Fields of `QuantizeConfig` to replace, such as `reconstruction="gptq"` or
@@ -82,8 +82,25 @@ def quantize(
 
     Warns if ranges rest on a single image or on fewer than 32 prompts.
     """
-    started = time.perf_counter()
     config = quantize_config(scheme, preset, settings).resolved()
+    with reporting(progress, f"quantize {config.scheme}") as report:
+        report(0, WHOLE)
+        quantized = _quantize(clip, calibration, config, prompts, report, checkpoint)
+        report(WHOLE, WHOLE)
+    return quantized
+
+
+def _quantize(
+    clip: CLIP,
+    calibration: CalibrationSet,
+    config: QuantizeConfig,
+    prompts: Sequence[str] | None,
+    progress: Progress,
+    checkpoint: str | Path | None,
+) -> QuantizedCLIP:
+    """`quantize` by a resolved record."""
+    started = time.perf_counter()
+    converting, rebuilding = parts(progress, [_cost_of_converting(config), _cost_of_rebuilding(config)])
     if on_gpu := clip.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(clip.device)
     float_clip = working_copy(clip, config.track)
@@ -92,14 +109,14 @@ def quantize(
     _check_weights(float_clip, config)
     _warn_of_few(len(pixels), len(tokens), config)
     inputs: Inputs = {"image": pixels, "text": tokens}
-    quantized, plan, config = _converted(float_clip, config, inputs, progress)
+    quantized, plan, config = _converted(float_clip, config, inputs, converting)
     recipe = _recipe(config, clip, calibration, inputs)
     if config.reconstruction != "none":
         # The order of overrides counts, and a fingerprint sorts what has names.
         key = {**recipe, "learning": asdict(config.learning()), "order": list(config.overrides)}
         key |= {tower: tensor_hash(tensor) for tower, tensor in inputs.items()}
         unfinished = None if checkpoint is None else Checkpoint(Path(checkpoint), key)
-        _reconstruct(quantized, float_clip, config, inputs, progress, unfinished)
+        _reconstruct(quantized, float_clip, config, inputs, rebuilding, unfinished)
     for module in quantized.modules():
         if isinstance(module, QuantizedLayer):
             module.freeze()
@@ -120,13 +137,37 @@ def _check_weights(clip: CLIP, config: QuantizeConfig) -> None:
 def _warn_of_few(images: int, prompts: int, config: QuantizeConfig) -> None:
     """What was seen sets every range, and what others need beyond is cut off."""
     if "image" in config.towers and images == 1:
-        warnings.warn("The image ranges rest on a single calibration image; give some dozens.", stacklevel=3)
+        warnings.warn("The image ranges rest on a single calibration image; give some dozens.", stacklevel=4)
     if "text" in config.towers and prompts < FEW_PROMPTS:
-        warnings.warn(f"The text ranges rest on few prompts ({prompts}); give at least {FEW_PROMPTS}.", stacklevel=3)
+        warnings.warn(f"The text ranges rest on few prompts ({prompts}); give at least {FEW_PROMPTS}.", stacklevel=4)
+
+
+FOLDING, RANGES, WIDTHS, SOLVING = 1.0, 2.0, 20.0, 3.0
+"""About how long a piece of the work takes relative to the others, for the progress."""
+LEARNED_SAMPLES = 20
+"""Samples that are learned from in each unit in about the time of folding."""
+
+
+def _cost_of_converting(config: QuantizeConfig) -> float:
+    return FOLDING + RANGES + (WIDTHS + RANGES if _has_target(config) else 0.0)
+
+
+def _cost_of_rebuilding(config: QuantizeConfig) -> float:
+    if config.reconstruction == "none":
+        return 0.0
+    if config.reconstruction == "gptq":
+        return SOLVING
+    learning = config.learning()
+    return SOLVING + learning.iterations * learning.batch_size / LEARNED_SAMPLES
+
+
+def _has_target(config: QuantizeConfig) -> bool:
+    """Whether layers get widths of their own to fit a target."""
+    return config.target_bits is not None or config.target_bytes is not None
 
 
 def _converted(
-    float_clip: CLIP, config: QuantizeConfig, inputs: Inputs, progress: Progress | None
+    float_clip: CLIP, config: QuantizeConfig, inputs: Inputs, progress: Progress
 ) -> tuple[CLIP, Plan, QuantizeConfig]:
     """A converted copy with its ranges, its plan, and the record with every exception that a layer follows.
 
@@ -134,16 +175,19 @@ def _converted(
     """
     scheme, track, towers = Scheme.parse(config.scheme), config.track, config.towers
     pixels, tokens = inputs["image"], inputs["text"]
+    folding, ranging, measuring, ranging_again = parts(
+        progress, [FOLDING, RANGES, *([WIDTHS, RANGES] if _has_target(config) else [0.0, 0.0])]
+    )
     exceptions = default_overrides(float_clip, track) | {p: Scheme.parse(text) for p, text in config.overrides.items()}
     plan = make_plan(float_clip, scheme, track, exceptions, towers, config.safe_int8)
     if track == "deployable":
-        prepare(float_clip, pixels, tokens, towers, plan)
-    quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges)
-    if config.target_bits is not None or config.target_bytes is not None:
+        prepare(float_clip, pixels, tokens, towers, plan, folding)
+    quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging)
+    if _has_target(config):
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
-        exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, progress)
+        exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, measuring)
         plan = make_plan(float_clip, scheme, track, exceptions, towers, config.safe_int8)
-        quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges)
+        quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
     followed = {p: str(s) for p, s in exceptions.items() if any(re.fullmatch(p, name) for name in plan)}
     return quantized, plan, replace(config, overrides=followed)
 
@@ -167,18 +211,12 @@ def _reconstruct(
     float_clip: CLIP,
     config: QuantizeConfig,
     inputs: Inputs,
-    progress: Progress | None,
+    progress: Progress,
     checkpoint: Checkpoint | None,
 ) -> None:
     """Rebuild the towers of `quantized` in place."""
-    sizes = {tower: len(float_clip.tower(tower).stages()) for tower in config.towers}
-    count, passed = sum(sizes.values()), 0
-    for tower in config.towers:
-
-        def report(done: int, _: int, passed: int = passed) -> None:
-            if progress:
-                progress(passed + done, count)
-
+    sizes = [len(float_clip.tower(tower).stages()) for tower in config.towers]
+    for tower, progress_of_tower in zip(config.towers, parts(progress, sizes), strict=True):
         reconstruct(
             quantized,
             float_clip,
@@ -187,10 +225,9 @@ def _reconstruct(
             lambda stage: _unit_kind(stage, config),
             config.learning(),
             config.seed,
-            report,
+            progress_of_tower,
             checkpoint,
         )
-        passed += sizes[tower]
 
 
 def _unit_kind(stage: Stage, config: QuantizeConfig) -> UnitKind:

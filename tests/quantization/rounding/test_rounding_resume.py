@@ -51,14 +51,20 @@ def images(tiny_vit: CLIP) -> CalibrationSet:
 
 
 def make(clip: CLIP, images: CalibrationSet, folder: Path | None, kill_at: int | None = None, **settings: Any) -> str:
-    """Fingerprint of every tensor of the quantized model."""
+    """Fingerprint of every tensor of the quantized model; a job to be killed ends after so many stages."""
+    passed: list[str] = []
+    pass_stage = reconstruction._Walk.pass_stage
 
-    def progress(done: int, total: int) -> None:
-        if done == kill_at:
+    def pass_or_die(self: Any, stage: Any, *rest: Any) -> None:
+        pass_stage(self, stage, *rest)
+        passed.append(stage.name)
+        if len(passed) == kill_at:
             raise Killed
 
-    given = {"iterations": 2, "batch_size": 2, "prompts": PROMPTS, "towers": ("image",), **settings}
-    return model_hash(d4c.quantize(clip, images, "W3A4", checkpoint=folder, progress=progress, **given))
+    few = {"iterations": 2, "batch_size": 2, "prompts": PROMPTS, "towers": ("image",), **settings}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction._Walk, "pass_stage", pass_or_die)
+        return model_hash(d4c.quantize(clip, images, "W3A4", checkpoint=folder, **few))
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d4c.compiled import Repeated
+from d4c.progress import Progress, silent
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 
 Layer = QuantizedLinear | QuantizedConv2d
@@ -40,22 +41,26 @@ class GPTQ:
         self._blocks: dict[tuple[int, int, torch.device], _Block] = {}
 
     @torch.no_grad()
-    def solve(self, layers: Sequence[Layer], given: Tensor) -> None:
+    def solve(self, layers: Sequence[Layer], inputs: Tensor, progress: Progress = silent) -> None:
         """Set integer weights, and the float weights that learned rounding starts from, for one shared input.
 
-        `given` are inputs of the quantized model before the layers' quantizer, on any device: [..., K] for linear
-        layers, [N, C, H, W] for convolutions.
+        Args:
+            layers: layers that read the same tensor.
+            inputs: what the quantized model hands to the layers' quantizer, on any device: [..., K] for linear
+                layers, [N, C, H, W] for convolutions.
+            progress: called with the layers done and their number.
         """
-        gram = _gram(layers[0], given)
+        gram = _gram(layers[0], inputs)
         damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # inputs may be all zero
         order, factor = factorize(gram + damping * torch.eye(len(gram), device=gram.device))
-        for layer in layers:
+        for done, layer in enumerate(layers, 1):
             source = layer.source_weight().flatten(1)
             args = layer.weight_args
             scale, zero_point = layer.weight_scale.flatten(), layer.weight_zero_point.flatten()
             codes, adjusted = self.round(source, order, factor, scale, zero_point, args.qmin, args.qmax)
             layer.set_codes(codes.view(layer.weight_shape))
             layer.float_weight = adjusted.view(layer.weight_shape)
+            progress(done, len(layers))
 
     def round(
         self, weight: Tensor, order: Tensor, factor: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from d4c.compiled import Repeated
+from d4c.progress import Interval, Progress, silent
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.rounding.adaround import SoftRounding
 from d4c.quantization.rounding.config import ReconstructionConfig
 
+REPORT_EVERY = 0.5
+"""Seconds between two reports of how many steps are done."""
 TEMPERATURE = 1000.0
 """At the end, the offset between two codes at which a weight is still soft is a thousandth of that at the start."""
 
@@ -35,8 +38,8 @@ class Unit:
 
 
 @torch.enable_grad()
-def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
-    """Learn rounding and activation scales of one unit, then fix its integer weights."""
+def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int, progress: Progress = silent) -> None:
+    """Learn rounding and activation scales of one unit, then fix its integer weights; `progress` counts steps."""
     checked = config.annealing == "temperature"
     before = _error(unit, config) if checked else torch.inf
     codes, scales = [layer.codes.clone() for layer in unit.layers], [q.scale.detach().clone() for q in unit.quantizers]
@@ -50,7 +53,7 @@ def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: in
                 layer.soft_weight = rounding
             for quantizer in unit.quantizers:
                 quantizer.drop = config.drop
-            loop.run()
+            loop.run(progress)
         finally:
             for quantizer in unit.quantizers:
                 quantizer.drop = 0.0
@@ -140,10 +143,12 @@ class _Loop:
         self.optimizer.step()
         self.step_index += 1
 
-    def run(self) -> None:
-        """All steps."""
-        repeat = Repeated(self.step, self.device)
-        for choice in self.choices:
+    def run(self, progress: Progress) -> None:
+        """All steps, with their number about twice a second."""
+        repeat, reports = Repeated(self.step, self.device), Interval(REPORT_EVERY)
+        for done, choice in enumerate(self.choices, 1):
             for buffer, batch in zip(self.batch, samples(self.unit, choice), strict=True):
                 buffer.copy_(batch)  # a captured step reads the same memory each time
             repeat()
+            if reports.passed():
+                progress(done, len(self.choices))

@@ -7,6 +7,7 @@ partly quantized model, its targets from the float model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP, TOWERS
-from d4c.progress import Progress
+from d4c.progress import Progress, parts, silent
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from d4c.quantization.rounding.config import ReconstructionConfig
 from d4c.quantization.rounding.gptq import GPTQ, Layer
@@ -24,6 +25,8 @@ from d4c.quantization.rounding.resume import Checkpoint, set_stage_state, stage_
 from d4c.quantization.stages import Stage, record_input, record_output, run_stage, stages
 
 UnitKind = Literal["layer", "block", "gptq"]
+SOLVING, LEARNING = 1.0, 9.0
+"""About how long the closed form takes for layers that share an input, and learning them, for the progress."""
 
 
 def reconstruct(
@@ -34,16 +37,25 @@ def reconstruct(
     unit_of: Callable[[Stage], UnitKind],
     config: ReconstructionConfig,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Rebuild one tower in place, from front to back.
 
-    `inputs` are pixels [N, 3, S, S] or tokens [N, L]; `reference` is the float model that `quantized` was made
-    from, folded alike; `unit_of` gives the kind of unit for a stage. Stages that `checkpoint` holds are taken
-    from there. Where a GPU has too little memory for the states of all samples, they move to the host's.
+    Args:
+        quantized: the converted model, with its ranges and with weights rounded to nearest.
+        reference: the float model that `quantized` was made from, folded alike.
+        tower: "image" or "text".
+        inputs: pixels [N, 3, S, S] or tokens [N, L].
+        unit_of: gives the kind of unit for a stage.
+        config: how units are learned.
+        seed: of the random numbers of each unit.
+        progress: called with thousandths of the work.
+        checkpoint: stages that it holds are taken from there, and rebuilt ones are put into it.
 
-    Raises SettingError if even then there is too little.
+    Raises:
+        SettingError: if a GPU has too little memory, even with the states of all samples in the host's memory, to
+            which they move where it is short.
     """
     inputs = reference.tower(tower).crop(inputs)
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
@@ -53,10 +65,9 @@ def reconstruct(
         weights = token_importance(quantized, reference, inputs, error)
     walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
     chain = stages(quantized, tower)
-    for index, stage in enumerate(chain):
-        walk.pass_stage(stage, unit_of(stage))
-        if progress:
-            progress(index + 1, len(chain))
+    for stage, progress_of_stage in zip(chain, parts(progress, [1] * len(chain)), strict=True):
+        walk.pass_stage(stage, unit_of(stage), progress_of_stage)
+        progress_of_stage(1, 1)
 
 
 class _Walk:
@@ -80,13 +91,13 @@ class _Walk:
         self.importance, self.checkpoint = importance, checkpoint
         self.gptq = GPTQ()
 
-    def pass_stage(self, stage: Stage, kind: UnitKind) -> None:
-        """Rebuild a stage and go behind it; once more with all samples in host memory, if the GPU's is too small."""
-        before = {name: tensor.clone() for name, tensor in stage_state(self.quantized, stage).items()}
+    def pass_stage(self, stage: Stage, kind: UnitKind, progress: Progress) -> None:
+        """Rebuild a stage and pass it; once more with all samples in host memory, if the GPU's is too small."""
+        initial = {name: tensor.clone() for name, tensor in stage_state(self.quantized, stage).items()}
         layers = [_layer(self.quantized, name) for name in trainable_layers(self.quantized, stage)]
         sources = [layer.float_weight for layer in layers]
         try:
-            self._pass_stage(stage, kind)
+            self._pass_stage(stage, kind, progress)
             return
         except RuntimeError as error:
             if not _lacks_memory(error):
@@ -96,52 +107,57 @@ class _Walk:
                     f"Rebuilding {stage.name} takes more GPU memory than is free, even with all activations in host "
                     "memory; choose a smaller batch_size, reconstruction='layer' or a larger device."
                 ) from None
-        set_stage_state(self.quantized, stage, before)
+        set_stage_state(self.quantized, stage, initial)
         for layer, source in zip(layers, sources, strict=True):
             layer.float_weight = source
         self.inputs, self.state, self.float_state = self.inputs.cpu(), self.state.cpu(), self.float_state.cpu()
         self.on_host = True
         torch.cuda.empty_cache()
-        self.pass_stage(stage, kind)
+        self.pass_stage(stage, kind, progress)
 
-    def _pass_stage(self, stage: Stage, kind: UnitKind) -> None:
+    def _pass_stage(self, stage: Stage, kind: UnitKind, progress: Progress) -> None:
         target = run_stage(stage, self.reference, self.float_state, self.inputs)
         names = trainable_layers(self.quantized, stage)
         if names and not (self.checkpoint and self.checkpoint.restore(self.quantized, stage)):
-            self._rebuild(stage, names, kind, target)
+            self._rebuild(stage, names, kind, target, progress)
             if self.checkpoint:
                 self.checkpoint.save_if_due(self.quantized, stage)
         self.state = run_stage(stage, self.quantized, self.state, self.inputs)
         self.float_state = target
 
-    def _rebuild(self, stage: Stage, names: list[str], kind: UnitKind, target: Tensor) -> None:
+    def _rebuild(self, stage: Stage, names: list[str], kind: UnitKind, target: Tensor, progress: Progress) -> None:
         # A unit is learned from states alone; the text head also reads where its prompts end, and holds one layer.
         whole = kind == "block" and not stage.reads_inputs
+        jobs: list[tuple[float, Callable[[Progress], None]]] = []
         for group in _shared_inputs(self.quantized, names):
             if kind == "gptq" or self.config.closed_form_start:
-                self._solve(stage, group)
+                jobs.append((SOLVING, partial(self._solve, stage, group)))
             if kind != "gptq" and not whole:
-                self._optimize(
-                    _layer_unit(
-                        self.quantized, self.reference, stage, group, self.state, self.float_state, self.inputs
-                    ),
-                    group,
-                )
+                jobs.append((LEARNING, partial(self._learn_layers, stage, group)))
         if whole:
-            unit = _block_unit(self.quantized, stage, names, self.state, target, self.inputs)
-            self._optimize(unit, [stage.name])
+            jobs.append((LEARNING * max(1, len(jobs)), partial(self._learn_block, stage, names, target)))
+        for (_, job), progress_of_job in zip(jobs, parts(progress, [cost for cost, _ in jobs]), strict=True):
+            job(progress_of_job)
 
-    def _solve(self, stage: Stage, names: list[str]) -> None:
+    def _solve(self, stage: Stage, names: list[str], progress: Progress) -> None:
         layers = [_layer(self.quantized, name) for name in names]
-        given = record_input(stage, self.quantized, layers[0], self.state, self.inputs)
+        inputs = record_input(stage, self.quantized, layers[0], self.state, self.inputs)
         live = _live(self.quantized, stage, self.inputs)
-        self.gptq.solve(layers, given if live is None or given.ndim != 3 else given[live])
+        self.gptq.solve(layers, inputs if live is None or inputs.ndim != 3 else inputs[live], progress)
 
-    def _optimize(self, unit: Unit, outputs: list[str]) -> None:
+    def _learn_layers(self, stage: Stage, names: list[str], progress: Progress) -> None:
+        unit = _layer_unit(self.quantized, self.reference, stage, names, self.state, self.float_state, self.inputs)
+        self._optimize(unit, names, progress)
+
+    def _learn_block(self, stage: Stage, names: list[str], target: Tensor, progress: Progress) -> None:
+        unit = _block_unit(self.quantized, stage, names, self.state, target, self.inputs)
+        self._optimize(unit, [stage.name], progress)
+
+    def _optimize(self, unit: Unit, outputs: list[str], progress: Progress) -> None:
         """Learn a unit; `outputs` are the layers, or the stage, whose outputs make up the unit's."""
         if all(name in self.importance for name in outputs):
             unit.importance = torch.cat([self.importance[name] for name in outputs], -1)
-        optimize(unit, self.config, self.scale_lr, self.seed)
+        optimize(unit, self.config, self.scale_lr, self.seed, progress)
 
 
 def _lacks_memory(error: BaseException | None) -> bool:

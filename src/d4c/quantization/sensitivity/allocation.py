@@ -9,7 +9,7 @@ from math import ceil, floor
 import numpy as np
 
 from d4c.errors import SettingError
-from d4c.progress import Progress
+from d4c.progress import Progress, silent
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.quantized_layers import QuantizedEmbedding, QuantizedLayer
@@ -59,7 +59,7 @@ def mixed_overrides(
     fixed: Collection[str],
     target_bits: float | None,
     target_bytes: int | None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, Scheme]:
     """Overrides that give each layer its width, so that all weights fit a target: mean bits, or bytes when packed.
 
@@ -92,7 +92,7 @@ def mixed_overrides(
         )
     free = {name: own for name, own in sizes.items() if len(own) > 1}
     runs = sum(map(len, free.values()))
-    losses = probe.alone(free, lambda done: progress(done, runs) if progress else None)
+    losses = probe.alone(free, lambda done: progress(done, runs))
     held = sum(size for name in sizes.keys() - free.keys() for size in sizes[name].values())
     chosen = allocate(losses, free, floor(budget) - held)
     others = {name: bits for name, bits in chosen.items() if bits != scheme.weight_bits}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.models.clip import CLIP, TOWERS
 from d4c.models.tower import replace_module
-from d4c.progress import Progress
+from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.formats.scheme import Scheme, check_bits
@@ -116,32 +116,65 @@ def measure_sensitivity(
     *,
     widths: Sequence[int] = WIDTHS,
     prompts: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Report = "auto",
 ) -> Sensitivity:
-    """Measure every layer of both towers, quantized by the deployable track with ranges only; the CLIP stays as it is.
+    """Measure every layer of both towers, quantized by the deployable track with ranges only.
 
     Each layer is measured alone in the float model, at the scheme's bits and at each of `widths`, and left out of the
-    quantized one. Ranges and the distribution are of `prompts`, by default 180 generic ones, each of another noun.
-    `progress` is called with the runs done and their total.
+    quantized one.
 
-    Raises SettingError for an invalid scheme or width, DataError for unusable calibration data.
+    Args:
+        clip: The float model, which is left as it is.
+        calibration: Images that fit the model.
+        scheme: Bits such as "W4A8".
+        widths: Bits of weights that each layer is also measured at.
+        prompts: What the ranges and the distribution are of, by default 180 generic ones, each of another noun.
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
+
+    Returns:
+        What each layer costs, in nats.
+
+    Raises:
+        SettingError: for an invalid scheme or width.
+        DataError: for unusable calibration data.
     """
     scheme = Scheme.parse(scheme)
     for bits in widths:
         check_bits(bits, "a width to measure")
+    with reporting(progress, f"measure {scheme}") as report:
+        report(0, WHOLE)
+        sensitivity = _measure(clip, calibration, scheme, widths, prompts, report)
+        report(WHOLE, WHOLE)
+    return sensitivity
+
+
+FOLDING, RANGES, MEASURING = 1.0, 2.0, 30.0
+"""About how long a piece of the work takes relative to the others, for the progress."""
+
+
+def _measure(
+    clip: CLIP,
+    calibration: CalibrationSet,
+    scheme: Scheme,
+    widths: Sequence[int],
+    prompts: Sequence[str] | None,
+    progress: Progress,
+) -> Sensitivity:
+    """`measure_sensitivity` by checked settings."""
+    folding, ranging, measuring = parts(progress, [FOLDING, RANGES, MEASURING])
     float_clip = working_copy(clip, "deployable")
     texts = generic_prompts(len(NOUNS)) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften=True)
     plan = make_plan(float_clip, scheme, "deployable", default_overrides(float_clip, "deployable"))
-    prepare(float_clip, pixels, tokens, TOWERS, plan)
-    quantized = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS)
+    prepare(float_clip, pixels, tokens, TOWERS, plan, folding)
+    quantized = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS, progress=ranging)
     probe = Probe(float_clip, quantized, pixels, tokens)
     bits_of = {name: entry.weights.num_bits if entry.weights else NO_WEIGHTS for name, entry in plan.items()}
     choices = {name: sorted({*widths, own} if own else {NO_WEIGHTS}) for name, own in bits_of.items()}
     runs = sum(map(len, choices.values()))
-    total = runs + len(plan)
-    alone = probe.alone(choices, lambda done: progress(done, total) if progress else None)
-    without = probe.without(plan, lambda done: progress(runs + done, total) if progress else None)
+    steps = runs + len(plan)
+    alone = probe.alone(choices, lambda done: measuring(done, steps))
+    without = probe.without(plan, lambda done: measuring(runs + done, steps))
     whole = probe.divergence()
     layers = quantized_layers(quantized)
     return Sensitivity(
