@@ -1,4 +1,4 @@
-"""What each token of an image counts: weights of the reconstruction loss from the gradient of an error at the end."""
+"""Importance of image tokens: weights for the reconstruction loss, from the gradient of an error of the embedding."""
 
 from __future__ import annotations
 
@@ -15,41 +15,56 @@ from d4c.quantization.stages import stages
 from d4c.zeroshot.divergence import divergence, log_distribution
 
 Error = Callable[[Tensor, Tensor], Tensor]
-"""Maps a quantized and a float model's embeddings [N, D] to the error of each image [N]."""
+"""Maps embeddings [N, D] of a quantized model and of the float model to the error of each image [N]."""
 SAMPLES = 64
+"""Images that the gradient is a mean over."""
+BATCH = 4
+"""Images at a time; the activations of a whole tower are held for the gradient."""
 TEXT_BATCH = 64
-BATCH = 4  # a whole tower's activations are held at once
 
 
-def embedding_error(own: Tensor, wanted: Tensor) -> Tensor:
-    """1 - cos between the embeddings."""
-    return 1 - F.cosine_similarity(own, wanted, dim=-1)
+def embedding_error(actual: Tensor, expected: Tensor) -> Tensor:
+    """1 - cos between the embeddings of each image."""
+    return 1 - F.cosine_similarity(actual, expected, dim=-1)
 
 
 @torch.no_grad()
 def zeroshot_error(reference: CLIP) -> Error:
-    """KL of the zero-shot distributions over 180 generic prompts, each of another noun, with float text embeddings.
+    """The divergence of the zero-shot distributions over 180 generic prompts, each of another noun.
 
-    Unlike the cosine it does not count where an embedding moves without nearing a prompt.
+    Text embeddings are those of the float model. Unlike the cosine, the divergence ignores moves of an embedding that
+    bring it no nearer to any prompt.
+
+    Args:
+        reference: The float CLIP.
     """
     tokens = reference.tokenize(generic_prompts(len(NOUNS))).to(reference.device)
     texts = torch.cat([reference.encode_text(part) for part in reference.text.batches(tokens, TEXT_BATCH)])
 
-    def error(own: Tensor, wanted: Tensor) -> Tensor:
-        found, expected = (log_distribution(images, texts, reference.logit_scale) for images in (own, wanted))
-        return divergence(found, expected)
+    def error(actual: Tensor, expected: Tensor) -> Tensor:
+        log_p = [log_distribution(images, texts, reference.logit_scale) for images in (actual, expected)]
+        return divergence(*log_p)
 
     return error
 
 
 @torch.enable_grad()
 def token_importance(quantized: CLIP, reference: CLIP, pixels: Tensor, error: Error) -> dict[str, Tensor]:
-    """Weights [L, C] of mean 1, one a token, for the output of each stage and each layer of a vision transformer.
+    """Weigh the tokens in the output of each stage and each layer of a vision transformer.
 
-    They are means over images and channels of the squared gradient of `error`: the diagonal of the Fisher information,
-    which says to second order what an error costs (BRECQ, arXiv 2102.05426). The class token, which alone is read in
-    the end, counts by far the most. `quantized` has its ranges and weights rounded to nearest; the first 64 of `pixels`
-    [N, 3, S, S] are taken. Outputs without tokens have no weights.
+    A weight is the mean over images and channels of the squared gradient of `error`: the diagonal of the Fisher
+    information, which tells to second order what an error costs (BRECQ, arXiv 2102.05426). The class token, which
+    alone is read in the end, counts by far the most.
+
+    Args:
+        quantized: The CLIP with all ranges chosen and weights rounded to nearest.
+        reference: The float CLIP that it was made from.
+        pixels: Pixels [N, 3, S, S], of which the first 64 are used.
+        error: What the weights tell the cost in.
+
+    Returns:
+        By name of the stage or layer, weights [L, C] of mean 1, equal for all channels of a token. Outputs without
+        tokens have none.
 
     Weights of channels, the other way to reduce the diagonal, brought nothing: tried at W4A4 on the image and the text
     tower of a transformer and, where it was worse, on the image tower of a ResNet (one seed each).
@@ -63,7 +78,7 @@ def token_importance(quantized: CLIP, reference: CLIP, pixels: Tensor, error: Er
 
         if y.ndim == 3:
             if not y.requires_grad:
-                y.requires_grad_()  # nothing in front of the first layer has a gradient
+                y.requires_grad_()  # nothing before the first layer has a gradient
             y.register_hook(add)
         return y
 
@@ -74,19 +89,19 @@ def token_importance(quantized: CLIP, reference: CLIP, pixels: Tensor, error: Er
     ]
     try:
         for part in pixels[:SAMPLES].split(BATCH):
-            own, wanted = part, part
+            actual, expected = part, part
             for stage in stages(quantized, "image"):
-                own = watch(stage.name, stage.run(quantized, own, part))
+                actual = watch(stage.name, stage.run(quantized, actual, part))
                 with torch.no_grad():
-                    wanted = stage.run(reference, wanted, part)
-            error(own, wanted).sum().backward()
+                    expected = stage.run(reference, expected, part)
+            error(actual, expected).sum().backward()
     finally:
         for handle in handles:
             handle.remove()
-    return {name: _of_mean_one(total) for name, total in sums.items()}
+    return {name: _with_mean_one(squares) for name, squares in sums.items()}
 
 
-def _of_mean_one(total: Tensor) -> Tensor:
-    """Divided by the mean; all ones where nothing reaches the embedding."""
-    mean = total.mean()
-    return total / mean if bool(mean > 0) and bool(mean.isfinite()) else torch.ones_like(total)
+def _with_mean_one(weights: Tensor) -> Tensor:
+    """The weights over their mean; all ones where nothing reaches the embedding."""
+    mean = weights.mean()
+    return weights / mean if bool(mean > 0) and bool(mean.isfinite()) else torch.ones_like(weights)
