@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 import d4c
+from d4c.deployment.targets import DEFAULT_FORMAT, format_help
 from d4c.display import (
     errors,
     metrics_cells,
@@ -22,6 +23,7 @@ from d4c.display import (
     progress_bar,
 )
 from d4c.errors import D4CError, quantize_extra
+from d4c.evaluation.load_dataset import dataset_help
 from d4c.settings.presets import Preset as Preset_
 from d4c.version import __version__
 
@@ -44,7 +46,7 @@ Method = Annotated[
         help="d4c; its ablations pgsi, pgsi+scg, pgsi+pae; bns (only ResNets); pse (only ViTs); noise, pink, leaves."
     ),
 ]
-Data = Annotated[str, typer.Option(help="demo, cifar10:DIR, cifar100:DIR, imagenet1k:DIR, parquet:FILE, folder:DIR.")]
+Data = Annotated[str, typer.Option(help=dataset_help())]
 Track = Annotated[str | None, typer.Option(help="deployable (what integer hardware computes) or paper (as published).")]
 Reconstruction = Annotated[
     str | None, typer.Option(help="block, layer, published, gptq or none; default by track and preset.")
@@ -287,7 +289,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -onnx.")
     ] = None,
-    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    format: Annotated[str, typer.Option(help=format_help())] = DEFAULT_FORMAT,
     unpacked: Annotated[
         bool, typer.Option("--unpacked", help="8 bits a weight: larger files that load faster.")
     ] = False,
