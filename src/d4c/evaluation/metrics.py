@@ -102,6 +102,6 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
     Of equal scores the smaller class index comes first, so rank 0 is the same as argmax being right.
     """
-    own = scores.gather(1, labels[:, None])
+    label_scores = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(1)
+    return ((scores > label_scores) | ((scores == label_scores) & earlier)).sum(1)

@@ -62,8 +62,8 @@ class Ranges:
         name = self.names[layer]
         values = x.detach().flatten().float()
         low, high = (float(end) for end in values.aminmax())
-        before = self.extents.get(name, (low, high))
-        self.extents[name] = (min(low, before[0]), max(high, before[1]))
+        earlier = self.extents.get(name, (low, high))
+        self.extents[name] = (min(low, earlier[0]), max(high, earlier[1]))
         if values.numel() > SAMPLE:
             values = values[torch.randint(values.numel(), (SAMPLE,), generator=self.generator).to(values.device)]
         self.samples.setdefault(name, []).append(values.cpu())
@@ -104,19 +104,21 @@ def fit_ranges(ranges: Mapping[str, Range], reference: Mapping[str, Range]) -> d
     if ranges.keys() != reference.keys():
         raise DataError("The ranges are of different layers, expected those of one model; measure both sets with it.")
     out = {
-        name: fit(own, reference[name]) for name, own in ranges.items() if reference[name].low < reference[name].high
+        name: fit(observed, reference[name])
+        for name, observed in ranges.items()
+        if reference[name].low < reference[name].high
     }
     if not out:
         raise DataError("The reference images give every layer a single value; give pictures that differ.")
     return out
 
 
-def fit(own: Range, reference: Range) -> Fit:
+def fit(observed: Range, reference: Range) -> Fit:
     width = reference.high - reference.low
-    shared = max(0.0, min(own.high, reference.high) - max(own.low, reference.low))
-    union = (own.high - own.low) + width - shared
+    shared = max(0.0, min(observed.high, reference.high) - max(observed.low, reference.low))
+    union = (observed.high - observed.low) + width - shared
     return Fit(
-        width=(own.high - own.low) / width,
-        extent=(own.largest - own.smallest) / (reference.largest - reference.smallest),
+        width=(observed.high - observed.low) / width,
+        extent=(observed.largest - observed.smallest) / (reference.largest - reference.smallest),
         overlap=shared / union,
     )

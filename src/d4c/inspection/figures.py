@@ -90,16 +90,16 @@ def coverage_figure(sets: Mapping[str, Coverage]) -> Figure:
     figure = blank(1.4 + 0.6 * len(sets))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     look = styles(sets)
-    total = next(iter(sets.values())).prompts
-    histograms(left, {name: found.best_cosine for name, found in sets.items()}, look)
+    prompts = next(iter(sets.values())).prompts
+    histograms(left, {name: measured.best_cosine for name, measured in sets.items()}, look)
     left.set(title="prompts", xlabel="cosine with\nnearest image")
-    histograms(middle, {name: found.kl for name, found in sets.items()}, look)
-    middle.axvline(np.log(total), color="black", linewidth=0.8, linestyle=":")
+    histograms(middle, {name: measured.kl for name, measured in sets.items()}, look)
+    middle.axvline(np.log(prompts), color="black", linewidth=0.8, linestyle=":")
     middle.set(title="images", xlabel="KL of its prompts\nfrom uniform, nats")
-    for row, (name, found) in enumerate(sets.items()):
-        right.barh(row, found.nearest_prompts, 0.6, color=look[name][0])
-        right.vlines(found.expected_prompts, row - 0.4, row + 0.4, "black", linestyle="--", linewidth=1.2)
-    right.set(title="coverage", xlabel=f"nearest prompts, of {total}\n(dashed: uniform draws)")
+    for row, (name, measured) in enumerate(sets.items()):
+        right.barh(row, measured.nearest_prompts, 0.6, color=look[name][0])
+        right.vlines(measured.expected_prompts, row - 0.4, row + 0.4, "black", linestyle="--", linewidth=1.2)
+    right.set(title="coverage", xlabel=f"nearest prompts, of {prompts}\n(dashed: uniform draws)")
     right.set_yticks(range(len(sets)), list(sets))
     right.set_ylim(len(sets) - 0.4, -0.6)
     return figure
@@ -112,10 +112,12 @@ def structure_figure(sets: Mapping[str, Structure]) -> Figure:
     spectrum, boxes = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.0, 1.1 + 0.5 * len(sets)])[:, 0]
     top = spectrum.subplots()
     look = styles(sets)
-    for name, found in sets.items():
+    for name, measured in sets.items():
         color, marker = look[name]
-        label = f"{name}, slope {np.mean(found.slope):.1f}"
-        top.loglog(found.frequency, found.power, color=color, marker=marker, markersize=4, markevery=3, label=label)
+        label = f"{name}, slope {np.mean(measured.slope):.1f}"
+        top.loglog(
+            measured.frequency, measured.power, color=color, marker=marker, markersize=4, markevery=3, label=label
+        )
     anchor = sets.get("real") or next(iter(sets.values()))
     frequency = np.array(anchor.frequency)
     guide = 4 * anchor.power[0] * (frequency / frequency[0]) ** -2.0
@@ -125,9 +127,9 @@ def structure_figure(sets: Mapping[str, Structure]) -> Figure:
     top.set(xlabel="spatial frequency, cycles per image (gray: where slopes are fitted)", ylabel="power of brightness")
     top.legend(ncols=2, loc="lower left")
     panels = {
-        "fg-bg contrast": {name: found.contrast for name, found in sets.items()},
-        "fg-bg variance": {name: found.variance for name, found in sets.items()},
-        "entropy, nats": {name: found.entropy for name, found in sets.items()},
+        "fg-bg contrast": {name: measured.contrast for name, measured in sets.items()},
+        "fg-bg variance": {name: measured.variance for name, measured in sets.items()},
+        "entropy, nats": {name: measured.entropy for name, measured in sets.items()},
     }
     for axes, (title, values) in zip(boxes.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
         spread(axes, values, look)

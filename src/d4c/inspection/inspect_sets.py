@@ -58,10 +58,10 @@ def inspect(
     """
     if not sets:
         raise DataError("There is no set of images to inspect; give at least one.")
-    for name, given in sets.items():
-        check_fits(clip, name, given)
+    for name, images in sets.items():
+        check_fits(clip, name, images)
     count = min(map(len, sets.values()))
-    pixels = {name: given.pixels[:count] for name, given in sets.items()}
+    pixels = {name: images.pixels[:count] for name, images in sets.items()}
     sources = dict.fromkeys(sets, "given")
     for name in CONTROLS:
         pixels[name] = synthesize(clip, name, images=count, seed=seed, progress=None).pixels
@@ -71,10 +71,10 @@ def inspect(
         pixels[REAL], sources[REAL] = real_pixels(clip, data, count), data.name
     reference = CONTROLS[-1] if real is None else REAL
 
-    made_for = tuple(dict.fromkeys(text for given in sets.values() for text in given.texts))
+    made_for = tuple(dict.fromkeys(text for images in sets.values() for text in images.texts))
     prompts = made_for or resolve_prompts(None)
     texts = prompt_features(clip, prompts).cpu()
-    place = {prompt: index for index, prompt in enumerate(prompts)}
+    prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
     # The reference first, since the others are relative to it.
     order = sorted(pixels, key=lambda name: name != reference)
     features: dict[str, Tensor] = {}
@@ -84,15 +84,15 @@ def inspect(
             features[name] = unit_features(clip, pixels[name])
         targets = None
         if name in sets:
-            targets = torch.tensor([place.get(prompt, -1) for prompt in sets[name].prompts[:count]])
-        found = ranges.by_layer()
+            targets = torch.tensor([prompt_index.get(prompt, -1) for prompt in sets[name].prompts[:count]])
+        layer_ranges = ranges.by_layer()
         reports[name] = SetReport(
             source=sources[name],
             coverage=coverage(features[name], texts, clip.logit_scale, targets),
             structure=structure(patches, luma(clip, pixels[name])),
             likeness=None if name == reference else likeness(features[name], features[reference]),
-            ranges=found,
-            fits=fit_ranges(found, found if name == reference else reports[reference].ranges),
+            ranges=layer_ranges,
+            fits=fit_ranges(layer_ranges, layer_ranges if name == reference else reports[reference].ranges),
         )
         if progress is not None:
             progress(done + 1, len(order))
@@ -120,7 +120,7 @@ def inspect_folders(
     """`inspect` saved calibration sets, and write numbers and pictures to `output` as one folder if it is given.
 
     Without `model` the embedded model that the first set was made with is used. Sets are named by their method, with
-    a number where one comes twice. Raises ArtifactError for what is no calibration set and for an output folder that
+    a number where one comes twice. Raises ArtifactError for what is not a calibration set and for an output folder that
     holds something else, SettingError if the model has to be named, and what `inspect` and `load` raise.
     """
     if output is not None:
@@ -131,36 +131,36 @@ def inspect_folders(
     sets: dict[str, CalibrationSet] = {}
     sources: dict[str, str] = {}
     for folder in folders:
-        given = CalibrationSet.load(folder)
-        name = free_name(str(given.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
-        sets[name], sources[name] = given, str(folder)
+        images = CalibrationSet.load(folder)
+        name = free_name(str(images.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
+        sets[name], sources[name] = images, str(folder)
     clip = embedded_model(sets, device) if model is None else load(model, pretrained, device)
     with nullcontext() if output is None else atomic_folder(output) as new:
-        found = inspect(clip, sets, real, seed=seed, progress=progress)
-        named = {name: replace(found.sets[name], source=source) for name, source in sources.items()}
-        found = replace(found, sets={**found.sets, **named})
+        inspection = inspect(clip, sets, real, seed=seed, progress=progress)
+        named = {name: replace(inspection.sets[name], source=source) for name, source in sources.items()}
+        inspection = replace(inspection, sets={**inspection.sets, **named})
         if new is not None:
-            found.write(new)
-    return found
+            inspection.write(new)
+    return inspection
 
 
-def check_fits(clip: CLIP, name: str, given: CalibrationSet) -> None:
+def check_fits(clip: CLIP, name: str, images: CalibrationSet) -> None:
     """Raise DataError for a set that cannot go through the model beside the others."""
     if name in (*CONTROLS, REAL):
         raise DataError(f"A set of images is called {name!r}, which is a set that is always made here; rename it.")
-    if len(given) < FEWEST:
-        raise DataError(f"The set {name!r} has {len(given)} images, expected at least {FEWEST}; make more.")
-    side = given.pixels.shape[-1]
+    if len(images) < FEWEST:
+        raise DataError(f"The set {name!r} has {len(images)} images, expected at least {FEWEST}; make more.")
+    side = images.pixels.shape[-1]
     if side != clip.image_size:
         raise DataError(
             f"The set {name!r} has images of {side} x {side} pixels and {clip.name!r} takes {clip.image_size} x "
             f"{clip.image_size}; inspect it with the model that it was made for."
         )
-    for key, own in (("mean", clip.config.mean), ("std", clip.config.std)):
-        if any(abs(a - b) > 1e-4 for a, b in zip(given.provenance[key], own, strict=True)):
+    for key, expected in (("mean", clip.config.mean), ("std", clip.config.std)):
+        if any(abs(a - b) > 1e-4 for a, b in zip(images.provenance[key], expected, strict=True)):
             raise DataError(
-                f"The set {name!r} was normalized with {key} {list(given.provenance[key])} and {clip.name!r} has "
-                f"{list(own)}; inspect it with the model that it was made for."
+                f"The set {name!r} was normalized with {key} {list(images.provenance[key])} and {clip.name!r} has "
+                f"{list(expected)}; inspect it with the model that it was made for."
             )
 
 

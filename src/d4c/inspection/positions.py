@@ -24,7 +24,7 @@ PARTS = ("norm1", "attn.q", "attn.k", "attn.v", "norm2", "mlp.act")
 def position_peaks(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:
     """Largest absolute output [L] at each position of every text block and of its parts, by module name.
 
-    `tokens` [N, context length] are prompts and L is the length of the longest. Positions behind the end-of-text of a
+    `tokens` [N, context length] are prompts and L is the length of the longest. Positions after the end-of-text of a
     prompt do not count. Raises DataError if there is no prompt.
     """
     if not len(tokens):
@@ -38,8 +38,8 @@ def position_peaks(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:
     def watch(peak: Tensor) -> Callable[[object, object, Tensor], None]:
         def see(_module: object, _inputs: object, output: Tensor) -> None:
             peaks_here = output.abs().amax(2)
-            found = (peaks_here if live is None else peaks_here * live).amax(0)
-            peak[: len(found)] = torch.maximum(peak[: len(found)], found)
+            batch_peak = (peaks_here if live is None else peaks_here * live).amax(0)
+            peak[: len(batch_peak)] = torch.maximum(peak[: len(batch_peak)], batch_peak)
 
         return see
 

@@ -24,7 +24,7 @@ class SetReport:
     """All measures of one set; `likeness` (none for the reference itself) and `fits` compare it with the reference.
 
     `source` says where the images came from: a folder, a dataset, "made here" or, for sets in memory, "given".
-    `ranges` and `fits` are by the name of a layer.
+    `ranges` and `fits` are by layer name.
     """
 
     source: str
@@ -52,27 +52,27 @@ class Inspection:
     def summary(self) -> dict[str, dict[str, Any]]:
         """Few numbers a set: means over images, medians over layers, and the layer that fits the reference least."""
         out = {}
-        for name, found in self.sets.items():
-            near = found.likeness
-            worst = min(found.fits, key=lambda layer: found.fits[layer].overlap)
+        for name, measured in self.sets.items():
+            near = measured.likeness
+            worst = min(measured.fits, key=lambda layer: measured.fits[layer].overlap)
             out[name] = {
-                "nearest_prompts": found.coverage.nearest_prompts,
-                "expected_prompts": found.coverage.expected_prompts,
-                "recognized": found.coverage.recognized,
-                "nearest_cosine": fmean(found.coverage.nearest_cosine),
-                "kl": fmean(found.coverage.kl),
-                "kl_of_mean": found.coverage.kl_of_mean,
-                "fg_bg_variance": fmean(found.structure.variance),
-                "fg_bg_contrast": fmean(found.structure.contrast),
-                "entropy": fmean(found.structure.entropy),
-                "slope": fmean(found.structure.slope),
+                "nearest_prompts": measured.coverage.nearest_prompts,
+                "expected_prompts": measured.coverage.expected_prompts,
+                "recognized": measured.coverage.recognized,
+                "nearest_cosine": fmean(measured.coverage.nearest_cosine),
+                "kl": fmean(measured.coverage.kl),
+                "kl_of_mean": measured.coverage.kl_of_mean,
+                "fg_bg_variance": fmean(measured.structure.variance),
+                "fg_bg_contrast": fmean(measured.structure.contrast),
+                "entropy": fmean(measured.structure.entropy),
+                "slope": fmean(measured.structure.slope),
                 "nearest_neighbor": near.nearest_neighbor if near else None,
                 "centroid_cosine": near.centroid_cosine if near else None,
-                "width": median(fit.width for fit in found.fits.values()),
-                "extent": median(fit.extent for fit in found.fits.values()),
-                "overlap": median(fit.overlap for fit in found.fits.values()),
+                "width": median(fit.width for fit in measured.fits.values()),
+                "extent": median(fit.extent for fit in measured.fits.values()),
+                "overlap": median(fit.overlap for fit in measured.fits.values()),
                 "worst_layer": worst,
-                "worst_overlap": found.fits[worst].overlap,
+                "worst_overlap": measured.fits[worst].overlap,
             }
         return out
 
@@ -84,7 +84,7 @@ class Inspection:
             "reference": self.reference,
             "summary": self.summary(),
             "prompts": self.prompts,
-            "sets": {name: asdict(found) for name, found in self.sets.items()},
+            "sets": {name: asdict(measured) for name, measured in self.sets.items()},
         }
 
     def write(self, folder: Path) -> None:
@@ -97,10 +97,12 @@ class Inspection:
         (folder / RECORD).write_text(record + "\n", encoding="utf-8")
         reports = self.sets
         figures = {
-            "coverage": coverage_figure({name: found.coverage for name, found in reports.items()}),
-            "structure": structure_figure({name: found.structure for name, found in reports.items()}),
+            "coverage": coverage_figure({name: measured.coverage for name, measured in reports.items()}),
+            "structure": structure_figure({name: measured.structure for name, measured in reports.items()}),
             "embedding": embedding_figure(points),
-            "activations": activations_figure({name: found.fits for name, found in reports.items()}, self.reference),
+            "activations": activations_figure(
+                {name: measured.fits for name, measured in reports.items()}, self.reference
+            ),
         }
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")

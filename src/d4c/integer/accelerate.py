@@ -18,7 +18,7 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
     """A CLIP with the same interface whose transformers multiply int8 by int8 on the device's integer units.
 
     Between the products `dtype` is kept, by default bf16 on GPUs and float32 elsewhere. On a GPU with Triton a product
-    and what comes right behind it are one kernel, whose tiles the first call of a shape chooses. Embeddings agree with
+    and what directly follows it are one kernel, whose tiles the first call of a shape chooses. Embeddings agree with
     the artifact's up to that rounding and an unquantized softmax. A tower that was left float stays as it is. Raises
     SettingError for a quantized ResNet tower and for track "paper".
     """
@@ -29,7 +29,7 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
             "export it and use runtime='onnxruntime' or 'openvino', or runtime='torch'."
         )
     on_gpu = quantized.device.type == "cuda"
-    kept = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    between_products = dtype or (torch.bfloat16 if on_gpu else torch.float32)
     model = CLIP.__new__(CLIP)
     nn.Module.__init__(model)
     model.config, model.name = quantized.config, quantized.name
@@ -38,7 +38,7 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
     for tower in (model.image, model.text):
         if not _is_quantized(tower):
             continue
-        to_integer(tower, kept)
+        to_integer(tower, between_products)
     return model.eval().requires_grad_(False)
 
 

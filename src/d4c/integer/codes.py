@@ -51,7 +51,7 @@ def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int,
 class Rounding(nn.Module):
     """The codes of the quantizers that read a product, each as many of its outputs [..., O] as the others.
 
-    Quantizers come with a factor, which an output is multiplied with before. `whole` codes are int8, moved by 128 where
+    Quantizers come with a factor, which an output is multiplied with first. `whole` codes are int8, moved by 128 where
     they have 8 bits, for the next product; others are codes less their zero point, whole numbers that bf16 holds.
     """
 

@@ -69,8 +69,8 @@ class IntegerLinear(nn.Module):
         if missing := -self.depth % DEPTH:
             codes = F.pad(codes, (0, missing))
         rows = None if residual is None else residual.reshape(-1, self.outputs)
-        given = codes.flatten(0, -2), self.unpacked(), self.scale, self.offset
-        return product(*given, dtype=dtype, act=act, rounding=rounding, residual=rows).view(shape)
+        operands = codes.flatten(0, -2), self.unpacked(), self.scale, self.offset
+        return product(*operands, dtype=dtype, act=act, rounding=rounding, residual=rows).view(shape)
 
 
 @fused

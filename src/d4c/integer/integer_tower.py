@@ -27,7 +27,7 @@ def integer(*layers: nn.Module) -> IntegerLinear:
 def norm_codes(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int], eps: float
 ) -> Tensor:
-    """LayerNorm of [..., C], as codes of the quantizer behind it; `ends` are its lowest and highest code and shift."""
+    """LayerNorm of [..., C], as codes of the next quantizer; `ends` are its lowest and highest code and shift."""
     y = F.layer_norm(x.float(), weight.shape, weight, bias, eps)
     return to_codes(y, scale, zero_point, ends)
 
@@ -72,14 +72,14 @@ class IntegerAttention(nn.Module):
     def forward(self, codes: Tensor, causal: bool, residual: Tensor) -> Tensor:
         if self.first_key is None or self.first_value is None:
             qkv = self.qkv.product(codes, self.dtype, rounding=self.rounding)
-            given = self._without_first(qkv, causal)
+            codes_out = self._without_first(qkv, causal)
         else:
             context = self._with_first(self.qkv.product(codes, torch.float32), self.first_key, self.first_value)
-            given = context_codes(context, self.step, *rounds(self.out))
-        return self.out.product(given, self.dtype, residual=residual)
+            codes_out = context_codes(context, self.step, *rounds(self.out))
+        return self.out.product(codes_out, self.dtype, residual=residual)
 
     def _without_first(self, qkv: Tensor, causal: bool) -> Tensor:
-        """Codes of the context, from a kernel of ours where it takes what is given."""
+        """Codes of the context, from a kernel of ours where it takes such an input."""
         if qkv.is_cuda and can_compile() and not causal:
             from d4c.kernels import attention
 
@@ -124,7 +124,7 @@ def rounds(layer: IntegerLinear) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
 
 
 def before(norm: nn.LayerNorm, layer: IntegerLinear, x: Tensor) -> Tensor:
-    """The codes that a layer reads behind its norm."""
+    """The codes that a layer reads after its norm."""
     return norm_codes(x, norm.weight, norm.bias, *rounds(layer), norm.eps)
 
 
@@ -165,7 +165,7 @@ class IntegerEmbedding(nn.Module):
 
 
 class InFloat(nn.Module):
-    """A norm behind the blocks, which reads their bf16 and has float32 weights."""
+    """A norm after the blocks, which reads their bf16 and has float32 weights."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A product of int8 codes and what comes right behind it: scales, activation, and the next sum or rounding."""
+"""A product of int8 codes and what directly follows it: scales, activation, and the next sum or rounding."""
 
 from __future__ import annotations
 

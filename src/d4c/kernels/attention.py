@@ -31,8 +31,8 @@ def _rows(base, at, length, stride, D: tl.constexpr):
 
 @triton.jit
 def _write(base, at, length, stride, values, D: tl.constexpr):
-    place = base + at[:, None] * stride + tl.arange(0, D)[None, :]
-    tl.store(place, values.to(base.dtype.element_ty), mask=(at < length)[:, None])
+    pointers = base + at[:, None] * stride + tl.arange(0, D)[None, :]
+    tl.store(pointers, values.to(base.dtype.element_ty), mask=(at < length)[:, None])
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def _forward(
     row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     q = _rows(base, row, length, 3 * WIDTH, D)
     highest = tl.full((BLOCK,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
+    normalizer = tl.zeros((BLOCK,), tl.float32)
     sums = tl.zeros((BLOCK, D), tl.float32)
     for start in range(0, length, BLOCK):
         column = start + tl.arange(0, BLOCK)
@@ -57,15 +57,15 @@ def _forward(
         higher = tl.maximum(highest, tl.max(scores, 1))
         weights = tl.exp2(scores - higher[:, None])
         shrink = tl.exp2(highest - higher)
-        total = total * shrink + tl.sum(weights, 1)
+        normalizer = normalizer * shrink + tl.sum(weights, 1)
         sums = sums * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
         highest = higher
-    y = sums / total[:, None]
+    y = sums / normalizer[:, None]
     if ROUND:
         y = to_code(y, tl.load(grid), tl.load(grid + 1), tl.load(grid + 2), tl.load(grid + 3))
     _write(out + n.to(tl.int64) * length * WIDTH + h * D, row, length, WIDTH, y, D)
     if LOGS:
-        tl.store(logs + tl.program_id(0) * length + row, highest + tl.log2(total), mask=row < length)
+        tl.store(logs + tl.program_id(0) * length + row, highest + tl.log2(normalizer), mask=row < length)
 
 
 @triton.jit
@@ -163,11 +163,11 @@ def backward(qkv: Tensor, heads: int, scale: float, out: Tensor, logs: Tensor, g
     n, length, width = out.shape
     result, gradient = torch.empty_like(qkv), gradient.contiguous()
     blocks, whole = (n * heads, triton.cdiv(length, BLOCK)), length <= BLOCK
-    given = qkv, out, gradient, logs, result, length, heads, scale * LOG2_E, scale
+    operands = qkv, out, gradient, logs, result, length, heads, scale * LOG2_E, scale
     shape = {"WIDTH": width, "D": width // heads, "BLOCK": BLOCK, "num_warps": 4}
-    _backward_keys[blocks](*given, ALL=whole, num_stages=1, **shape)
+    _backward_keys[blocks](*operands, ALL=whole, num_stages=1, **shape)
     if not whole:
-        _backward_queries[blocks](*given, num_stages=2, **shape)
+        _backward_queries[blocks](*operands, num_stages=2, **shape)
     return result
 
 

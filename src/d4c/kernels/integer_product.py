@@ -36,7 +36,7 @@ def _tanh(x):
 
 
 @triton.autotune(configs=_configs(), key=["o", "k", "ACT", "ROUND", "ADD", "rows_class"])
-@triton.heuristics({"WHOLE": lambda given: given["k"] % given["DEPTH"] == 0})
+@triton.heuristics({"WHOLE": lambda arguments: arguments["k"] % arguments["DEPTH"] == 0})
 @triton.jit(do_not_specialize=["r", "rows_class"])
 def _kernel(
     a, b, scale, offset, inverse, zero, low, high, residual, out,
@@ -66,9 +66,9 @@ def _kernel(
         a_at += DEPTH
         b_at += DEPTH
 
-    known = column < o
-    y = sums.to(tl.float32) * tl.load(scale + column, mask=known, other=0.0)[None, :]
-    y += tl.load(offset + column, mask=known, other=0.0)[None, :]
+    in_bounds = column < o
+    y = sums.to(tl.float32) * tl.load(scale + column, mask=in_bounds, other=0.0)[None, :]
+    y += tl.load(offset + column, mask=in_bounds, other=0.0)[None, :]
     if ACT == 1:
         # y sigmoid(1.702 y), with one instruction for the only part that is not a sum or product.
         half = 0.5 * y
@@ -84,7 +84,7 @@ def _kernel(
             steps, zeros = tl.load(inverse + by)[None, :], tl.load(zero + by)[None, :]
             y = to_code(y, steps, zeros, tl.load(low + by)[None, :], tl.load(high + by)[None, :])
     at = row.to(tl.int64)[:, None] * o + column[None, :]
-    inside = (row < r)[:, None] & known[None, :]
+    inside = (row < r)[:, None] & in_bounds[None, :]
     if ADD:
         y += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
@@ -119,7 +119,7 @@ def fused_product(
     out = torch.empty(r, o, dtype=dtype, device=codes.device)
     # Where a part is left out, any pointer will do.
     columns = (scale,) * 4 if grid is None else grid
-    _kernel[lambda given: (triton.cdiv(r, given["ROWS"]) * triton.cdiv(o, given["COLUMNS"]),)](
+    _kernel[lambda tile: (triton.cdiv(r, tile["ROWS"]) * triton.cdiv(o, tile["COLUMNS"]),)](
         codes, weight, scale, offset, *columns, out if residual is None else residual.contiguous(), out,
         r, o, k, r.bit_length(),
         PART=o if grid is None else o // len(grid[0]),

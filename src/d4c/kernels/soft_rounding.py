@@ -45,28 +45,28 @@ def _backward(
     x, scale, zero, dropped, gradient, of_x, parts, size, low, high, DROP: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     s, z = tl.load(scale), tl.load(zero)
-    total = tl.zeros((BLOCK,), tl.float32)
+    gradient_of_scale = tl.zeros((BLOCK,), tl.float32)
     for start in range(tl.program_id(0) * BLOCK, size, tl.num_programs(0) * BLOCK):
         at = start + tl.arange(0, BLOCK)
-        known = at < size
-        exact = tl.div_rn(tl.load(x + at, mask=known, other=0.0), s)
-        g = tl.load(gradient + at, mask=known, other=0.0)
+        in_bounds = at < size
+        exact = tl.div_rn(tl.load(x + at, mask=in_bounds, other=0.0), s)
+        g = tl.load(gradient + at, mask=in_bounds, other=0.0)
         code = nearest(exact) + z
         inside = (code >= low) & (code <= high)
         of_scale = _clamp(code, low, high) - z - tl.where(inside, exact, 0.0)
         passed = inside
         if DROP:
-            whole = tl.load(dropped + at, mask=known, other=0) != 0
+            whole = tl.load(dropped + at, mask=in_bounds, other=0) != 0
             of_scale, passed = tl.where(whole, 0.0, of_scale), inside | whole
-        total += g * of_scale
-        tl.store(of_x + at, tl.where(passed, g, 0.0), mask=known)
-    tl.store(parts + tl.program_id(0), tl.sum(total, 0))
+        gradient_of_scale += g * of_scale
+        tl.store(of_x + at, tl.where(passed, g, 0.0), mask=in_bounds)
+    tl.store(parts + tl.program_id(0), tl.sum(gradient_of_scale, 0))
 
 
 @triton.jit
-def _soft(alpha, temperature, at, known):
+def _soft(alpha, temperature, at, in_bounds):
     """sigmoid(T alpha), and the offset before it is clamped to 0 .. 1."""
-    share = tl.sigmoid(tl.load(temperature) * tl.load(alpha + at, mask=known, other=0.0))
+    share = tl.sigmoid(tl.load(temperature) * tl.load(alpha + at, mask=in_bounds, other=0.0))
     return share, share * 1.2 - 0.1  # zeta - gamma and gamma of d4c.quantization.rounding.adaround
 
 
@@ -75,11 +75,14 @@ def _soft_forward(
     alpha, floor, scale, zero, temperature, out, size, columns, low, high, BLOCK: tl.constexpr
 ):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    known = at < size
-    s, z = tl.load(scale + at // columns, mask=known, other=1.0), tl.load(zero + at // columns, mask=known, other=0.0)
-    _, offset = _soft(alpha, temperature, at, known)
-    code = tl.load(floor + at, mask=known, other=0.0) + _clamp(offset, 0.0, 1.0) + z
-    tl.store(out + at, (_clamp(code, low, high) - z) * s, mask=known)
+    in_bounds = at < size
+    s, z = (
+        tl.load(scale + at // columns, mask=in_bounds, other=1.0),
+        tl.load(zero + at // columns, mask=in_bounds, other=0.0),
+    )
+    _, offset = _soft(alpha, temperature, at, in_bounds)
+    code = tl.load(floor + at, mask=in_bounds, other=0.0) + _clamp(offset, 0.0, 1.0) + z
+    tl.store(out + at, (_clamp(code, low, high) - z) * s, mask=in_bounds)
 
 
 @triton.jit
@@ -87,13 +90,18 @@ def _soft_backward(
     alpha, floor, scale, zero, temperature, gradient, result, size, columns, low, high, BLOCK: tl.constexpr
 ):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    known = at < size
-    s, z = tl.load(scale + at // columns, mask=known, other=1.0), tl.load(zero + at // columns, mask=known, other=0.0)
-    share, offset = _soft(alpha, temperature, at, known)
-    code = tl.load(floor + at, mask=known, other=0.0) + _clamp(offset, 0.0, 1.0) + z
+    in_bounds = at < size
+    s, z = (
+        tl.load(scale + at // columns, mask=in_bounds, other=1.0),
+        tl.load(zero + at // columns, mask=in_bounds, other=0.0),
+    )
+    share, offset = _soft(alpha, temperature, at, in_bounds)
+    code = tl.load(floor + at, mask=in_bounds, other=0.0) + _clamp(offset, 0.0, 1.0) + z
     moves = (code >= low) & (code <= high) & (offset >= 0) & (offset <= 1)
     slope = tl.load(temperature) * 1.2 * share * (1 - share) * s
-    tl.store(result + at, tl.where(moves, tl.load(gradient + at, mask=known, other=0.0) * slope, 0.0), mask=known)
+    tl.store(
+        result + at, tl.where(moves, tl.load(gradient + at, mask=in_bounds, other=0.0) * slope, 0.0), mask=in_bounds
+    )
 
 
 def fits(x: Tensor, scale: Tensor) -> bool:
@@ -146,7 +154,7 @@ class _FakeQuantize(torch.autograd.Function):
 def soft_weight(
     alpha: Tensor, floor: Tensor, scale: Tensor, zero_point: Tensor, temperature: Tensor, qmin: int, qmax: int
 ) -> Tensor:
-    """See `d4c.quantization.rounding.adaround.SoftRounding`; weights [O, ...] with one scale and zero point a row."""
+    """See `d4c.quantization.rounding.adaround.SoftRounding`; weights [O, ...] with one scale and zero point per row."""
     return _SoftWeight.apply(alpha, floor, scale, zero_point, temperature, qmin, qmax)  # type: ignore[no-untyped-call]
 
 
@@ -155,28 +163,28 @@ class _SoftWeight(torch.autograd.Function):
     def forward(
         ctx: Any, alpha: Tensor, floor: Tensor, scale: Tensor, zero_point: Tensor, temperature: Tensor, *ends: int
     ) -> Tensor:
-        given = alpha, floor, scale, zero_point, temperature
-        ctx.save_for_backward(*given)
+        operands = alpha, floor, scale, zero_point, temperature
+        ctx.save_for_backward(*operands)
         ctx.ends = tuple(float(end) for end in ends)
         out = torch.empty_like(alpha)
         size = alpha.numel()
-        _soft_forward[triton.cdiv(size, BLOCK),](*given, out, size, size // len(alpha), *ctx.ends, BLOCK=BLOCK)
+        _soft_forward[triton.cdiv(size, BLOCK),](*operands, out, size, size // len(alpha), *ctx.ends, BLOCK=BLOCK)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        given = ctx.saved_tensors
-        result = torch.empty_like(given[0])
+        operands = ctx.saved_tensors
+        result = torch.empty_like(operands[0])
         size = result.numel()
         _soft_backward[triton.cdiv(size, BLOCK),](
-            *given, gradient.contiguous(), result, size, size // len(result), *ctx.ends, BLOCK=BLOCK
+            *operands, gradient.contiguous(), result, size, size // len(result), *ctx.ends, BLOCK=BLOCK
         )
         return result, None, None, None, None, None, None
 
 
 def _dense(x: Tensor) -> Tensor:
-    """The tensor, copied if its elements do not lie together in some order."""
+    """The tensor, copied if its elements are not contiguous in any order."""
     size = 1
     for stride, length in sorted(zip(x.stride(), x.shape, strict=True)):
         if length != 1:

@@ -68,23 +68,23 @@ def open_gallery(
     """
     root = Path(folder)
     store = root / DEFAULT_NAME if file is None else Path(file)
-    found = _scan(root)
+    stamps = _scan(root)
     fingerprint = model.exported.fingerprint
     stored = read_entries(store, fingerprint, model.exported.embed_dim)
-    entries = {path: entry for path, entry in stored.items() if found.get(path) == entry.stamp}
+    entries = {path: entry for path, entry in stored.items() if stamps.get(path) == entry.stamp}
     outdated = len(entries) < len(stored)
-    new = [path for path in found if path not in entries]
+    new = [path for path in stamps if path not in entries]
     skipped: dict[str, str] = {}
     for i, start in enumerate(range(0, len(new), BATCH), 1):
         batch = new[start : start + BATCH]
         made = _embed(model, root, batch, skipped)
-        entries.update({path: Entry(found[path], row) for path, row in made})
+        entries.update({path: Entry(stamps[path], row) for path, row in made})
         if progress:
             progress(start + len(batch), len(new))
         if made and i % SAVE_EVERY == 0:
             write_entries(store, fingerprint, entries)
     if not entries:
-        raise DataError(f"None of the {len(found)} pictures in {root} can be used ({next(iter(skipped.values()))}).")
+        raise DataError(f"None of the {len(stamps)} pictures in {root} can be used ({next(iter(skipped.values()))}).")
     embedded = len(new) - len(skipped)
     if embedded or outdated:
         write_entries(store, fingerprint, entries)
@@ -107,7 +107,7 @@ def _pictures(root: Path) -> Iterator[tuple[Path, Stamp]]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(parent, name)
-            # A link that leads nowhere is no picture.
+            # A link that leads nowhere is not a picture.
             if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and path.is_file():
                 status = path.stat()
                 yield path, Stamp(status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""The verb `load_quantized`: an artifact in PyTorch, or its export in a runtime."""
+"""`load_quantized`: an artifact in PyTorch, or its export in a runtime."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
 
 
 def printable(path: str) -> str:
-    """A path without control characters and without bytes that are no text."""
+    """A path without control characters and without bytes that are not text."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in path)
 
 

@@ -30,7 +30,7 @@ def _without_vnni_by_linux() -> bool:
 def _without_vnni_by_numpy(intel_mac: bool) -> bool:
     """NumPy asks the processor on every system, but not for the VNNI of laptops without AVX-512.
 
-    Those have AVX2, and no Mac is among them. NumPy keeps what it found in a private place, which moved in 2.0.
+    Those have AVX2, and no Mac is among them. NumPy keeps that in a private module, which moved in 2.0.
     """
     for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
         try:

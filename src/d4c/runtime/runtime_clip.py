@@ -89,7 +89,7 @@ class RuntimeCLIP:
     def encode_text(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """Token ids [N, L] to embeddings [N, D], not normalized to unit length.
 
-        Positions behind the longest prompt are cut off: they do not reach the output, and prompts are short. Raises
+        Positions after the longest prompt are cut off: they do not reach the output, and prompts are short. Raises
         DataError for another shape, floating-point ids or ids that CLIP does not have.
         """
         ids = np.asarray(tokens)

@@ -3,8 +3,8 @@
 An activation is QuantizeLinear to uint8, below 8 bits Clip of the codes, DequantizeLinear: runtimes have no 4- or 6-bit
 activations, and without the Clip values outside the range would not be clamped. Operands of attention products are
 clamped before QuantizeLinear instead: a Clip of codes there keeps OpenVINO from fusing the attention.
-A weight is an int8 tensor behind DequantizeLinear with a scale for each output channel. Up to 4 bits it is stored as
-INT4 and cast (DequantizeLinear straight on INT4 runs in floating point everywhere); 5 and 6 bits as 4 + 2, joined by
+A weight is an int8 tensor that DequantizeLinear reads with a scale for each output channel. Up to 4 bits it is stored
+as INT4 and cast (DequantizeLinear straight on INT4 runs in floating point everywhere); 5 and 6 bits as 4 + 2, joined by
 float arithmetic (OpenVINO computes the bit-shifting form wrongly, and reads no 2-bit tensors). ONNX Runtime and
 OpenVINO fold all of it to int8 when they load.
 """
@@ -21,7 +21,7 @@ from d4c.quantization.quantized_layers import ActivationQuantizer
 
 
 def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, *, clip_values: bool = False) -> str:
-    """The values that x stands for behind its quantizer; readers that share a quantizer share the nodes.
+    """The values that x stands for once quantized; readers that share a quantizer share the nodes.
 
     Below 8 bits codes are clamped, or with `clip_values` the values before them, which is the same: the ends of the
     range round to the first and the last code.

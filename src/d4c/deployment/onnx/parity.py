@@ -103,19 +103,19 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str) -> TowerP
     inputs = probes(clip, tower)
     wide_sums = processor.saturates() and bool(saturating_layers(clip))
     parts = _Parts(onnx.load(file), g, _read_rows(clip, tower, inputs), wide_sums)
-    state, before = inputs, g.inputs[0].name
+    state, input_name = inputs, g.inputs[0].name
     chain = stages(clip, tower)
-    found = {}
+    stage_parities = {}
     for stage in chain:
-        after = g.outputs[0].name if stage is chain[-1] else stage.name
-        state, found[stage.name] = _check_stage(parts, clip, stage, before, after, state, inputs)
-        before = after
+        output_name = g.outputs[0].name if stage is chain[-1] else stage.name
+        state, stage_parities[stage.name] = _check_stage(parts, clip, stage, input_name, output_name, state, inputs)
+        input_name = output_name
     computed = run(open_session(file, wide_sums=wide_sums), {g.inputs[0].name: inputs.numpy()})[0]
     cosine = torch.cosine_similarity(torch.from_numpy(computed), state, dim=-1)
     nodes = kernels(file, g.products, wide_sums=wide_sums)
     in_float = {layer: kind for layer, kind in nodes.items() if kind not in INTEGER_KERNELS}
     return TowerParity(
-        found,
+        stage_parities,
         float(cosine.mean()),
         float(cosine.min()),
         _largest(computed, state.numpy()),
@@ -125,10 +125,10 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str) -> TowerP
 
 
 def _check_stage(
-    parts: _Parts, clip: QuantizedCLIP, stage: Stage, before: str, after: str, state: Tensor, inputs: Tensor
+    parts: _Parts, clip: QuantizedCLIP, stage: Stage, input_name: str, output_name: str, state: Tensor, inputs: Tensor
 ) -> tuple[Tensor, StageParity]:
-    feeds = {parts.g.inputs[0].name: inputs.numpy(), before: parts.of(before, state.numpy())}
-    nodes = parts.between(feeds, after)
+    feeds = {parts.g.inputs[0].name: inputs.numpy(), input_name: parts.of(input_name, state.numpy())}
+    nodes = parts.between(feeds, output_name)
     written = {name for node in nodes for name in node.output}
     layers = [name for name, layer in parts.g.layers.items() if layer.output in written]
     with _recorded(clip, layers) as seen:
@@ -137,8 +137,8 @@ def _check_stage(
     for name, error in errors.items():
         if not error <= LAYER_TOLERANCE:
             raise _mismatch(clip, name, error, LAYER_TOLERANCE, parts.wide_sums)
-    computed = parts.run(nodes, feeds, [after])[0]
-    want = parts.of(after, expected.numpy())
+    computed = parts.run(nodes, feeds, [output_name])[0]
+    want = parts.of(output_name, expected.numpy())
     difference = _rms(computed - want) / max(_rms(want), 1e-30)
     if not difference <= STAGE_TOLERANCE:
         raise _mismatch(clip, stage.name, difference, STAGE_TOLERANCE, parts.wide_sums)
@@ -159,12 +159,12 @@ def _layer_errors(
     parts: _Parts, nodes: Sequence[NodeProto], feeds: dict[str, NDArray[Any]], layers: Sequence[str], seen: _Seen
 ) -> Iterator[float]:
     """Largest relative error of each layer, given its PyTorch input under a name of its own."""
-    known = dict(feeds)
+    tensors = dict(feeds)
     renamed = {}
     for layer in layers:
         for tensor, value in zip(parts.g.layers[layer].inputs, seen[layer][0], strict=True):
             renamed[tensor] = f"{tensor}/given"
-            known[renamed[tensor]] = parts.of(tensor, value)
+            tensors[renamed[tensor]] = parts.of(tensor, value)
     apart = []
     for node in nodes:
         copy = NodeProto()
@@ -172,7 +172,7 @@ def _layer_errors(
         copy.input[:] = [renamed.get(name, name) for name in node.input]
         apart.append(copy)
     outputs = [parts.g.layers[layer].output for layer in layers]
-    for layer, got in zip(layers, parts.run(apart, known, outputs), strict=True):
+    for layer, got in zip(layers, parts.run(apart, tensors, outputs), strict=True):
         want = parts.of(parts.g.layers[layer].output, seen[layer][1]) * np.float32(parts.g.layers[layer].factor)
         if want.ndim > got.ndim:  # the patch embedding, a linear layer in the graph
             want = want.reshape(*want.shape[:2], -1).swapaxes(1, 2)
@@ -188,8 +188,8 @@ def _recorded(clip: CLIP, layers: Iterable[str]) -> Iterator[_Seen]:
     seen: _Seen = {}
 
     def keep(name: str) -> Any:
-        def hook(_module: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = tuple(x.numpy() for x in given), output.numpy()
+        def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = tuple(x.numpy() for x in inputs), output.numpy()
 
         return hook
 

@@ -52,8 +52,8 @@ def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
 def text_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     """`tokens` int64 [batch, length] to `embedding` [batch, D], not of unit length.
 
-    Any length up to the context length that holds the end-of-text of every row will do: positions behind it do not
-    reach the output, so whoever calls crops the batch behind its longest prompt.
+    Any length up to the context length that holds the end-of-text of every row will do: positions after it do not
+    reach the output, so whoever calls crops the batch after its longest prompt.
     """
     g = Graph("text", unpacked)
     tokens = g.input("tokens", TensorProto.INT64, ["batch", "length"])

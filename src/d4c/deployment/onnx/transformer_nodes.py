@@ -80,20 +80,20 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
 
 def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context: int, output: str) -> None:
     width = tower.positional_embedding.shape[1]
-    kept = int(tower.begin_id is not None)
-    if kept:
+    without_begin = int(tower.begin_id is not None)
+    if without_begin:
         # The begin-of-text position has no state; it lives on in the keys and values that the blocks keep.
         tokens = g.node("Slice", [tokens, g.integers(1), g.integers(context), g.integers(1)], "text.embed/tokens")
     length = g.node("Shape", [tokens], "text.embed/length", start=1, end=2)
     x = embedding(g, tokens, tower.token_embedding, "text.token_embedding")
-    table = g.constant("text.embed/table", tower.positional_embedding[kept:])
+    table = g.constant("text.embed/table", tower.positional_embedding[without_begin:])
     positions = g.node("Slice", [table, g.integers(0), length, g.integers(0)], "text.embed/positions")
-    behind = "length_behind_begin" if kept else "length"
-    x = g.state(g.node("Add", [x, positions], "text.embed"), ["batch", behind, width])
+    length_name = "length_behind_begin" if without_begin else "length"
+    x = g.state(g.node("Add", [x, positions], "text.embed"), ["batch", length_name, width])
     future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
     corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
     mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
-    sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if kept else None
+    sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if without_begin else None
     # The first position that holds end-of-text, or where no id is known the largest one.
     marks = tokens
     if tower.eos_id is not None:
@@ -107,7 +107,7 @@ def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context
         return g.node("GatherND", [x, position], f"{x}/end", batch_dims=1)
 
     row = Row(end_of_text, g.node("Gather", [mask, position], "text.mask/end", axis=0))
-    x = _blocks(g, x, tower.blocks, "text", behind, row, mask, sizes)
+    x = _blocks(g, x, tower.blocks, "text", length_name, row, mask, sizes)
     x = g.node("Squeeze", [x, g.integers(1)], "text.head/state")
     x = layer_norm(g, x, tower.norm_final, "text.norm_final")
     linear(g, x, tower.projection, "text.projection", output)
@@ -123,7 +123,7 @@ def _blocks(
     mask: str | None = None,
     sizes: str | None = None,
 ) -> str:
-    """The one row that reaches the embedding, behind the last block: [batch, 1, C]."""
+    """The one row that reaches the embedding, after the last block: [batch, 1, C]."""
     for i, block in enumerate(blocks):
         assert isinstance(block, Block)
         last = i == len(blocks) - 1
@@ -135,7 +135,7 @@ def _blocks(
 def _block(
     g: Graph, x: str, block: Block, name: str, mask: str | None, sizes: str | None, row: Row | None = None
 ) -> str:
-    """The state behind a block, of all rows or of one."""
+    """The state after a block, of all rows or of one."""
     y = query = layer_norm(g, x, block.norm1, f"{name}.norm1")
     if row is not None:
         x, query, mask = row.pick(x), row.pick(y), row.mask
@@ -201,9 +201,11 @@ def attend(
         scores = g.node("Add", [scores, mask], f"{name}.scores/masked")
     if first is not None:
         # One dot product a query: too little for a matrix product.
-        own = g.node("Mul", [queries, g.constant(f"{name}/first_key", first.key[:, None])], f"{name}.first/products")
-        own = g.node("ReduceSum", [own, g.integers(-1)], f"{name}.first/scores", keepdims=1)
-        scores = g.node("Concat", [own, scores], f"{name}.first/all_scores", axis=-1)
+        scores_of_first = g.node(
+            "Mul", [queries, g.constant(f"{name}/first_key", first.key[:, None])], f"{name}.first/products"
+        )
+        scores_of_first = g.node("ReduceSum", [scores_of_first, g.integers(-1)], f"{name}.first/scores", keepdims=1)
+        scores = g.node("Concat", [scores_of_first, scores], f"{name}.first/all_scores", axis=-1)
     attention = g.node("Softmax", [scores], f"{name}.scores/softmax", axis=-1)
     weight = attention
     if first is not None:

@@ -119,7 +119,7 @@ def read_python(path: Path, label_key: str) -> tuple[NDArray[np.uint8], NDArray[
     data, labels = batch.get("data"), batch.get(label_key)
     if not isinstance(data, ByteArray) or not isinstance(labels, list) or not all(map(is_label, labels)):
         raise DataError(f"{path} has no array 'data' or no list '{label_key}' of integers; unpack the archive again.")
-    # Characters that are no bytes are left out, which the number of bytes tells.
+    # Characters that are not bytes are left out, which the number of bytes tells.
     raw = data.raw.encode("latin-1", "ignore") if isinstance(data.raw, str) else data.raw
     if data.shape != (len(labels), PIXELS) or len(raw) != len(labels) * PIXELS:
         raise DataError(
