@@ -52,8 +52,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             ) from None
     if head.startswith(b"\x80"):
         raise CheckpointError(
-            f"{path} is a bare pickle, PyTorch's format before version 1.6, which is not read because pickles run "
-            "code; convert it to safetensors."
+            f"{path} is a bare pickle, PyTorch's format from before version 1.6, which is unsafe to read; "
+            "convert it to safetensors."
         )
     raise CheckpointError(f"{path} is neither safetensors nor a PyTorch archive; use one of those.")
 
