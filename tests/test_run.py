@@ -19,8 +19,9 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load
+from d4c.progress import Progress
 from d4c.quantization import quantize as quantize_module
-from d4c.run import Progress, RunConfig, RunResult, float_size, run
+from d4c.run import RunConfig, RunResult, float_size, run
 from d4c.synthesis import config as synthesis_config
 
 CONFIG = RunConfig("demo-vit", "W4A8", preset="quick", reconstruction="none")
@@ -157,7 +158,7 @@ def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:
 
 REFUSALS = {
     "scheme": (replace(CONFIG, scheme="W1A8"), SettingError, "weight bits"),
-    "preset": (replace(CONFIG, preset="slow"), SettingError, "preset 'slow' is unknown"),
+    "preset": (replace(CONFIG, preset="slow"), SettingError, "preset 'slow' is unknown"),  # type: ignore[arg-type]
     "method": (replace(CONFIG, method="magic"), SettingError, "'magic' is unknown"),
     "track": (replace(CONFIG, track="fast"), SettingError, "track is 'fast', expected"),
     "reconstruction": (replace(CONFIG, reconstruction="magic"), SettingError, "reconstruction is 'magic', expected"),

@@ -102,7 +102,7 @@ def rewrite(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path]
     return attack
 
 
-ATTACKS: dict[str, Callable[[Path], None]] = {
+ATTACKS: dict[str, Callable[[Path], object]] = {
     "no tensors": lambda f: (f / "calibration.safetensors").unlink(),
     "no record": lambda f: (f / "provenance.json").unlink(),
     "flipped bit": flip_a_bit,

@@ -70,4 +70,4 @@ def open_vino(model: bytes, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
 @pytest.fixture(params=[onnx_runtime, open_vino], ids=["onnxruntime", "openvino"])
 def runtime(request: pytest.FixtureRequest) -> Run:
     """Each runtime as a function of a model and its inputs."""
-    return request.param  # type: ignore[no-any-return]
+    return request.param

@@ -42,7 +42,7 @@ def test_wilson_stays_within_bounds_and_is_never_empty(case: tuple[int, int]) ->
 def test_ranks_are_places_in_a_stable_sort(rows: list[list[int]]) -> None:
     scores = torch.tensor(rows, dtype=torch.float32)
     for label in range(scores.shape[1]):
-        expected = [sorted(range(len(row)), key=lambda c, row=row: -row[c]).index(label) for row in rows]
+        expected = [sorted(range(len(row)), key=[-score for score in row].__getitem__).index(label) for row in rows]
         assert label_ranks(scores, torch.full((len(rows),), label)).tolist() == expected
 
 

@@ -135,7 +135,7 @@ def drop(site: tuple[str, Path], picture: Path, width: int) -> dict[str, Any]:
     command = [str(NODE), str(DROP), site[0], str(CHROMIUM), str(picture), str(width)]
     done = subprocess.run(command, cwd=site[1], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(done.stdout)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def test_batches_do_not_show(demo_rn: CLIP) -> None:
 
 def test_a_broken_model_is_refused(demo_rn: CLIP) -> None:
     broken = copy.deepcopy(demo_rn)
-    broken.image.pool.out.bias.data[0] = torch.nan  # type: ignore[union-attr]
+    broken.get_parameter("image.pool.out.bias").data[0] = torch.nan
     with pytest.raises(DataError, match="2 of 2 image embeddings are not finite"):
         unit_features(broken, torch.zeros(2, 3, 64, 64))
 

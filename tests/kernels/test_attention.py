@@ -25,8 +25,8 @@ def packed(n: int, length: int, heads: int, d: int) -> tuple[Tensor, Tensor]:
 
 
 def usual(qkv: Tensor, heads: int) -> Tensor:
-    parts = (split_heads(part.float(), heads) for part in qkv.chunk(3, -1))
-    return join_heads(F.scaled_dot_product_attention(*parts))
+    q, k, v = (split_heads(part.float(), heads) for part in qkv.chunk(3, -1))
+    return join_heads(F.scaled_dot_product_attention(q, k, v))
 
 
 def distance(a: Tensor, b: Tensor) -> float:

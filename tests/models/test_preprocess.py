@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,14 +70,14 @@ PICTURES |= {
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference() -> dict[int, Any]:
     transform = pytest.importorskip("open_clip.transform")
     return {size: transform.image_transform(size, is_train=False) for size in (64, 97)}
 
 
 @pytest.mark.parametrize("size", [64, 97])
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
-def test_pixels_are_open_clips_within_a_step(picture: Image.Image, size: int, reference) -> None:
+def test_pixels_are_open_clips_within_a_step(picture: Image.Image, size: int, reference: dict[int, Any]) -> None:
     ours = preprocess(picture, size, OPENAI_MEAN, OPENAI_STD)
     theirs = reference[size](picture)
     assert ours.shape == theirs.shape == (3, size, size)
@@ -85,7 +86,7 @@ def test_pixels_are_open_clips_within_a_step(picture: Image.Image, size: int, re
 
 @settings(deadline=None, max_examples=50)
 @given(width=st.integers(5, 300), height=st.integers(5, 300))
-def test_pixels_of_any_size_are_open_clips_within_a_step(width: int, height: int, reference) -> None:
+def test_pixels_of_any_size_are_open_clips_within_a_step(width: int, height: int, reference: dict[int, Any]) -> None:
     picture = noise("RGB", width, height)
     difference = preprocess(picture, 64, OPENAI_MEAN, OPENAI_STD) - reference[64](picture)
     assert float(difference.abs().max()) <= ONE_STEP

@@ -35,7 +35,10 @@ def test_states_and_live_positions_are_those_after_the_begin(demo_rn: CLIP) -> N
     tokens = tokenize(["a cat", "a very old frog"])
     whole, shortened = demo_rn.text, folded(demo_rn).text
     assert torch.equal(shortened.embed(tokens), whole.embed(tokens)[:, 1:])
-    assert torch.equal(shortened.live(tokens), whole.live(tokens)[:, 1:])
+    live, live_of_whole = shortened.live(tokens), whole.live(tokens)
+    assert live is not None
+    assert live_of_whole is not None
+    assert torch.equal(live, live_of_whole[:, 1:])
 
 
 def test_prompts_that_begin_otherwise_are_refused(demo_vit: CLIP) -> None:

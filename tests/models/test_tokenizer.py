@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,19 +32,19 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference() -> Any:
     return pytest.importorskip("open_clip").SimpleTokenizer()
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 @pytest.mark.parametrize("context_length", [77, 16])
-def test_ids_are_open_clips(prompt: str, context_length: int, reference) -> None:
+def test_ids_are_open_clips(prompt: str, context_length: int, reference: Any) -> None:
     assert torch.equal(tokenize(prompt, context_length), reference(prompt, context_length))
 
 
 @settings(deadline=None, max_examples=200)
 @given(prompt=st.text(st.characters(max_codepoint=0x24F, exclude_categories=["Cc", "Cs"]), max_size=60).map(clean))
-def test_ids_of_clean_latin_text_are_open_clips(prompt: str, reference) -> None:
+def test_ids_of_clean_latin_text_are_open_clips(prompt: str, reference: Any) -> None:
     assert tokenizer().encode(prompt).ids == [
         piece
         for word in reference.pat.findall(prompt)

@@ -12,6 +12,7 @@ from d4c.errors import SettingError
 from d4c.quantization.config import PRESETS, QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.rounding.config import PAPER, ReconstructionConfig
+from d4c.settings.presets import Preset
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scheme": ({"scheme": "W4"}, "'W4' is not of the form W4A8"),
@@ -45,7 +46,7 @@ def test_a_setting_that_no_quantization_can_have_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_dictionary_of_a_record_gives_it_back(preset: str) -> None:
+def test_the_dictionary_of_a_record_gives_it_back(preset: Preset) -> None:
     config = replace(PRESETS[preset], overrides={"a": "W8A8", "b": "W4A4"}, towers=("text",), target_bits=5.0)
     assert QuantizeConfig(**json.loads(json.dumps(config.to_dict()))) == config
 
@@ -69,7 +70,7 @@ def test_settings_that_a_reconstruction_does_not_read_make_no_difference(kind: A
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_resolved_record_is_resolved(preset: str) -> None:
+def test_a_resolved_record_is_resolved(preset: Preset) -> None:
     config = PRESETS[preset].resolved()
     assert config.resolved() == config
     assert config.reconstruction is not None

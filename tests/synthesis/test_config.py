@@ -68,4 +68,4 @@ def test_a_bad_setting_is_named_with_what_was_expected(settings: dict[str, Any],
 
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(SettingError, match="use one of quick, default, paper"):
-        synthesis_config("d4c", "fast", {})
+        synthesis_config("d4c", "fast", {})  # type: ignore[arg-type]

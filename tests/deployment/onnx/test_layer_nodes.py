@@ -50,13 +50,13 @@ def frozen(layer: QuantizedLinear | QuantizedConv2d) -> Any:
 
 def linear(weight_bits: int, activation_bits: int, bias: bool = True) -> QuantizedLinear:
     args = QuantArgs(weight_bits, True, "channel")
-    return frozen(QuantizedLinear(nn.Linear(48, 40, bias), args, quantizer(activation_bits)))  # type: ignore[no-any-return]
+    return frozen(QuantizedLinear(nn.Linear(48, 40, bias), args, quantizer(activation_bits)))
 
 
-def conv(weight_bits: int, activation_bits: int, bias: bool = True, **shape: int) -> QuantizedConv2d:
+def conv(weight_bits: int, activation_bits: int, bias: bool = True, **shape: Any) -> QuantizedConv2d:
     args = QuantArgs(weight_bits, True, "channel")
     source = nn.Conv2d(16, 24, 3, padding=1, bias=bias, **shape)
-    return frozen(QuantizedConv2d(source, args, quantizer(activation_bits)))  # type: ignore[no-any-return]
+    return frozen(QuantizedConv2d(source, args, quantizer(activation_bits)))
 
 
 def graph_of(emit: Callable[[Graph, str], str], shape: Shape) -> bytes:

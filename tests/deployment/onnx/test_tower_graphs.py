@@ -198,7 +198,7 @@ def tiny(image: ViTConfig | ResNetConfig, text: TextConfig) -> CLIP:
 
 VIT = ViTConfig(16, 8, 32, 2, 2, 64)
 TEXT = TextConfig(width=32, layers=2, heads=2, mlp_width=64)
-VARIANTS = {
+VARIANTS: dict[str, tuple[ViTConfig | ResNetConfig, TextConfig]] = {
     "gelu": (replace(VIT, activation="gelu"), replace(TEXT, activation="gelu")),
     "end-of-text by id": (VIT, replace(TEXT, eos_id=49407)),
     "patches that leave a border": (replace(VIT, image_size=19), TEXT),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -39,7 +40,7 @@ def write_parquet(path: Path, metadata: dict[str, str] | None, **columns: Any) -
 
 
 def color_of(dataset: Dataset, i: int) -> tuple[int, ...]:
-    return dataset.image(i).convert("RGB").getpixel((0, 0))
+    return tuple(np.asarray(dataset.image(i).convert("RGB"))[0, 0].tolist())
 
 
 def test_demo_pack_has_one_picture_a_class_without_transparency() -> None:

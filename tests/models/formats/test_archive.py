@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from d4c.errors import CheckpointError
+from d4c.models.clip import CLIP
 from d4c.models.formats.archive import read_archive
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_path, load
@@ -111,7 +113,7 @@ class Holder(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_torchscript_clip_with_openais_names_loads(demo_rn, tmp_path: Path) -> None:
+def test_a_torchscript_clip_with_openais_names_loads(demo_rn: CLIP, tmp_path: Path) -> None:
     root = Holder()
     for name, value in read_weights(demo_path("demo-rn")).items():
         *path, last = name.split(".")
@@ -131,7 +133,7 @@ class Bomb:
     def __init__(self, command: str) -> None:
         self.command = command
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (self.command,)
 
 
@@ -176,15 +178,15 @@ class Window:
     """A tensor that views storage 0 in any way."""
 
     def __init__(self, numel: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-        self.arguments = (Storage(numel), offset, size, stride, False, OrderedDict())
+        self.arguments: tuple[Any, ...] = (Storage(numel), offset, size, stride, False, OrderedDict())
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return torch._utils._rebuild_tensor_v2, self.arguments
 
 
 def tensor_program(**windows: Window) -> bytes:
     class Pickler(pickle.Pickler):
-        def persistent_id(self, value: object):
+        def persistent_id(self, value: object) -> Any:
             return value.identity if isinstance(value, Storage) else None
 
     stream = io.BytesIO()
@@ -213,7 +215,9 @@ def tensor_program(**windows: Window) -> bytes:
         "65 d",
     ],
 )
-def test_windows_beyond_their_storage_are_refused(numel, offset, size, stride, tmp_path: Path) -> None:
+def test_windows_beyond_their_storage_are_refused(
+    numel: int, offset: int, size: tuple[int, ...], stride: tuple[int, ...], tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError, match=r"holds a (tensor|storage)"):
         read_archive(pickled(tmp_path / "x.pt", tensor_program(x=Window(numel, offset, size, stride))))
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 import d4c
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
+from d4c.models.config import ViTConfig
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, demo_path, load
 from d4c.models.formats.openai import fill_token_table
 
 State = dict[str, Tensor]
-MODEL_CFG = {
+MODEL_CFG: dict[str, Any] = {
     "embed_dim": 256,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 64, "layers": 6, "width": 256, "patch_size": 8},
@@ -62,7 +64,7 @@ def test_one_model_has_one_hash_however_it_comes(state: State, demo_vit: CLIP, t
     custom["logit_scale"] = custom["logit_scale"].reshape(1)
     (tmp_path / "folder").mkdir()
     folder = open_clip_folder(tmp_path / "folder", custom)
-    sources = [state, tmp_path / "train.pt", str(tmp_path / "plain.safetensors"), folder]
+    sources: list[Any] = [state, tmp_path / "train.pt", str(tmp_path / "plain.safetensors"), folder]
     sources += [folder / "open_clip_model.safetensors", demo_path("demo-vit")]
     assert {model_hash(load(source)) for source in sources} == {model_hash(demo_vit)}
 
@@ -84,8 +86,11 @@ def test_loading_does_not_share_memory_with_the_state_dict(state: State) -> None
 
 def test_gelu_is_open_clips_default(state: State, demo_vit: CLIP, tmp_path: Path) -> None:
     clip = load(open_clip_folder(tmp_path, state, quick_gelu=False))
-    assert clip.config.image.activation == clip.config.text.activation == "gelu"  # type: ignore[union-attr]
-    assert demo_vit.config.image.activation == "quick_gelu"  # type: ignore[union-attr]
+    image, original = clip.config.image, demo_vit.config.image
+    assert isinstance(image, ViTConfig)
+    assert isinstance(original, ViTConfig)
+    assert image.activation == clip.config.text.activation == "gelu"
+    assert original.activation == "quick_gelu"
 
 
 def test_buffers_that_carry_nothing_are_ignored(state: State, demo_vit: CLIP) -> None:
@@ -143,7 +148,7 @@ def test_a_bad_state_dict_is_refused_in_one_sentence(case: str, state: State) ->
     assert "\n" not in str(caught.value)
 
 
-BAD_CONFIGS = {
+BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "timm": ({"vision_cfg": {"timm_model_name": "convnext_base"}}, "image tower from timm .'convnext_base'"),
     "Hugging Face text": ({"text_cfg": {"hf_model_name": "roberta-base"}}, "hf_model_name = 'roberta-base'"),
     "CoCa": ({"multimodal_cfg": {"width": 8}}, "multimodal_cfg"),
@@ -216,7 +221,9 @@ def test_a_missing_device_is_refused() -> None:
         d4c.load("demo-rn", device="cuda:99")
 
 
-def test_an_open_clip_name_takes_weights_from_a_file(state: State, tmp_path: Path, monkeypatch) -> None:
+def test_an_open_clip_name_takes_weights_from_a_file(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_clip = pytest.importorskip("open_clip")
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: MODEL_CFG)
     save_file(state, tmp_path / "weights.safetensors")
@@ -225,7 +232,9 @@ def test_an_open_clip_name_takes_weights_from_a_file(state: State, tmp_path: Pat
         load("tiny", "nobody")
 
 
-def test_an_open_clip_tag_is_downloaded_with_its_preprocessing(state: State, tmp_path: Path, monkeypatch) -> None:
+def test_an_open_clip_tag_is_downloaded_with_its_preprocessing(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_clip = pytest.importorskip("open_clip")
     save_file(state, tmp_path / "weights.safetensors")
     monkeypatch.setattr(open_clip, "get_model_config", lambda name: MODEL_CFG | {"quick_gelu": False})
@@ -236,7 +245,7 @@ def test_an_open_clip_tag_is_downloaded_with_its_preprocessing(state: State, tmp
     assert clip.config == load(state).config
 
 
-def test_an_open_clip_name_without_open_clip_says_what_to_do(monkeypatch) -> None:
+def test_an_open_clip_name_without_open_clip_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(CheckpointError, match=r"install d4c\[open-clip\] or use an 'hf-hub:org/name' id"):
         load("ViT-B-32", "openai")
@@ -244,7 +253,7 @@ def test_an_open_clip_name_without_open_clip_says_what_to_do(monkeypatch) -> Non
 
 @pytest.mark.parametrize("layout", ["open_clip", "shards", "bin"])
 def test_hub_ids_fetch_one_set_of_weights(
-    layout: str, state: State, demo_vit: CLIP, tmp_path: Path, monkeypatch
+    layout: str, state: State, demo_vit: CLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fnmatch
     import shutil
@@ -286,7 +295,7 @@ def test_a_path_with_pretrained_is_refused(tmp_path: Path) -> None:
         load(tmp_path, "openai")
 
 
-def test_a_hub_that_cannot_be_reached_gives_one_sentence(monkeypatch) -> None:
+def test_a_hub_that_cannot_be_reached_gives_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot_download(*_: object, **__: object) -> str:
         raise ConnectionError("no route\nto host")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,10 @@ def first(value: float) -> Callable[[Tensor], Tensor]:
     return change
 
 
+def number_rows(ids: list[int], tensors: Tensors) -> None:
+    tensors[f"{TOKENS}.token_ids"] = torch.tensor(ids, dtype=torch.int32)
+
+
 TENSOR_ATTACKS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "missing weights": (lambda t: t.pop(f"{FC1}.weight_packed"), "lacks the tensor"),
     "missing scale": (lambda t: t.pop(f"{FC1}.weight_scale"), "lacks the tensor"),
@@ -233,7 +238,7 @@ TENSOR_ATTACKS: dict[str, tuple[Callable[[Tensors], object], str]] = {
     ),
     **{
         f"token ids {label}": (
-            lambda t, ids=ids: t.update({f"{TOKENS}.token_ids": torch.tensor(ids, dtype=torch.int32)}),
+            partial(number_rows, ids),
             "rising row numbers",
         )
         for label, ids in {
@@ -271,11 +276,11 @@ Config = dict[str, Any]
 
 
 def layers(config: Config) -> Config:
-    return config["quantization_config"]["layers"]  # type: ignore[no-any-return]
+    return config["quantization_config"]["layers"]
 
 
 def tokens_of(config: Config) -> Config:
-    return config["architecture"]["text"]  # type: ignore[no-any-return]
+    return config["architecture"]["text"]
 
 
 CONFIG_ATTACKS: dict[str, tuple[Callable[[Config], object], str]] = {

@@ -72,4 +72,4 @@ def test_the_rule_of_a_model_is_recorded_and_an_unknown_one_refused(tiny_vit: CL
     layer = "image.blocks.0.mlp.fc2.input_quantizer.scale"
     assert float(wide.get_parameter(layer)) > float(best.get_parameter(layer))
     with pytest.raises(SettingError, match="expected 'mse' or 'minmax' or 'percentile'"):
-        d4c.quantize(tiny_vit, calibration, "W8A8", ranges="max")  # type: ignore[arg-type]
+        d4c.quantize(tiny_vit, calibration, "W8A8", ranges="max")

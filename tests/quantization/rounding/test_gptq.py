@@ -77,8 +77,9 @@ def test_it_is_the_literal_loop_bit_for_bit(columns: int, symmetric: bool) -> No
     gptq = GPTQ()  # one for both problems: nothing of the first may be left in what they share
     for seed in (0, 1):
         weight, hessian, scale = problem(seed, columns)
-        form = (torch.zeros(8), -8, 7) if symmetric else (torch.arange(8.0) * 2, 0, 15)
-        found = gptq.round(weight, *factorize(hessian), scale, *form)
+        form: tuple[Tensor, int, int] = (torch.zeros(8), -8, 7) if symmetric else (torch.arange(8.0) * 2, 0, 15)
+        order, factor = factorize(hessian)
+        found = gptq.round(weight, order, factor, scale, *form)
         for ours, theirs in zip(found, literal(weight, hessian, scale, *form), strict=True):
             assert torch.equal(ours, theirs)
 
@@ -128,6 +129,7 @@ def test_solve_lowers_the_output_error_and_keeps_the_bias(kind: str) -> None:
         error = layer(x) - wanted
     assert error.square().mean() < before
     assert layer.bias is not None
+    assert source.bias is not None
     assert torch.equal(layer.bias, source.bias)
 
 

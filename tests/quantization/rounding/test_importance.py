@@ -52,7 +52,7 @@ def prompt_divergence(reference: CLIP, own: Tensor, wanted: Tensor) -> Tensor:
     return (p * (p.log() - q.log())).sum(-1)
 
 
-ERRORS = {
+ERRORS: dict[Importance, tuple[Callable[[CLIP], Error], Callable[..., Tensor]]] = {
     "embedding": (lambda _: embedding_error, one_minus_cosine),
     "zeroshot": (zeroshot_error, prompt_divergence),
 }

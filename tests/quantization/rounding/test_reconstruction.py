@@ -196,7 +196,7 @@ def test_the_same_seed_gives_the_same_codes(tiny_vit: CLIP, tower: str) -> None:
     if tower == "text":
         inputs = tiny_vit.tokenize(["a cat", "two old dogs", "the sea at night"])
     reference, start = calibrated(tiny_vit, "W3A4", tower, inputs)
-    found = []
+    found: list[dict[str, Tensor]] = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(found))  # what else is random must not matter
         quantized = copy.deepcopy(start)

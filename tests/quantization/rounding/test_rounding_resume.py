@@ -84,7 +84,7 @@ TEXT = ["text.blocks.0", "text.blocks.1", "text.head"]
 def test_a_killed_job_ends_with_the_same_weights(
     tiny_vit: CLIP, images: CalibrationSet, tmp_path: Path, rebuilt: list[str], kind: str
 ) -> None:
-    settings = {"reconstruction": kind, "towers": ("image", "text")}
+    settings: dict[str, Any] = {"reconstruction": kind, "towers": ("image", "text")}
     whole = make(tiny_vit, images, None, **settings)
     for kill_at, done in ((1, 0), (4, 1), (7, 4)):  # stage 5, the token table, is not rebuilt
         rebuilt.clear()
@@ -97,7 +97,8 @@ def test_a_killed_job_ends_with_the_same_weights(
 
 
 def test_a_killed_resnet_on_the_paper_track_ends_with_the_same_weights(tiny_rn: CLIP, tmp_path: Path) -> None:
-    images, settings = d4c.synthesize(tiny_rn, "noise", images=4), {"track": "paper"}
+    images = d4c.synthesize(tiny_rn, "noise", images=4)
+    settings: dict[str, Any] = {"track": "paper"}
     whole = make(tiny_rn, images, None, **settings)
     with pytest.raises(Killed):
         make(tiny_rn, images, tmp_path, 4, **settings)

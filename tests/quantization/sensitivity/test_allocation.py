@@ -88,8 +88,8 @@ def made(clip: CLIP, scheme: str = "W4A8", **settings: Any) -> QuantizedCLIP:
 def test_mean_bits_stay_below_the_target(tiny_rn: CLIP, part: float) -> None:
     """They need not reach it: a layer that measures no better with more bits is left with fewer."""
     count = sum(module.weight.numel() for module in tiny_rn.image.modules() if isinstance(module, PRODUCTS))
-    stem = tiny_rn.image.stem
-    eight = sum(module.weight.numel() for module in (stem.conv1, stem.conv2, stem.conv3, tiny_rn.image.pool.out))
+    held = ("stem.conv1", "stem.conv2", "stem.conv3", "pool.out")
+    eight = sum(tiny_rn.image.get_parameter(f"{name}.weight").numel() for name in held)
     least = (3 * count + 5 * eight) / count
     target = least + part * (8 - least)
     assert least <= made(tiny_rn, target_bits=target, towers=("image",)).effective_bits() <= target
@@ -121,8 +121,8 @@ def test_each_width_is_an_override_that_is_saved_with_the_artifact(tiny_vit: CLI
 
 
 def test_overrides_of_the_user_hold(tiny_vit: CLIP) -> None:
-    settings = {"overrides": {r"image\.blocks\.1\..*": "W3A8"}, "target_bits": 5.0, "towers": ("image",)}
-    layers = made(tiny_vit, **settings).layers()
+    overrides = {r"image\.blocks\.1\..*": "W3A8"}
+    layers = made(tiny_vit, overrides=overrides, target_bits=5.0, towers=("image",)).layers()
     assert {layer.weight_args.num_bits for name, layer in layers.items() if "blocks.1." in name} == {3}
 
 

@@ -107,6 +107,7 @@ def test_another_width_is_what_quantizing_to_it_gives(case: Case) -> None:
         if entry.weights and entry.weights.num_bits == 3:
             layer, expected = case.quantized.get_submodule(name), other.get_submodule(name)
             assert isinstance(layer, QuantizedLayer)
+            assert isinstance(expected, QuantizedLayer)
             assert torch.equal(at_width(layer, 3).codes, expected.codes)
 
 
@@ -116,8 +117,9 @@ def test_measuring_changes_neither_model(case: Case) -> None:
     case.probe.alone({name: [NO_WEIGHTS] for name in names})
     case.probe.without(names)
     assert (model_hash(case.float), model_hash(case.quantized)) == before
-    assert case.float.text.blocks[0].attn.plain
-    assert not case.quantized.text.blocks[0].attn.plain
+    float_attention, attention = (clip.get_submodule("text.blocks.0.attn") for clip in (case.float, case.quantized))
+    assert float_attention.plain
+    assert not attention.plain
 
 
 @pytest.fixture(scope="module")

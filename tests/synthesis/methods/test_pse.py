@@ -16,7 +16,7 @@ from torch import Tensor
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
-from d4c.models.layers import Attention
+from d4c.models.layers import Attention, Block
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.methods.pse import TV_HOLD, similarity_entropy, similarity_losses, total_variation_target
 from d4c.synthesis.objectives import total_variation
@@ -80,8 +80,9 @@ def literal(clip: CLIP, images: Tensor, form: str, group_size: int) -> Tensor:
     x = clip.image.embed(images)
     total = torch.zeros(len(images), dtype=images.dtype)
     for block in clip.image.blocks:
+        assert isinstance(block, Block)
         inner = block.norm1(x)
-        tokens = [literal_tokens(block.attn, row, form) for row in inner]  # type: ignore[arg-type]
+        tokens = [literal_tokens(block.attn, row, form) for row in inner]
         for begin in range(0, len(images), group_size):
             for i, entropy in enumerate(literal_entropy(tokens[begin : begin + group_size])):
                 total[begin + i] -= entropy
