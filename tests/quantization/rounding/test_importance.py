@@ -13,6 +13,7 @@ from torch import Tensor
 import d4c
 from d4c.calibration.prompts import generic_prompts
 from d4c.models.clip import CLIP
+from d4c.progress import Progress
 from d4c.quantization.formats.scheme import QuantArgs, Scheme
 from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import with_ranges
@@ -141,8 +142,8 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> Learned:
     monkeypatch.setattr(reconstruction, "optimize", lambda *_: None)
     original = reconstruction._Walk._optimize
 
-    def learn(self: reconstruction._Walk, unit: Unit, outputs: list[str]) -> None:
-        original(self, unit, outputs)
+    def learn(self: reconstruction._Walk, unit: Unit, outputs: list[str], progress: Progress) -> None:
+        original(self, unit, outputs, progress)
         units.append((unit, outputs))
 
     monkeypatch.setattr(reconstruction._Walk, "_optimize", learn)

@@ -13,7 +13,7 @@ import d4c
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
-from d4c.progress import WHOLE
+from d4c.progress import WHOLE, Progress, silent
 from d4c.quantization.calibrate import calibrate, prepare
 from d4c.quantization.formats.scheme import Scheme, Track
 from d4c.quantization.placement import convert, default_overrides, make_plan
@@ -167,7 +167,7 @@ def test_the_temperature_warms_up_and_grows_by_equal_factors(tiny_vit: CLIP) -> 
 def test_at_the_end_the_weights_are_decided(tiny_vit: CLIP) -> None:
     """What was learned softly is what the codes give, but for a weight in a hundred."""
     unit, roundings = tiny_unit(tiny_vit)
-    optimization._Loop(unit, roundings, replace(SHORT, iterations=60, batch_size=4), 1e-3).run()
+    optimization._Loop(unit, roundings, replace(SHORT, iterations=60, batch_size=4), 1e-3).run(silent)
     for rounding in roundings:
         soft = rounding.offset()
         assert float(((soft > 0.01) & (soft < 0.99)).float().mean()) < 0.01
@@ -229,12 +229,12 @@ def test_too_little_memory_moves_the_samples_to_the_host_and_changes_nothing(
     on_host: list[bool] = []
     pass_stage = reconstruction._Walk._pass_stage
 
-    def watch(self: reconstruction._Walk, stage: Stage, kind: UnitKind) -> None:
+    def watch(self: reconstruction._Walk, stage: Stage, kind: UnitKind, progress: Progress) -> None:
         on_host.append(self.on_host)
-        pass_stage(self, stage, kind)
+        pass_stage(self, stage, kind, progress)
 
-    def learn(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int) -> None:
-        optimize(unit, config, scale_lr, seed)
+    def learn(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int, progress: Progress) -> None:
+        optimize(unit, config, scale_lr, seed, progress)
         if on_host == [False] * 3:
             out_of_memory(buried)
 
