@@ -28,7 +28,7 @@ from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
 from d4c.quantization.rounding.resume import Checkpoint, tensor_hash
 from d4c.quantization.sensitivity.allocation import mixed_overrides
-from d4c.quantization.sensitivity.measure import Probe
+from d4c.quantization.sensitivity.probe import Probe
 from d4c.quantization.stages import Stage
 from d4c.settings.presets import Preset
 from d4c.version import __version__

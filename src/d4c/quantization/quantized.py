@@ -9,7 +9,7 @@ from torch import nn
 
 from d4c.models.clip import CLIP
 from d4c.quantization.placement import Plan
-from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.quantized_layers import QuantizedLayer, weighted_layers
 
 
 class QuantizedCLIP(CLIP):
@@ -28,7 +28,7 @@ class QuantizedCLIP(CLIP):
 
     def layers(self) -> dict[str, QuantizedLayer]:
         """Every layer with quantized weights, by name."""
-        return {name: module for name, module in self.named_modules() if isinstance(module, QuantizedLayer)}
+        return weighted_layers(self)
 
     def effective_bits(self) -> float:
         """Mean bits a weight over everything that has a quantized weight; of the token table, the rows in use."""

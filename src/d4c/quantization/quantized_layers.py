@@ -272,6 +272,11 @@ class QuantizedConv2d(_Product):
         return value[:, None, None]
 
 
+def weighted_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """All layers of a model with quantized weights, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
+
+
 def check_int32(accumulator: Tensor) -> None:
     """Raise SettingError if a sum of products overflows the accumulator of the hardware."""
     if accumulator.numel() and accumulator.abs().max() > INT32_MAX:

@@ -65,8 +65,8 @@ def test_a_budget_that_nothing_fits_is_refused() -> None:
 def test_patterns_choose_each_layer_once_and_no_other(demo_vit: CLIP, data: st.DataObject) -> None:
     names = [name for name, module in demo_vit.named_modules() if hasattr(module, "weight")]
     widths = data.draw(st.dictionaries(st.sampled_from(names), st.sampled_from(WIDTHS)))
-    found = patterns(widths)
-    chosen = {name: [bits for p, bits in found.items() if re.fullmatch(p, name)] for name in names}
+    by_pattern = patterns(widths)
+    chosen = {name: [bits for p, bits in by_pattern.items() if re.fullmatch(p, name)] for name in names}
     assert chosen == {name: [widths[name]] if name in widths else [] for name in names}
 
 
@@ -144,8 +144,8 @@ def test_at_equal_bytes_widths_by_sensitivity_are_nearer_to_float(
 
 
 BAD_TARGETS = {
-    "too few bits": ({"target_bits": 1.0}, r"1\.0 bits a weight, expected \d\.\d\d to 8\.00"),
-    "too many bits": ({"target_bits": 8.5}, r"8\.5 bits a weight, expected \d\.\d\d to 8\.00"),
+    "too few bits": ({"target_bits": 1.0}, r"1\.0 bits per weight, expected \d\.\d\d to 8\.00"),
+    "too many bits": ({"target_bits": 8.5}, r"8\.5 bits per weight, expected \d\.\d\d to 8\.00"),
     "no number": ({"target_bits": float("nan")}, "target_bits is nan, expected a finite number"),
     "too few bytes": ({"target_bytes": 0}, r"0 bytes of weights, expected \d+ to \d+"),
     "both": ({"target_bits": 5.0, "target_bytes": 10}, "exclude each other"),

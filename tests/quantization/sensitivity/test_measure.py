@@ -23,7 +23,8 @@ from d4c.quantization.placement import Plan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
 from d4c.quantization.quantized_activations import QuantizedMatMul
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
-from d4c.quantization.sensitivity.measure import GROUPS, NO_WEIGHTS, Probe, Sensitivity, at_width, measure_sensitivity
+from d4c.quantization.sensitivity.measure import GROUPS, Sensitivity, measure_sensitivity
+from d4c.quantization.sensitivity.probe import NO_WEIGHTS, Probe, at_width
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow", "the moon over the sea", "an apple"]
 
@@ -192,7 +193,7 @@ def test_progress_knows_the_total_at_once_and_counts_up_to_it(tiny_vit: CLIP) ->
 
 REFUSED = {
     "scheme": ({"scheme": "W4"}, "not of the form W4A8"),
-    "width": ({"widths": (4, 9)}, "a width to measure is 9"),
+    "width": ({"widths": (4, 9)}, "The width to measure is 9"),
     "no prompts": ({"prompts": []}, "empty"),
 }
 
