@@ -1,10 +1,9 @@
-"""What `make docs` generates: the page of commands, tables in pages, and a page for each committed table."""
+"""What `make docs` generates: the page of commands, and a page for each committed table of results."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from d4c.cli import app
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tables import filled
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 COMMANDS = "<!-- commands -->"
@@ -38,8 +34,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Write the commands into their page, and tables into every page that names them."""
-    return filled(markdown.replace(COMMANDS, command_reference()) if page.file.src_uri == "cli.md" else markdown)
+    """Write the commands into their page."""
+    return markdown.replace(COMMANDS, command_reference()) if page.file.src_uri == "cli.md" else markdown
 
 
 def committed_tables() -> dict[str, Path]:

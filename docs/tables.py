@@ -1,7 +1,7 @@
 """The tables of README.md and of the pages, made from the committed results.
 
-`python docs/tables.py` writes README.md anew; `make docs` writes the pages. A table stands between the comments
-`<!-- table: NAME -->` and `<!-- end -->`; a page has the first one only.
+A table stands between the comments `<!-- table: NAME -->` and `<!-- end -->`. `python docs/tables.py` writes all of
+them anew; a test fails while one differs from the results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
-TABLE = re.compile(r"<!-- table: (\w+) -->\n(?:.*?<!-- end -->\n)?", re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted(Path(__file__).parent.glob("*.md"))]
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 BENCH_MODELS = ("bench-vit", "bench-rn")
 BENCH_DATA = ("tiny-imagenet-val", "cifar10-test")
 PUBLISHED_ITERATIONS = 3000
@@ -24,10 +25,11 @@ PEERS = {
     "float32": ("ONNX Runtime", "float32"),
     "**d4c W4A8**": ("ONNX Runtime", "d4c W4A8, GPTQ"),
     "**d4c W8A8**": ("ONNX Runtime", "d4c W8A8"),
-    "ONNX Runtime, dynamic int8": ("ONNX Runtime", "dynamic int8"),
-    "ONNX Runtime, static int8": ("ONNX Runtime", "static int8 (QDQ)"),
-    "OpenVINO, NNCF int8": ("OpenVINO", "NNCF int8"),
-    "PyTorch, torchao dynamic int8": ("PyTorch", "torchao dynamic int8"),
+    "**d4c W8A8** in OpenVINO": ("OpenVINO", "d4c W8A8"),
+    "ONNX Runtime's dynamic int8": ("ONNX Runtime", "dynamic int8"),
+    "ONNX Runtime's static int8": ("ONNX Runtime", "static int8 (QDQ)"),
+    "OpenVINO's NNCF, static int8": ("OpenVINO", "NNCF int8"),
+    "torchao in PyTorch, dynamic int8": ("PyTorch", "torchao dynamic int8"),
 }
 PEER_COLUMNS = ("MB", "time", "top-1 %", "same class %")
 
@@ -125,6 +127,20 @@ def gpu_runtime() -> str:
     return _markdown(["image tower, batch 256", *candidates], rows)
 
 
+def datasets() -> str:
+    """What `--dataset` takes."""
+    from d4c.evaluation.load_dataset import READERS
+
+    return _markdown(["spec", "what it reads"], [[f"`{r.form}`", _plain(r.summary)] for r in READERS.values()])
+
+
+def methods() -> str:
+    """What `--method` takes."""
+    from d4c.synthesis.methods.table import METHODS
+
+    return _markdown(["method", "what it makes"], [[f"`{m.name}`", _plain(m.summary)] for m in METHODS.values()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
     "calibration": calibration,
@@ -133,17 +149,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthesis_time": synthesis_time,
     "quantization_time": quantization_time,
     "gpu_runtime": gpu_runtime,
+    "datasets": datasets,
+    "methods": methods,
 }
 
 
-def filled(text: str, ends: bool = False) -> str:
-    """The text with every table that it names; `ends` keeps the comments, so that it can be filled again."""
-
-    def fill(match: re.Match[str]) -> str:
-        table = TABLES[match[1]]()
-        return f"<!-- table: {match[1]} -->\n{table}<!-- end -->\n" if ends else table
-
-    return TABLE.sub(fill, text)
+def filled(text: str) -> str:
+    """The text with every table as the results have it today."""
+    return TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
 
 
 def _find(rows: Sequence[dict[str, Any]], runtime: str, candidate: str) -> dict[str, Any]:
@@ -184,11 +197,17 @@ def _interval(value: dict[str, float]) -> str:
     return f"{value['value']:.1f} ({value['low']:.0f} to {value['high']:.0f})"
 
 
+def _plain(text: str) -> str:
+    """Text whose angle brackets and asterisks mean themselves."""
+    return text.replace("<", "&lt;").replace("*", r"\*")
+
+
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    figures = [all(row[i][:1].isdigit() or not row[i] for row in rows) for i in range(len(heads))]
+    lines = [heads, ["---:" if right else "---" for right in figures], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), ends=True), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

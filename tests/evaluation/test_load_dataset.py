@@ -1,4 +1,4 @@
-"""Specs, and the table of readers that help, error and documentation are made from."""
+"""Specs, and the table of readers that help and error are made from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import READERS, dataset_help, load_dataset
 from d4c.evaluation.readers.reader import Reader
 from d4c.models.clip import CLIP
-
-ROOT = Path(__file__).parents[2]
-PAGES = [page for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")) if page.exists()]
 
 
 def test_a_dataset_is_its_own_spec() -> None:
@@ -51,10 +48,3 @@ def test_a_new_dataset_is_one_reader(demo_vit: CLIP, tmp_path: Path, monkeypatch
     assert "shades:FILE (gray pictures, one shade per line)" in dataset_help()
     with pytest.raises(SettingError, match="or 'shades:FILE'; give one of these"):
         load_dataset("shades")
-
-
-@pytest.mark.skipif(not PAGES, reason="a source distribution has no documentation")
-def test_the_documentation_says_what_the_table_says() -> None:
-    """Paste what `dataset_help` returns where it differs."""
-    texts = [" ".join(page.read_text(encoding="utf-8").replace("`", "").split()) for page in PAGES]
-    assert any(dataset_help() in text for text in texts)
