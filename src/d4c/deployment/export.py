@@ -18,7 +18,7 @@ from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_FORMAT, find_target
 from d4c.errors import ArtifactError, SettingError, require
 from d4c.files import atomic_folder, read_json, refuse_occupied, sha256, write_json
-from d4c.progress import Progress
+from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.folder import load_quantized
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.exported import FORMAT_VERSION
@@ -48,7 +48,7 @@ def export(
     format: str = DEFAULT_FORMAT,
     unpacked: bool = False,
     check: bool = True,
-    progress: Progress | None = None,
+    progress: Report = "auto",
 ) -> Export:
     """Write both towers of a deployable artifact so that runtimes execute them with integer kernels.
 
@@ -60,7 +60,7 @@ def export(
         unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
             with less memory (of 6-bit weights it keeps every step of the unpacking until it is done).
         check: Compare each layer and each block with PyTorch, see `d4c.deployment.onnx.parity`.
-        progress: Called with the towers done and their number.
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Returns:
         What was written.
@@ -79,8 +79,9 @@ def export(
     _refuse_paper_track(clip)
     for name in COPIED:
         read_json(source / name, ArtifactError, "write the artifact again")
-    with atomic_folder(folder) as new:
-        written = target.write(clip, new, ExportOptions(unpacked, check), progress)
+    with reporting(progress, f"export {target.name}") as report, atomic_folder(folder) as new:
+        report(0, WHOLE)
+        written = target.write(clip, new, ExportOptions(unpacked, check), report)
         sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
         for name in COPIED:
             shutil.copyfile(source / name, new / name)

@@ -51,7 +51,7 @@ class Written:
     parity: dict[str, Parity] | None = None
 
 
-Write = Callable[["QuantizedCLIP", Path, ExportOptions, Progress | None], Written]
+Write = Callable[["QuantizedCLIP", Path, ExportOptions, Progress], Written]
 """Writes a quantized CLIP into an empty folder; raises ArtifactError if the files compute something else."""
 
 

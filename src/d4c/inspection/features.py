@@ -12,19 +12,25 @@ from torch.utils.hooks import RemovableHandle
 
 from d4c.errors import DataError
 from d4c.evaluation.embed import Encoder, to_device
+from d4c.progress import Progress, silent
 
 BATCH = 32
 """Images that go through a tower at once."""
 
 
 @torch.no_grad()
-def unit_features(model: Encoder, pixels: Tensor) -> Tensor:
+def unit_features(model: Encoder, pixels: Tensor, progress: Progress = silent) -> Tensor:
     """Image embeddings [N, D] of unit length, float32 on the CPU, of normalized pixels [N, 3, S, S].
 
-    Raises DataError if one of them is not finite.
+    `progress` is called with the images done and their number. Raises DataError if an embedding is not finite.
     """
-    parts = [torch.as_tensor(model.encode_image(to_device(model, part))).float().cpu() for part in pixels.split(BATCH)]
-    features = F.normalize(torch.cat(parts), dim=-1)
+    rows: list[Tensor] = []
+    done = 0
+    for batch in pixels.split(BATCH):
+        rows.append(torch.as_tensor(model.encode_image(to_device(model, batch))).float().cpu())
+        done += len(batch)
+        progress(done, len(pixels))
+    features = F.normalize(torch.cat(rows), dim=-1)
     broken = int((~features.isfinite().all(1)).sum())
     if broken:
         raise DataError(

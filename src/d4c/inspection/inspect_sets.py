@@ -28,7 +28,7 @@ from d4c.inspection.structure import structure, watch_patches
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, load
-from d4c.progress import Progress
+from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.synthesis.synthesize import synthesize
 
 REAL = "real"
@@ -43,7 +43,7 @@ def inspect(
     real: str | Dataset | None = None,
     *,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Report = "auto",
 ) -> Inspection:
     """Measure sets of calibration images, by name, beside noise, dead leaves and, if given, real images.
 
@@ -54,12 +54,22 @@ def inspect(
     over the project's own 180 nouns if there are none. `seed` is that of the controls.
 
     Raises DataError for sets that do not fit the model, have fewer than 4 images or the name of a control, and for
-    too few real images.
+    too few real images. `progress` is called with (thousandths done, 1000); "auto" shows a bar on a terminal, None
+    shows nothing.
     """
     if not sets:
         raise DataError("There is no set of images to inspect; give at least one.")
     for name, images in sets.items():
         check_fits(clip, name, images)
+    with reporting(progress, "inspect") as report:
+        report(0, WHOLE)
+        return _inspect(clip, sets, real, seed, report)
+
+
+def _inspect(
+    clip: CLIP, sets: Mapping[str, CalibrationSet], real: str | Dataset | None, seed: int, progress: Progress
+) -> Inspection:
+    """`inspect` for sets that fit the model."""
     count = min(map(len, sets.values()))
     pixels = {name: images.pixels[:count] for name, images in sets.items()}
     sources = dict.fromkeys(sets, "given")
@@ -79,9 +89,9 @@ def inspect(
     order = sorted(pixels, key=lambda name: name != reference)
     features: dict[str, Tensor] = {}
     reports: dict[str, SetReport] = {}
-    for done, name in enumerate(order):
+    for name, progress_of_set in zip(order, parts(progress, [1] * len(order)), strict=True):
         with watch_patches(clip) as patches, watch_ranges(clip) as ranges:
-            features[name] = unit_features(clip, pixels[name])
+            features[name] = unit_features(clip, pixels[name], progress_of_set)
         targets = None
         if name in sets:
             targets = torch.tensor([prompt_index.get(prompt, -1) for prompt in sets[name].prompts[:count]])
@@ -94,8 +104,6 @@ def inspect(
             ranges=layer_ranges,
             fits=fit_ranges(layer_ranges, layer_ranges if name == reference else reports[reference].ranges),
         )
-        if progress is not None:
-            progress(done + 1, len(order))
     return Inspection(
         model=clip.name,
         images=count,
@@ -115,7 +123,7 @@ def inspect_folders(
     pretrained: str | None = None,
     device: str = "cpu",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Report = "auto",
 ) -> Inspection:
     """`inspect` saved calibration sets, and write numbers and pictures to `output` as one folder if it is given.
 

@@ -12,11 +12,11 @@ class CoastingAdam:
     """One Adam over all images that steps once a group, each time with a zero gradient for the other groups.
 
     In iteration i, group g of G takes its real step as step number t = i G + g + 1 of the shared Adam, then coasts on
-    its momentum for G - 1 steps until its next turn: m shrinks by beta1 and v by beta2 each time, which with 8 groups
-    moves an image about 2.8 times as far as one step an iteration would. Before its first turn a group has no
-    momentum and stands still, though the step count runs. Images meet only inside their group, so evaluating all
-    groups at once, each at its own phase, is exact: `step` applies every group's real step and the coasting up to
-    its next turn element by element. At the end all groups stop at the same shared step.
+    its momentum for G - 1 steps until its next turn: m shrinks by beta1 and v by beta2 each time. So the more groups
+    there are, the further an iteration moves an image. Before its first turn a group has no momentum and stands still,
+    though the step count runs. Images meet only inside their group, so evaluating all groups at once, each at its own
+    phase, is exact: `step` applies every group's real step and the coasting up to its next turn element by element.
+    At the end all groups stop at the same shared step.
 
     With one group this is plain Adam (Kingma and Ba 2015) with the usual constants. The step count lives on the
     device, so that a step can be captured as a graph.

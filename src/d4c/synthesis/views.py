@@ -187,7 +187,7 @@ def crop(images: Tensor, window: Windows) -> Tensor:
 def blur(images: Tensor, amount: Tensor) -> Tensor:
     """The [1 2 1] / 4 filter along both axes, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0.
 
-    It is the sum of two neighbors, twice along each axis. Sums are many times faster than a pooling on a CPU.
+    It is the sum of two neighbors, twice along each axis. On a CPU, sums are faster than a pooling.
     """
     blurred = F.pad(images, (1, 1, 1, 1))
     for _ in range(2):

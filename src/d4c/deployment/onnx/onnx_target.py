@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d4c.deployment.target import ExportOptions, Parity, Target, Written
-from d4c.progress import Progress
+from d4c.progress import Progress, parts
 from d4c.version import __version__
 
 if TYPE_CHECKING:
     from d4c.quantization.quantized import QuantizedCLIP
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress | None = None) -> Written:
+def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write both towers as graphs and compare each layer and each block with PyTorch in ONNX Runtime.
 
     Raises:
@@ -29,13 +29,12 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
 
     graphs = {"image": image_graph(clip, options.unpacked), "text": text_graph(clip, options.unpacked)}
     parity: dict[str, Parity] = {}
-    for done, (tower, graph) in enumerate(graphs.items(), 1):
+    for (tower, graph), progress_of_tower in zip(graphs.items(), parts(progress, [1, 1]), strict=True):
         file = folder / f"{tower}.onnx"
         file.write_bytes(graph.model(__version__).SerializeToString())
         if options.check:
-            parity[tower] = check_tower(file, graph, clip, tower)
-        if progress:
-            progress(done, len(graphs))
+            parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
+        progress_of_tower(1, 1)
     return Written({"opset": OPSET, "unpacked": options.unpacked}, parity if options.check else None)
 
 

@@ -30,6 +30,7 @@ from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, kernels, open_s
 from d4c.deployment.saturating import saturating_layers
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
+from d4c.progress import Progress, silent
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.stages import Stage, stages
 from d4c.runtime import processor
@@ -85,7 +86,7 @@ def probes(clip: CLIP, tower: str) -> Tensor:
 
 
 @torch.no_grad()
-def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str) -> TowerParity:
+def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str, progress: Progress = silent) -> TowerParity:
     """Compare a graph with a tower of the artifact that it was made from.
 
     Args:
@@ -93,6 +94,7 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str) -> TowerP
         g: What the file was written from.
         clip: The artifact in PyTorch.
         tower: "image" or "text".
+        progress: Called with the stages done and their number.
 
     Returns:
         The differences of all stages and layers, which are within the tolerances.
@@ -106,10 +108,11 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str) -> TowerP
     state, input_name = inputs, g.inputs[0].name
     chain = stages(clip, tower)
     stage_parities = {}
-    for stage in chain:
+    for done, stage in enumerate(chain, 1):
         output_name = g.outputs[0].name if stage is chain[-1] else stage.name
         state, stage_parities[stage.name] = _check_stage(parts, clip, stage, input_name, output_name, state, inputs)
         input_name = output_name
+        progress(done, len(chain))
     computed = run(open_session(file, wide_sums=wide_sums), {g.inputs[0].name: inputs.numpy()})[0]
     cosine = torch.cosine_similarity(torch.from_numpy(computed), state, dim=-1)
     nodes = kernels(file, g.products, wide_sums=wide_sums)

@@ -41,7 +41,7 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
     "psaq" is the method as its authors have it, on attention times values averaged over heads, with their
     cross-entropy to a one-hot class replaced by that to the image's prompt, since a CLIP has no classes; the norm of
     neighbor differences is held at a target, and the images are moved and flipped each step (and clipped to colors
-    that exist, behind the step). The learning rate and Adam's constants are those of the other methods here.
+    that exist, after the step). The learning rate and Adam's constants are those of the other methods here.
     "published" is the baseline in the code of D4C: attention times the input of the attention layer, plus weighted
     total variation, and nothing else. Raises SettingError for a tower without patches.
     """
@@ -65,8 +65,8 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
 def total_variation_target(config: SynthesisConfig, size: int) -> float:
     """The configured target, which is for 224 pixels a side, at another size.
 
-    The fewer pixels, the further apart are neighbors in the scene, and the more they differ. The power 2/3 is that of
-    dead leaves drawn at 64 and 224 pixels (0.7), and gives 0.46 at 64 pixels, where Tiny ImageNet has 0.44 to 0.49.
+    The fewer pixels, the further apart are neighbors in the scene, and the more they differ. The power 2/3 is close
+    to that of dead leaves drawn at several sizes, and a small image is held near what small photographs have.
     """
     return config.tv_target * (224 / size) ** (2 / 3)
 
