@@ -14,7 +14,7 @@ import d4c
 
 ROOT = Path(d4c.__file__).parent
 
-TOP = {"__init__", "__main__", "cli", "display", "run"}
+TOP = {"__init__", "__main__", "cli", "display", "loading", "run"}
 """Modules that may import everything, and that nothing below imports."""
 
 GROUND_FLOOR = {"settings", "zeroshot"}
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "evaluation": set[str](),
     "inspection": {"models", "calibration", "synthesis", "evaluation"},
     "integer": {"models", "quantization", "kernels"},
-    "runtime": {"models", "quantization", "integer"},
+    "runtime": {"models"},
     "deployment": {"models", "calibration", "quantization", "runtime"},
 }
 """The other rooms that each room may import from; all may use the ground floor."""

@@ -1,6 +1,6 @@
 """Data-free low-bit quantization of CLIP models.
 
-The verbs are imported on first use, so that `import d4c` costs no torch.
+Functions are imported on first use, so that `import d4c` does not import torch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet
     from d4c.deployment.export import export
     from d4c.evaluation.evaluate import evaluate
+    from d4c.loading import load_quantized
     from d4c.models.formats.load import load
     from d4c.quantization.quantize import quantize
-    from d4c.runtime.load_quantized import load_quantized
     from d4c.synthesis.synthesize import synthesize
 
 __all__ = [
@@ -41,7 +41,7 @@ _HOME = {
     "evaluate": "d4c.evaluation.evaluate",
     "export": "d4c.deployment.export",
     "load": "d4c.models.formats.load",
-    "load_quantized": "d4c.runtime.load_quantized",
+    "load_quantized": "d4c.loading",
     "quantize": "d4c.quantization.quantize",
     "synthesize": "d4c.synthesis.synthesize",
 }

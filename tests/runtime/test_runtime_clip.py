@@ -17,8 +17,8 @@ from PIL import Image
 import d4c
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.readers.demo_pack import demo_dataset
+from d4c.loading import load_quantized
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.runtime.load_quantized import load_quantized
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.templates import EMOJI_TEMPLATES
 

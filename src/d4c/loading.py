@@ -39,11 +39,20 @@ def load_quantized(
 ) -> CLIP | RuntimeCLIP:
     """Read a quantized CLIP: `encode_image`, `encode_text`, `classify`, `preprocess`, `tokenize`, `logit_scale`.
 
-    `runtime` "torch" simulates the artifact in `folder`, bit for bit as it was saved, tensors in and out. "integer"
-    multiplies its codes on a GPU, for transformers; what lies between products is rounded to bf16 there (see
-    `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute the folder that `d4c export` made of it, arrays in
-    and out, without PyTorch and on the CPU only. Raises ArtifactError with the reason if anything is missing, damaged
-    or from a newer version, SettingError for an unknown, missing or too old runtime.
+    Args:
+        folder: What `save_pretrained` wrote, or for the last two runtimes what `d4c export` wrote.
+        device: Where PyTorch computes; exports run on the CPU only.
+        runtime: "torch" simulates the artifact, bit for bit as it was saved, tensors in and out. "integer" multiplies
+            its codes on a GPU, for transformers, and rounds what lies between products to bf16 (see
+            `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute an export without PyTorch, arrays in and
+            out.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ArtifactError: Something is missing, damaged or from a newer version.
+        SettingError: The runtime is unknown, not installed or too old.
     """
     if runtime in ("torch", "integer"):
         with quantize_extra():
