@@ -35,8 +35,6 @@ from d4c.quantization.symmetries import fold_search
 
 IMAGES = 32
 PICTURES = 124
-STEPS = 100
-"""Of reconstruction, where blocks are learned."""
 ENLARGED = 4
 BOTH = ("demo-vit", "demo-rn")
 
@@ -101,12 +99,6 @@ CHOICES = {
     "softening": Choice(
         {"sharp": Alternative({"soften": False}), "softened": Alternative({"soften": True})},
         schemes=("W4A8",),
-    ),
-    "importance": Choice(
-        {kind: Alternative({"importance": kind, "iterations": STEPS}) for kind in ("none", "embedding", "zeroshot")},
-        models=BOTH[:1],
-        schemes=("W4A4",),
-        reconstructions=("block",),
     ),
 }
 

@@ -14,7 +14,6 @@ TITLES = {
     "points": "Points that stand for an activation: drawn at random, and each tail",
     "ranges": "Ranges of activations",
     "softening": "Every second calibration image at a half or a quarter of its sharpness",
-    "importance": "What each token counts while blocks are learned",
 }
 
 
@@ -36,19 +35,26 @@ def page(rows: list[Row]) -> str:
 
 
 def choice_table(rows: list[Row]) -> list[str]:
-    """A row for each cell and kind of picture, a column for each alternative."""
+    """A row for each cell and kind of picture, a column for each alternative, over the seeds that all of them have."""
     alternatives = list(dict.fromkeys(row["alternative"] for row in rows))
     body = []
     for cell in dict.fromkeys((row["model"], row["scheme"], row["reconstruction"]) for row in rows):
         chosen = [row for row in rows if (row["model"], row["scheme"], row["reconstruction"]) == cell]
-        seeds = len({row["seed"] for row in chosen})
+        by_alternative = [{row["seed"] for row in chosen if row["alternative"] == name} for name in alternatives]
+        seeds = set.intersection(*by_alternative)
         model, scheme, kind = cell
         for pictures in ("sharp", "enlarged"):
             columns = [
-                spread([1e3 * (1 - row["cosine"][pictures]) for row in chosen if row["alternative"] == alternative])
-                for alternative in alternatives
+                spread(
+                    [
+                        1e3 * (1 - row["cosine"][pictures])
+                        for row in chosen
+                        if row["alternative"] == name and row["seed"] in seeds
+                    ]
+                )
+                for name in alternatives
             ]
-            body.append([f"{model}, {scheme}, {RECONSTRUCTIONS.get(kind, kind)}", pictures, str(seeds), *columns])
+            body.append([f"{model}, {scheme}, {RECONSTRUCTIONS.get(kind, kind)}", pictures, str(len(seeds)), *columns])
     return table(["model, scheme, reconstruction", "pictures", "seeds", *alternatives], body, texts=2)
 
 

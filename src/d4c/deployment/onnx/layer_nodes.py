@@ -24,7 +24,7 @@ def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = N
     """x W^T + b over the last axis of x, times a factor, as MatMul and Sub(-b).
 
     ONNX Runtime makes a float Gemm of MatMul and Add(b) where shapes are static, and dequantizes its weight in every
-    run: five times slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
+    run, which is slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
     patches, since ONNX Runtime computes a convolution in integers only when its output is quantized.
     """
     assert isinstance(layer, Product)

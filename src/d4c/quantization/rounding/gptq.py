@@ -4,14 +4,8 @@ The integer weight Q of a layer should give the outputs of its float weight W: m
 H = X X^T + lambda I over the inputs X that the quantized model sees. Columns are rounded one after the other, and what
 each rounding gets wrong is spread over the columns to come.
 
-Two things that are often added are left out, each tried without a script that is kept (128 D4C images, image towers):
-
-- Biases that take up the mean error of the outputs, with H as a covariance. They fit the images that they were made
-  from: on `bench-rn` at W4A8 the cosine to the float embeddings of 400 pictures of CIFAR-10 fell from 0.9816 to 0.9724,
-  below round-to-nearest with 0.9812, where Tiny ImageNet gained 0.0003; on `bench-vit` at W4A4 both fell (0.9089 to
-  0.9023, 0.8938 to 0.8912).
-- The correction that also makes up for the error of the inputs (GPTAQ, arXiv 2504.02692): with 64 D4C images on both
-  demo models (one seed, on the pack that the tables use) it was further from the float embeddings than plain GPTQ.
+Two things that are often added are left out: biases that take up the mean error of the outputs, which fit the
+calibration images alone, and the correction that also makes up for the error of the inputs (GPTAQ, arXiv 2504.02692).
 """
 
 from __future__ import annotations
@@ -28,7 +22,8 @@ from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 
 Layer = QuantizedLinear | QuantizedConv2d
 
-DAMPING = 0.03  # lambda as a share of the mean of the diagonal of X X^T
+DAMPING = 0.03
+"""Lambda as a share of the mean of the diagonal of X X^T; benchmarks/choices measures others."""
 BLOCK = 128  # columns whose errors are spread together
 _SAMPLES = 1 << 22  # elements of the unfolded input of a convolution held at once
 _ELEMENTS = 1 << 26  # the same of the input of a linear layer

@@ -5,33 +5,10 @@ for. So where weights have fewer bits than their inputs each norm is tried at se
 readers' inputs and weights at the bits of the plan, on some hundred positions and a few output channels. Elsewhere the
 fold is full, if it lowers the error.
 
-Exploratory runs, for which no script is kept. Cosines of image embeddings to the float ones with full strength
-everywhere -> with the search in each norm (one seed; `bench-vit` on 400 or 1,000 images of Tiny ImageNet, `demo-vit` on
-the demo pack; 64 dead leaves, in rows with a star 128 D4C images):
+benchmarks/choices has the figures: embeddings of models without any fold, with the full one and with the search.
 
-                        W4A8                 W6A6                 W4A4
-    bench-vit, ranges   0.9847 -> 0.9879     0.9862 -> 0.9861     0.8865 -> 0.8770 *
-    bench-vit, GPTQ                                               0.8912 -> 0.8845 *
-    demo-vit, ranges    0.9882 -> 0.9887     0.9914 -> 0.9916     0.8094 -> 0.8143
-    demo-vit, GPTQ      0.9909 -> 0.9920     0.9920 -> 0.9921     0.8248 -> 0.8133
-
-So the search serves 4-bit weights beside 8-bit inputs, changes little at 6 bits and does harm at W4A4, where errors of
-layers do not add up.
-
-Other exact folds were tried the same way, each kept where it lowered the error of its attention's output, and are not
-used, since embeddings came no nearer to the float ones. 1 - cosine with the fold off -> on (32 dead leaves, one or two
-seeds, about a hundred images or two hundred prompts of Tiny ImageNet, ranges searched on fewer points than here):
-
-- Values centered (v - c, and W_out c to the output, since probabilities sum to one): errors of attention outputs fall
-  by up to 25 %, those of image embeddings rise: `bench-vit` 0.0144 -> 0.0147 at W6A6 and 0.135 -> 0.148 at W4A4,
-  `demo-vit` 0.097 -> 0.115 at W4A4, with GPTQ 0.096 -> 0.113.
-- Keys centered (k - c, which softmax does not see) and queries balanced with keys (q r, k / r), together: text of
-  `bench-vit` 0.00318 -> 0.00320 at W6A6 and 0.00314 -> 0.00314 at W4A4; images of `demo-vit` with GPTQ
-  0.0963 -> 0.0969 at W4A4 and 0.0103 -> 0.0100 at W4A8: less than between two seeds.
-- Values balanced with the output projection (v / r, W_out diag(r)): text of `demo-vit` 0.0043 -> 0.0035 at W4A4, but
-  of `bench-vit` 0.00314 -> 0.00314 there and 0.00040 -> 0.00043 at W4A8.
-
-The input of the second MLP layer has no exact fold: the activation before it is not linear.
+Other exact folds of attention are not used: values centered or balanced with the output projection, keys centered,
+queries balanced with keys. The input of the second MLP layer has no exact fold: the activation before it is not linear.
 """
 
 from __future__ import annotations
