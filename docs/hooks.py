@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ COMMANDS = "<!-- commands -->"
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the generated pages into the navigation."""
     assert config.nav is not None
-    pages = [{name.replace("_", " ").capitalize(): f"results/{name}.md"} for name in committed_tables()]
+    pages = [{label: f"results/{name}.md"} for name, label in _labels().items()]
     config.nav.append({"All results": pages})
     return config
 
@@ -42,6 +44,19 @@ def committed_tables() -> dict[str, Path]:
     """The committed tables by the name of their page; one that is only half of a page is not one of its own."""
     paths = sorted(BENCHMARKS.glob("*/results/*.md"))
     return {_page_name(path): path for path in paths if path.read_text(encoding="utf-8").startswith("# ")}
+
+
+def _labels() -> dict[str, str]:
+    """What the navigation calls the page of each table: its title, and which one where several share it."""
+    paths = committed_tables()
+    titles = {
+        name: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for name, path in paths.items()
+    }
+    shared = {title for title, count in Counter(titles.values()).items() if count > 1}
+    return {
+        name: f"{title}: {paths[name].stem.replace('_', ' ')}" if title in shared else title
+        for name, title in titles.items()
+    }
 
 
 def _page_name(path: Path) -> str:
@@ -66,7 +81,10 @@ def _command(name: str, command: Any, parent: Any) -> str:
         for param in command.get_params(context)
         if param.param_type_name == "argument" and not param.get_help_record(context)
     ]
-    rows = [f"| `{_cell(left)}` | {_prose(_cell(right))} |" for left, right in [*arguments, *records]]
+    rows = [
+        f"| <code>{_cell(escape(left, quote=False))}</code> | {_cell(_prose(right))} |"
+        for left, right in [*arguments, *records]
+    ]
     parts.append("\n".join(["| option | meaning |", "| --- | --- |", *rows]))
     if command.epilog:
         parts.append(f"```sh\n{inspect.cleandoc(command.epilog)}\n```")
@@ -74,8 +92,10 @@ def _command(name: str, command: Any, parent: Any) -> str:
 
 
 def _prose(text: str | None) -> str:
-    return re.sub(r"\s*\n(?!\n)\s*", " ", inspect.cleandoc(text or "")).replace("*", r"\*")
+    """Help text as Markdown: its paragraphs, whose signs mean themselves."""
+    return escape(re.sub(r"\s*\n(?!\n)\s*", " ", inspect.cleandoc(text or "")), quote=False).replace("*", r"\*")
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
+    """Text that does not end its cell of a table."""
+    return text.replace("|", "&#124;")
