@@ -143,7 +143,7 @@ def test_positions_behind_end_of_text_do_not_count(tiny_vit: CLIP) -> None:
 def test_the_schedule_of_beta_warms_up_and_falls_linearly(tiny_vit: CLIP) -> None:
     unit, roundings = tiny_unit(tiny_vit)
     loop = optimization._Loop(unit, roundings, replace(PAPER, iterations=1000), 1)
-    beta, weight, cosine, temperature = loop.tables.unbind(1)
+    beta, weight, cosine, temperature = loop.schedule.unbind(1)
     assert bool((weight[:200] == 0).all())
     assert torch.allclose(weight[200:], torch.tensor(0.01))
     assert float(beta[200]) == pytest.approx(20, abs=0.05)
@@ -157,7 +157,7 @@ def test_the_schedule_of_beta_warms_up_and_falls_linearly(tiny_vit: CLIP) -> Non
 def test_the_temperature_warms_up_and_grows_by_equal_factors(tiny_vit: CLIP) -> None:
     unit, roundings = tiny_unit(tiny_vit)
     config = ReconstructionConfig(iterations=1000)
-    temperature = optimization._Loop(unit, roundings, config, 1).tables[:, 3]
+    temperature = optimization._Loop(unit, roundings, config, 1).schedule[:, 3]
     assert bool((temperature[:201] == 1).all())
     factors = temperature[201:960] / temperature[200:959]
     assert torch.allclose(factors, factors[:1])

@@ -1,1 +1,1 @@
-"""How weights are rounded: GPTQ, learned rounding, and the walk through a tower."""
+"""How weights are rounded: in closed form (GPTQ), by learning, and both from front to back through a tower."""

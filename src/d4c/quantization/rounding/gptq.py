@@ -1,11 +1,11 @@
 """Rounding in closed form: GPTQ (arXiv 2210.17323).
 
-The integer weight Q of a layer should give the outputs of its float weight W: minimize tr((Q - W) H (Q - W)^T) with
-H = X X^T + lambda I over the inputs X that the quantized model sees. Columns are rounded one after the other, and what
-each rounding gets wrong is spread over the columns to come.
+The integer weight Q of a layer should give the outputs of its float weight W. So tr((Q - W) H (Q - W)^T) is minimized,
+with H = X X^T + lambda I over the inputs X of the quantized model. Columns are rounded one after the other, and the
+error of each is spread over the columns that follow.
 
-Two things that are often added are left out: biases that take up the mean error of the outputs, which fit the
-calibration images alone, and the correction that also makes up for the error of the inputs (GPTAQ, arXiv 2504.02692).
+Two common additions are left out: biases that take up the mean error of the outputs, which fit only the calibration
+images, and the correction for the error of the inputs (GPTAQ, arXiv 2504.02692).
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ Layer = QuantizedLinear | QuantizedConv2d
 
 DAMPING = 0.03
 """Lambda as a share of the mean of the diagonal of X X^T; benchmarks/choices measures others."""
-BLOCK = 128  # columns whose errors are spread together
-_SAMPLES = 1 << 22  # elements of the unfolded input of a convolution held at once
-_ELEMENTS = 1 << 26  # the same of the input of a linear layer
+BLOCK = 128
+"""Columns whose errors are spread together over all that follow."""
+_SAMPLES = 1 << 22  # elements of the unfolded input of a convolution that are held at a time
+_ELEMENTS = 1 << 26  # elements of the input of a linear layer that are held at a time
 
 
 class GPTQ:
-    """Rounds layer after layer; what a GPU captured for one shape serves all blocks of that shape."""
+    """Rounds layer after layer; the steps that a GPU captures for one shape serve all blocks of that shape."""
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[int, int, torch.device], _Block] = {}
 
     @torch.no_grad()
     def solve(self, layers: Sequence[Layer], inputs: Tensor, progress: Progress = silent) -> None:
-        """Set integer weights, and the float weights that learned rounding starts from, for one shared input.
+        """Set the integer weights of layers, in place, and the float weights that learned rounding starts from.
 
         Args:
-            layers: layers that read the same tensor.
-            inputs: what the quantized model hands to the layers' quantizer, on any device: [..., K] for linear
-                layers, [N, C, H, W] for convolutions.
-            progress: called with the layers done and their number.
+            layers: Layers that read one tensor.
+            inputs: That tensor in the quantized model, before the layers' quantizer and on any device: [..., K] for
+                linear layers, [N, C, H, W] for convolutions.
+            progress: Called with the layers done and their number.
         """
         gram = _gram(layers[0], inputs)
-        damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # inputs may be all zero
+        damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # where all inputs are zero
         order, factor = factorize(gram + damping * torch.eye(len(gram), device=gram.device))
         for done, layer in enumerate(layers, 1):
             source = layer.source_weight().flatten(1)
@@ -60,10 +61,20 @@ class GPTQ:
     def round(
         self, weight: Tensor, order: Tensor, factor: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
     ) -> tuple[Tensor, Tensor]:
-        """Codes [O, K] for a weight [O, K]: column after column in `order`, each error spread over those to come.
+        """Round a weight, column after column in `order`, and spread the error of each over those that follow.
 
-        `order` and `factor` are those of `factorize`; `scale` and `zero_point` are [O]. Also returns the weight [O, K]
-        with the errors that were spread onto it, of which the codes are the nearest: where learned rounding can start.
+        Args:
+            weight: Float weight [O, K].
+            order: Order of the columns [K], from `factorize`.
+            factor: Factor of the inverse Hessian [K, K], from `factorize`.
+            scale: Scale per row [O].
+            zero_point: Zero point per row [O].
+            qmin: Smallest code.
+            qmax: Largest code.
+
+        Returns:
+            Codes [O, K], and the weight [O, K] with the errors that were spread onto it. The codes are the nearest to
+            this weight, so learned rounding can start from it.
         """
         weight = weight[:, order]
         codes = torch.empty_like(weight)
@@ -75,8 +86,8 @@ class GPTQ:
             codes[:, start:end] = block.codes.T + zero_point[:, None]
             weight[:, start:end] = block.weight.T
             weight[:, end:].sub_(block.errors.T @ factor[start:end, end:])
-        back = order.argsort()
-        return codes[:, back], weight[:, back]
+        original_order = order.argsort()
+        return codes[:, original_order], weight[:, original_order]
 
     def _block(self, columns: int, weight: Tensor) -> _Block:
         key = columns, len(weight), weight.device
@@ -86,10 +97,14 @@ class GPTQ:
 
 
 def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns in order of falling curvature [K], and the upper Cholesky factor of the inverse in that order [K, K].
+    """Order the columns by falling curvature and factorize the inverse Hessian in that order.
 
-    Row k of the factor, divided by its diagonal, says how the columns to come make up for an error of column k.
-    `hessian` is [K, K], positive definite.
+    Args:
+        hessian: Positive definite matrix [K, K].
+
+    Returns:
+        The order of the columns [K], and the upper Cholesky factor of the inverse [K, K]. Row k of the factor, divided
+        by its diagonal, tells how the columns after k make up for an error of column k.
     """
     order = hessian.diagonal().argsort(descending=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
@@ -97,9 +112,9 @@ def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Block:
-    """Rounds some columns one after the other, in tensors of its own, so that a GPU can replay it.
+    """Rounds a block of columns one after the other, in tensors of its own, so that a GPU can replay the steps.
 
-    Columns of the weight are rows here, which lie together in memory. `codes` are without zero point.
+    Tensors are transposed, so that a column of the weight is contiguous. Codes are without zero point.
     """
 
     def __init__(self, columns: int, rows: int, device: torch.device) -> None:
@@ -124,25 +139,25 @@ class _Block:
             self.weight[k + 1 :].sub_(torch.outer(self.factor[k, k + 1 :], error))
 
 
-def _gram(layer: Layer, given: Tensor) -> Tensor:
-    """X X^T of the quantized inputs, a mean over all positions: [K, K]."""
+def _gram(layer: Layer, inputs: Tensor) -> Tensor:
+    """X X^T [K, K] of the quantized inputs, the mean over all positions."""
     device = layer.weight.device
     size = layer.weight[0].numel()
     gram = torch.zeros(size, size, device=device)
     count = 0
-    if given.ndim == 4:
-        step = _SAMPLES // max(1, size * given[0].numel() // given.shape[1])
+    if inputs.ndim == 4:
+        samples = _SAMPLES // max(1, size * inputs[0].numel() // inputs.shape[1])
     else:
-        step = _ELEMENTS // given[0].numel()
-    for part in given.split(max(1, step)):
-        x = _columns(layer, layer.input_quantizer(part.to(device)))
+        samples = _ELEMENTS // inputs[0].numel()
+    for batch in inputs.split(max(1, samples)):
+        x = _columns(layer, layer.input_quantizer(batch.to(device)))
         gram += x.T @ x
         count += len(x)
     return gram / count
 
 
 def _columns(layer: Layer, x: Tensor) -> Tensor:
-    """Inputs as rows [positions, K], in the order of the flattened weight."""
+    """Inputs as rows [positions, K], whose columns are those of the flattened weight."""
     if isinstance(layer, QuantizedLinear):
         return x.reshape(-1, x.shape[-1])
     kernel = layer.weight_shape[2:]

@@ -1,4 +1,8 @@
-"""Learning the rounding and the activation scales of one unit against the float model (AdaRound, BRECQ, QDrop)."""
+"""Learns the rounding and the activation scales of one unit against the float model.
+
+Rounding follows AdaRound (arXiv 2004.10568), units BRECQ (arXiv 2102.05426), dropped quantization QDrop
+(arXiv 2203.05740).
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,25 @@ from d4c.quantization.rounding.adaround import SoftRounding
 from d4c.quantization.rounding.config import ReconstructionConfig
 
 REPORT_EVERY = 0.5
-"""Seconds between two reports of how many steps are done."""
+"""Seconds between two reports of the steps done."""
 TEMPERATURE = 1000.0
-"""At the end, the offset between two codes at which a weight is still soft is a thousandth of that at the start."""
+"""Temperature of the last steps, at which a weight is soft in a thousandth of the interval of the first step."""
 
 
 @dataclass
 class Unit:
-    """Layers that are optimized together: `forward` maps a batch of `inputs` to what `targets` holds.
+    """Layers that are optimized together.
 
-    `live` [N, L] marks the positions that count, where some do not; `importance`, which broadcasts with
-    a batch of targets, weighs squared errors. The samples may lie in host memory while the layers are on a GPU.
+    The samples may be in host memory while the layers are on a GPU.
+
+    Attributes:
+        layers: The layers whose rounding is learned.
+        quantizers: The activation quantizers whose scales are learned.
+        forward: Maps a batch of `inputs` to outputs that should be the `targets`.
+        inputs: Inputs of N samples in the quantized model.
+        targets: Outputs of the same samples in the float model.
+        live: Boolean [N, L] of the positions that count, or None if all do.
+        importance: Weights of squared errors, which broadcast to a batch of targets; None for equal weights.
     """
 
     layers: list[QuantizedLayer]
@@ -39,10 +51,21 @@ class Unit:
 
 @torch.enable_grad()
 def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: int, progress: Progress = silent) -> None:
-    """Learn rounding and activation scales of one unit, then fix its integer weights; `progress` counts steps."""
+    """Learn the rounding and the activation scales of a unit, then set its integer weights, in place.
+
+    Annealed by temperature, a unit keeps its weights and scales if learning does not lower its error.
+
+    Args:
+        unit: The unit, with its ranges chosen.
+        config: How it is optimized.
+        scale_lr: Learning rate of activation scales.
+        seed: Seed of the batches and of what is dropped.
+        progress: Called with the steps done and their number.
+    """
     checked = config.annealing == "temperature"
-    before = _error(unit, config) if checked else torch.inf
-    codes, scales = [layer.codes.clone() for layer in unit.layers], [q.scale.detach().clone() for q in unit.quantizers]
+    initial_error = _error(unit, config) if checked else torch.inf
+    initial_codes = [layer.codes.clone() for layer in unit.layers]
+    initial_scales = [quantizer.scale.detach().clone() for quantizer in unit.quantizers]
     device = unit.layers[0].weight.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -62,22 +85,22 @@ def optimize(unit: Unit, config: ReconstructionConfig, scale_lr: float, seed: in
                 layer.soft_weight = None
     for layer, rounding in zip(unit.layers, roundings, strict=True):
         layer.set_codes(rounding.codes())
-    if checked and not _error(unit, config) < before:
-        for layer, old in zip(unit.layers, codes, strict=True):
-            layer.set_codes(old)
-        for quantizer, scale in zip(unit.quantizers, scales, strict=True):
+    if checked and not _error(unit, config) < initial_error:
+        for layer, codes in zip(unit.layers, initial_codes, strict=True):
+            layer.set_codes(codes)
+        for quantizer, scale in zip(unit.quantizers, initial_scales, strict=True):
             quantizer.scale.copy_(scale)
 
 
 @torch.no_grad()
 def _error(unit: Unit, config: ReconstructionConfig) -> float:
-    """Mean loss over all samples, a batch at a time."""
+    """The mean of `squared_error` over all samples."""
     batches = torch.arange(len(unit.inputs)).split(config.batch_size)
     return sum(len(b) * float(squared_error(unit, config, *samples(unit, b))) for b in batches) / len(unit.inputs)
 
 
 def samples(unit: Unit, which: Tensor) -> list[Tensor]:
-    """Inputs and targets of some samples, and their live positions where that matters, on the layers' device."""
+    """Inputs, targets and live positions (if some are not) of samples by index, on the device of the layers."""
     caches = (unit.inputs, unit.targets, unit.live)
     return [cache[which.to(cache.device)].to(unit.layers[0].weight.device) for cache in caches if cache is not None]
 
@@ -85,7 +108,17 @@ def samples(unit: Unit, which: Tensor) -> list[Tensor]:
 def squared_error(
     unit: Unit, config: ReconstructionConfig, inputs: Tensor, targets: Tensor, live: Tensor | None = None
 ) -> Tensor:
-    """What a unit makes of some inputs against the targets."""
+    """The mean squared error of a unit on a batch, weighted by importance.
+
+    With published annealing and no `live`, squared errors are summed over dimension 1 and averaged over the others.
+
+    Args:
+        unit: The unit.
+        config: Its `annealing` decides between mean and sum.
+        inputs: Inputs of a batch.
+        targets: Outputs of the float model for the batch.
+        live: Boolean [n, L] of the positions that count, or None if all do.
+    """
     error = (unit.forward(inputs) - targets).square()
     if unit.importance is not None:
         error = error * unit.importance
@@ -94,25 +127,31 @@ def squared_error(
     return error.sum(1).mean() if config.annealing == "published" else error.mean()
 
 
+def _schedule(config: ReconstructionConfig) -> Tensor:
+    """Beta, weight of the regularizer, factor of the scales' learning rates and temperature of each step [steps, 4]."""
+    steps = config.iterations
+    done = torch.arange(steps) / steps
+    after_warmup = ((done - config.warmup) / (1 - config.warmup)).clamp(min=0)
+    beta = config.beta_start + (config.beta_end - config.beta_start) * after_warmup
+    weight = torch.where(done < config.warmup, 0.0, config.rounding_weight)
+    cosine = 0.5 * (1 + torch.cos(torch.pi * done))
+    # The last steps are at the final temperature, where the scales settle on weights that are decided.
+    temperature = TEMPERATURE ** (after_warmup / 0.95).clamp(max=1)
+    if config.annealing == "published":
+        temperature = torch.ones(steps)
+    return torch.stack([beta, weight, cosine, temperature], 1)
+
+
 class _Loop:
-    """The optimization of one unit; every schedule is a table on the device, so that a step can be captured."""
+    """The optimization of one unit; schedules are a table on the device, so that a GPU can capture a step."""
 
     def __init__(
         self, unit: Unit, roundings: list[SoftRounding], config: ReconstructionConfig, scale_lr: float
     ) -> None:
         self.unit, self.roundings, self.config = unit, roundings, config
         self.device = roundings[0].alpha.device
-        steps = config.iterations
-        done = torch.arange(steps) / steps
-        after = ((done - config.warmup) / (1 - config.warmup)).clamp(min=0)
-        beta = config.beta_start + (config.beta_end - config.beta_start) * after
-        rounding = torch.where(done < config.warmup, 0.0, config.rounding_weight)
-        cosine = 0.5 * (1 + torch.cos(torch.pi * done))
-        published = config.annealing == "published"
-        # The last steps are at the end's temperature, where the scales settle on decided weights.
-        temperature = torch.ones(steps) if published else TEMPERATURE ** (after / 0.95).clamp(max=1)
-        self.tables = torch.stack([beta, rounding, cosine, temperature], 1).to(self.device)
-        self.choices = torch.randint(len(unit.inputs), (steps, config.batch_size)).to(unit.inputs.device)
+        self.schedule = _schedule(config).to(self.device)
+        self.choices = torch.randint(len(unit.inputs), (config.iterations, config.batch_size)).to(unit.inputs.device)
         self.batch = samples(unit, self.choices[0])
         self.step_index = torch.zeros(1, dtype=torch.long, device=self.device)
         on_gpu = self.device.type == "cuda"
@@ -121,17 +160,18 @@ class _Loop:
         self.scale_lrs: list[tuple[Tensor, Tensor]] = []
         for quantizer in unit.quantizers:
             quantizer.scale.requires_grad_(True)
-            unit_lr = torch.ones((), device=self.device) if config.absolute_scales else quantizer.scale.detach().mean()
+            lr_unit = torch.ones((), device=self.device) if config.absolute_scales else quantizer.scale.detach().mean()
             lr = torch.zeros((), device=self.device)
-            self.scale_lrs.append((lr, unit_lr * scale_lr))
+            self.scale_lrs.append((lr, lr_unit * scale_lr))
             groups.append({"params": [quantizer.scale], "lr": lr})
         self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)
 
     def step(self) -> None:
-        beta, weight, cosine, temperature = self.tables.index_select(0, self.step_index)[0].unbind()
-        for lr, start in self.scale_lrs:
-            lr.copy_(start * cosine)
-        # A step moves T alpha by T times as much.
+        """One step of Adam; reads and writes only tensors, so that a GPU can replay it."""
+        beta, weight, cosine, temperature = self.schedule.index_select(0, self.step_index)[0].unbind()
+        for lr, initial_lr in self.scale_lrs:
+            lr.copy_(initial_lr * cosine)
+        # The weight depends on T alpha, which a step moves T times as far as alpha.
         self.rounding_lr.copy_(self.config.rounding_lr * temperature.rsqrt())
         for rounding in self.roundings:
             rounding.temperature.copy_(temperature)
@@ -144,11 +184,11 @@ class _Loop:
         self.step_index += 1
 
     def run(self, progress: Progress) -> None:
-        """All steps, with their number about twice a second."""
+        """Take all steps and report how many are done about twice a second."""
         repeat, reports = Repeated(self.step, self.device), Interval(REPORT_EVERY)
         for done, choice in enumerate(self.choices, 1):
             for buffer, batch in zip(self.batch, samples(self.unit, choice), strict=True):
-                buffer.copy_(batch)  # a captured step reads the same memory each time
+                buffer.copy_(batch)  # a captured step always reads the same memory
             repeat()
             if reports.passed():
                 progress(done, len(self.choices))

@@ -1,7 +1,7 @@
-"""Rebuilding a quantized tower from front to back, unit by unit.
+"""Rebuilds a quantized tower from front to back, unit by unit.
 
-A unit is one layer (layers that share an input quantizer count as one) or one whole stage. Its inputs come from the
-partly quantized model, its targets from the float model.
+A unit is one layer or one whole stage; layers that share an input quantizer count as one layer. Its inputs come from
+the quantized model, rebuilt up to there, its targets from the float model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from d4c.quantization.stages import Stage, record_input, record_output, run_stag
 
 UnitKind = Literal["layer", "block", "gptq"]
 SOLVING, LEARNING = 1.0, 9.0
-"""About how long the closed form takes for layers that share an input, and learning them, for the progress."""
+"""About how long the closed form and learning take for layers that share an input, for the progress."""
 
 
 def reconstruct(
@@ -43,19 +43,19 @@ def reconstruct(
     """Rebuild one tower in place, from front to back.
 
     Args:
-        quantized: the converted model, with its ranges and with weights rounded to nearest.
-        reference: the float model that `quantized` was made from, folded alike.
+        quantized: The converted CLIP, with its ranges chosen and its weights rounded to nearest.
+        reference: The float CLIP that `quantized` was converted from.
         tower: "image" or "text".
-        inputs: pixels [N, 3, S, S] or tokens [N, L].
-        unit_of: gives the kind of unit for a stage.
-        config: how units are learned.
-        seed: of the random numbers of each unit.
-        progress: called with thousandths of the work.
-        checkpoint: stages that it holds are taken from there, and rebuilt ones are put into it.
+        inputs: Pixels [N, 3, S, S] or tokens [N, L].
+        unit_of: Gives the kind of unit for a stage.
+        config: How units are optimized.
+        seed: Seed of each unit's random numbers.
+        progress: Called with thousandths of the work.
+        checkpoint: Holds stages that are already rebuilt, and saves those that become so.
 
     Raises:
-        SettingError: if a GPU has too little memory, even with the states of all samples in the host's memory, to
-            which they move where it is short.
+        SettingError: The GPU has too little memory. When memory is short, the states of all samples move to the
+            host's memory; the error says that not even this is enough.
     """
     inputs = reference.tower(tower).crop(inputs)
     scale_lr = config.text_scale_lr if tower == "text" else config.image_scale_lr
@@ -65,13 +65,13 @@ def reconstruct(
         weights = token_importance(quantized, reference, inputs, error)
     walk = _Walk(quantized, reference, inputs, config, scale_lr, seed, weights, checkpoint)
     chain = stages(quantized, tower)
-    for stage, progress_of_stage in zip(chain, parts(progress, [1] * len(chain)), strict=True):
-        walk.pass_stage(stage, unit_of(stage), progress_of_stage)
-        progress_of_stage(1, 1)
+    for stage, stage_progress in zip(chain, parts(progress, [1] * len(chain)), strict=True):
+        walk.pass_stage(stage, unit_of(stage), stage_progress)
+        stage_progress(1, 1)
 
 
 class _Walk:
-    """A tower on its way: both models, and what all samples are before the next stage of each."""
+    """The way through a tower: both models, and the states of all samples before the next stage of each."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class _Walk:
         self.gptq = GPTQ()
 
     def pass_stage(self, stage: Stage, kind: UnitKind, progress: Progress) -> None:
-        """Rebuild a stage and pass it; once more with all samples in host memory, if the GPU's is too small."""
+        """Rebuild a stage and move the states past it, once more with all states on the host if GPU memory is short."""
         initial = {name: tensor.clone() for name, tensor in stage_state(self.quantized, stage).items()}
         layers = [_layer(self.quantized, name) for name in trainable_layers(self.quantized, stage)]
         sources = [layer.float_weight for layer in layers]
@@ -126,7 +126,7 @@ class _Walk:
         self.float_state = target
 
     def _rebuild(self, stage: Stage, names: list[str], kind: UnitKind, target: Tensor, progress: Progress) -> None:
-        # A unit is learned from states alone; the text head also reads where its prompts end, and holds one layer.
+        # A whole stage is learned from states alone, but the text head also reads where prompts end. It has one layer.
         whole = kind == "block" and not stage.reads_inputs
         jobs: list[tuple[float, Callable[[Progress], None]]] = []
         for group in _shared_inputs(self.quantized, names):
@@ -136,8 +136,8 @@ class _Walk:
                 jobs.append((LEARNING, partial(self._learn_layers, stage, group)))
         if whole:
             jobs.append((LEARNING * max(1, len(jobs)), partial(self._learn_block, stage, names, target)))
-        for (_, job), progress_of_job in zip(jobs, parts(progress, [cost for cost, _ in jobs]), strict=True):
-            job(progress_of_job)
+        for (_, job), job_progress in zip(jobs, parts(progress, [cost for cost, _ in jobs]), strict=True):
+            job(job_progress)
 
     def _solve(self, stage: Stage, names: list[str], progress: Progress) -> None:
         layers = [_layer(self.quantized, name) for name in names]
@@ -154,21 +154,21 @@ class _Walk:
         self._optimize(unit, [stage.name], progress)
 
     def _optimize(self, unit: Unit, outputs: list[str], progress: Progress) -> None:
-        """Learn a unit; `outputs` are the layers, or the stage, whose outputs make up the unit's."""
+        """Learn a unit, whose outputs are those of the layers or of the stage named `outputs`."""
         if all(name in self.importance for name in outputs):
             unit.importance = torch.cat([self.importance[name] for name in outputs], -1)
         optimize(unit, self.config, self.scale_lr, self.seed, progress)
 
 
 def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether a GPU was out of memory; capturing a graph buries that under an error of its own."""
+    """Whether a GPU ran out of memory; capturing a graph hides that beneath an error of its own."""
     while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
         error = error.__context__
     return error is not None
 
 
 def trainable_layers(clip: CLIP, stage: Stage) -> list[str]:
-    """Names of the layers of a stage whose rounding is learned: all with weights but the token table."""
+    """Names of the layers of a stage whose rounding is chosen: all that have weights, except the token table."""
     return [
         name
         for name, module in clip.named_modules()
@@ -177,11 +177,12 @@ def trainable_layers(clip: CLIP, stage: Stage) -> list[str]:
 
 
 def _shared_inputs(clip: CLIP, names: Sequence[str]) -> list[list[str]]:
+    """Layers in groups that read the same tensor through the same quantizer."""
     shared = [(tower, group) for tower in TOWERS for group in clip.tower(tower).shared_inputs()]
     one_row = {f"{tower}.{layer}" for tower, group in shared for layer in group.of_one_row}
     groups: dict[tuple[int, bool], list[str]] = {}
     for name in names:
-        # A layer that reads one row of what the others read has another input.
+        # A layer that reads only one row of a shared tensor has another input than the others.
         key = id(_layer(clip, name).input_quantizer), name in one_row
         groups.setdefault(key, []).append(name)
     return list(groups.values())
@@ -196,21 +197,23 @@ def _layer(clip: CLIP, name: str) -> Layer:
 def _layer_unit(
     quantized: CLIP, reference: CLIP, stage: Stage, names: list[str], state: Tensor, float_state: Tensor, inputs: Tensor
 ) -> Unit:
+    """A unit of layers that share an input, whose outputs are concatenated."""
     layers = [_layer(quantized, name) for name in names]
-    given = record_input(stage, quantized, layers[0], state, inputs)
+    layer_inputs = record_input(stage, quantized, layers[0], state, inputs)
     outputs = [record_output(stage, reference, reference.get_submodule(n), float_state, inputs) for n in names]
-    channel = 1 if given.ndim == 4 else -1
+    channel = 1 if layer_inputs.ndim == 4 else -1
     return Unit(
         list(layers),
         [layers[0].input_quantizer],
         lambda x: torch.cat([layer(x) for layer in layers], channel),
-        given,
+        layer_inputs,
         torch.cat(outputs, channel),
-        _live(quantized, stage, inputs) if given.ndim == 3 else None,
+        _live(quantized, stage, inputs) if layer_inputs.ndim == 3 else None,
     )
 
 
 def _block_unit(quantized: CLIP, stage: Stage, names: list[str], state: Tensor, target: Tensor, inputs: Tensor) -> Unit:
+    """A unit of a whole stage."""
     quantizers = [
         module
         for name, module in quantized.named_modules()

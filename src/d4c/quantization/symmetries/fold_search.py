@@ -1,14 +1,14 @@
-"""How strongly the channel ranges of a LayerNorm's output are folded: as lowers the error of what reads it most.
+"""Searches how strongly to fold the channel ranges of each LayerNorm's output: so that its readers err least.
 
-A full fold suits inputs of few bits, but gives the weights columns of different widths, which weights of few bits pay
-for. So where weights have fewer bits than their inputs each norm is tried at several strengths, in float but for its
-readers' inputs and weights at the bits of the plan, on some hundred positions and a few output channels. Elsewhere the
-fold is full, if it lowers the error.
-
-benchmarks/choices has the figures: embeddings of models without any fold, with the full one and with the search.
+A full fold suits inputs of few bits, but it gives the columns of the weights different widths, which costs weights of
+few bits. So where weights have fewer bits than their inputs, several strengths are tried. The error is measured in
+float, but for the inputs and weights of the readers at the bits of the plan, on some hundred positions and a few output
+channels. Elsewhere the fold is full if that lowers the error. benchmarks/choices compares embeddings of models without
+any fold, with the full one and with the search.
 
 Other exact folds of attention are not used: values centered or balanced with the output projection, keys centered,
-queries balanced with keys. The input of the second MLP layer has no exact fold: the activation before it is not linear.
+queries balanced with keys. The input of the second MLP layer has no exact fold, since the activation before it is not
+linear.
 """
 
 from __future__ import annotations
