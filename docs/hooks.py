@@ -87,7 +87,7 @@ def _command(name: str, command: Any, parent: Any) -> str:
     ]
     parts.append("\n".join(["| option | meaning |", "| --- | --- |", *rows]))
     if command.epilog:
-        parts.append(f"```sh\n{inspect.cleandoc(command.epilog)}\n```")
+        parts.append(f"```sh\n{inspect.cleandoc(command.epilog).removeprefix('Example: ')}\n```")
     return "\n\n".join(parts)
 
 

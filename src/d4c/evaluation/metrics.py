@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from d4c.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Z95 = 1.959963984540054  # the normal quantile that leaves 2.5 % on each side
 
@@ -102,6 +102,8 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
     Of equal scores the smaller class index comes first, so rank 0 is the same as argmax being right.
     """
+    import torch  # not above: saved metrics are read and shown without it
+
     label_scores = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
     return ((scores > label_scores) | ((scores == label_scores) & earlier)).sum(1)

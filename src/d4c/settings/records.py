@@ -61,7 +61,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(
             _fits(key, inner[0]) and _fits(v, inner[1]) for key, v in value.items()
         )
-    return any(_fits(value, choice) for choice in inner)
+    return any(_fits(value, choice) for choice in inner) if inner else isinstance(value, hint)
 
 
 def _expected(hint: Any) -> str:
@@ -74,4 +74,4 @@ def _expected(hint: Any) -> str:
         return f"a list of {_expected(inner[0])}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a table of strings"
-    return " or ".join(map(_expected, inner))
+    return " or ".join(map(_expected, inner)) if inner else f"a {hint.__name__}"

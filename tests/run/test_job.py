@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,17 +23,25 @@ from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load
 from d4c.progress import Progress
 from d4c.quantization import quantize as quantize_module
-from d4c.run import RunConfig, RunResult, float_size, run
-from d4c.synthesis import config as synthesis_config
+from d4c.quantization.config import QuantizeConfig
+from d4c.run.config import RunConfig
+from d4c.run.job import RunResult, float_size, run
+from d4c.run.origins import DEMO
+from d4c.synthesis.config import synthesis_config
 
-CONFIG = RunConfig("demo-vit", "W4A8", preset="quick", reconstruction="none")
-STAGES = ["synthesis", "noise", "artifact", "baseline", "evaluation"]
+CONFIG = RunConfig(
+    "demo-vit",
+    device="cpu",
+    synthesis=synthesis_config("d4c", "quick", {"images": 4, "iterations": 2}),
+    quantization=QuantizeConfig(reconstruction="none"),
+)
+STAGES = ["synthesis", "noise", "baseline", "artifact", "evaluation"]
 
 
-def few(_: str) -> Dataset:
-    """Emoji of 12 classes."""
-    demo = load_dataset("demo")
-    return replace(demo, classes=demo.classes[:12], labels=demo.labels[:12])
+def few(spec: str) -> Dataset:
+    """Emoji of 12 classes where the demo would have all."""
+    dataset = load_dataset(spec)
+    return replace(dataset, classes=dataset.classes[:12], labels=dataset.labels[:12]) if spec == "demo" else dataset
 
 
 def shallow(source: str, pretrained: str | None = None, device: str = "cpu") -> CLIP:
@@ -47,12 +57,9 @@ def shallow(source: str, pretrained: str | None = None, device: str = "cpu") -> 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            synthesis_config.PRESETS, "quick", replace(synthesis_config.PRESETS["quick"], images=4, iterations=2)
-        )
         patch.setattr(quantize_module, "PROMPTS", 8)
-        patch.setattr("d4c.run.load_dataset", few)
-        patch.setattr("d4c.run.load", shallow)
+        patch.setattr("d4c.evaluation.load_dataset.load_dataset", few)
+        patch.setattr("d4c.models.formats.load.load", shallow)
         yield
 
 
@@ -85,16 +92,17 @@ def copied(finished: tuple[Path, RunResult, list[str]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "copy"))
 
 
-EVALUATIONS = ["evaluate float", "evaluate noise", "evaluate d4c"]
+EVALUATIONS = ["evaluate float", "evaluate W4A8 with noise", "evaluate W4A8 with d4c"]
+QUANTIZATIONS = ["quantize to W4A8 with noise", "quantize to W4A8 with d4c"]
 
 
 def test_a_run_writes_every_stage(finished: tuple[Path, RunResult, list[str]]) -> None:
     folder, result, titles = finished
     assert titles[:2] == ["synthesize d4c", "synthesize noise"]
-    assert titles[2:] == ["quantize with d4c", "quantize with noise", *EVALUATIONS]
+    assert titles[2:] == [*QUANTIZATIONS, *EVALUATIONS]
     assert sorted(p.name for p in folder.iterdir()) == sorted([*STAGES, "config.json", "metrics.json"])
     config = json.loads((folder / "config.json").read_text())
-    assert (config["model"], config["scheme"], config["versions"]["d4c"]) == ("demo-vit", "W4A8", d4c.__version__)
+    assert config == json.loads(json.dumps({**CONFIG.to_dict(), "versions": config["versions"]}))
     assert json.loads((folder / "metrics.json").read_text()) == result.to_dict()
     assert list(result.seconds) == STAGES
 
@@ -132,18 +140,72 @@ def test_only_what_is_gone_is_made_again(copied: Path) -> None:
 def test_what_depends_on_a_changed_stage_is_made_again(copied: Path) -> None:
     (copied / "baseline" / "model.safetensors").write_bytes(b"damaged")
     # The same artifact but for the seconds in its recipe, so it has to be judged again.
-    assert run_again(copied) == ["quantize with noise", *EVALUATIONS]
+    assert run_again(copied) == [QUANTIZATIONS[0], *EVALUATIONS]
 
 
 def test_another_scheme_keeps_the_images(copied: Path) -> None:
-    titles = run_again(copied, replace(CONFIG, scheme="W8A8"))
-    assert titles == ["quantize with d4c", "quantize with noise", *EVALUATIONS]
-    assert json.loads((copied / "config.json").read_text())["scheme"] == "W8A8"
+    eight = replace(CONFIG, quantization=replace(CONFIG.quantization, scheme="W8A8"))
+    assert run_again(copied, eight) == [title.replace("W4A8", "W8A8") for title in (*QUANTIZATIONS, *EVALUATIONS)]
+    assert json.loads((copied / "config.json").read_text())["quantization"]["scheme"] == "W8A8"
+
+
+def test_a_second_scheme_adds_its_rows_and_keeps_the_first(copied: Path) -> None:
+    two = replace(CONFIG, more_schemes=("W8A8",))
+    eight = [title.replace("W4A8", "W8A8") for title in (*QUANTIZATIONS, *EVALUATIONS[1:])]
+    assert run_again(copied, two) == [*eight[:2], *EVALUATIONS, *eight[2:]]
+    rows = run(two, copied, Reported()).rows
+    assert [(row.scheme, row.name) for row in rows] == [
+        (None, "float"),
+        ("W4A8", "noise"),
+        ("W4A8", "d4c"),
+        ("W8A8", "noise"),
+        ("W8A8", "d4c"),
+    ]
+    assert d4c.load_quantized(copied / "artifact-W8A8").recipe["scheme"] == "W8A8"
+
+
+def test_the_order_of_overrides_counts(copied: Path) -> None:
+    overrides = {r"image\.blocks\..*": "W8A8", r"image\..*": "W6A8"}
+    some = replace(CONFIG, quantization=replace(CONFIG.quantization, overrides=overrides))
+    turned = dict(reversed(overrides.items()))
+    other = replace(CONFIG, quantization=replace(CONFIG.quantization, overrides=turned))
+    assert run_again(copied, some)
+    assert run_again(copied, other) == [*QUANTIZATIONS, *EVALUATIONS]
+
+
+def test_a_finished_run_is_told_without_torch(finished: tuple[Path, RunResult, list[str]], copied: Path) -> None:
+    """In a process of its own, with the settings that were written."""
+    program = f"""
+import json, sys
+from pathlib import Path
+from d4c.run.config import run_config
+from d4c.run.job import run
+config = json.loads(Path({str(copied / "config.json")!r}).read_text())
+config.pop("versions")
+result = run(run_config(config), Path({str(copied)!r}), None)
+assert "torch" not in sys.modules and "pyarrow" not in sys.modules
+print(json.dumps(result.to_dict()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == finished[1].to_dict()
+
+
+def test_a_changed_model_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name with other content."""
+    model = Path(shutil.copy(DEMO / "demo-vit.safetensors", tmp_path / "model.safetensors"))
+    config = replace(CONFIG, model=str(model), synthesis=replace(CONFIG.synthesis, method="noise"))
+    assert run_again(tmp_path / "run", config)
+    assert run_again(tmp_path / "run", config) == []
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(data)
+    assert run_again(tmp_path / "run", config)[:2] == ["synthesize noise", "synthesize noise"]
 
 
 def test_safe_weights_and_sharp_images_reach_both_artifacts(copied: Path) -> None:
-    titles = run_again(copied, replace(CONFIG, safe_int8=True, soften=False))
-    assert titles == ["quantize with d4c", "quantize with noise", *EVALUATIONS]
+    changed = replace(CONFIG, quantization=replace(CONFIG.quantization, safe_int8=True, soften=False))
+    assert run_again(copied, changed) == [*QUANTIZATIONS, *EVALUATIONS]
     for name in ("artifact", "baseline"):
         recipe = d4c.load_quantized(copied / name).recipe
         assert (recipe["safe_int8"], recipe["soften"]) == (True, False)
@@ -157,13 +219,14 @@ def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:
 
 
 REFUSALS = {
-    "scheme": (replace(CONFIG, scheme="W1A8"), SettingError, "weight bits"),
-    "preset": (replace(CONFIG, preset="slow"), SettingError, "preset 'slow' is unknown"),  # type: ignore[arg-type]
-    "method": (replace(CONFIG, method="magic"), SettingError, "'magic' is unknown"),
-    "track": (replace(CONFIG, track="fast"), SettingError, "track is 'fast', expected"),
-    "reconstruction": (replace(CONFIG, reconstruction="magic"), SettingError, "reconstruction is 'magic', expected"),
-    "safe int8 as published": (replace(CONFIG, track="paper", safe_int8=True), SettingError, "integer kernels"),
-    "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "no file or folder"),
+    "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "no file or folder|not a file or folder"),
+    "method": (
+        replace(CONFIG, synthesis=replace(CONFIG.synthesis, method="bns")),
+        SettingError,
+        "BatchNorm|ResNet",
+    ),
+    "kind of data": (replace(CONFIG, dataset="photos"), SettingError, "'photos', expected"),
+    "data": (replace(CONFIG, dataset="folder:no/such"), DataError, "does not exist"),
 }
 
 
@@ -181,7 +244,7 @@ def test_settings_are_refused_before_anything_is_made(
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "thesis.txt").write_text("years of work")
-    with pytest.raises(SettingError, match="no run directory"):
+    with pytest.raises(SettingError, match="not a run directory"):
         run(CONFIG, tmp_path, Reported())
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["evaluation", "evaluation/thesis.txt"]
 

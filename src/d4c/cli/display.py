@@ -1,0 +1,128 @@
+"""What the command line shows: results as tables of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from d4c.evaluation.metrics import Interval, Metrics
+    from d4c.inspection.report import Inspection
+    from d4c.quantization.sensitivity.measure import Sensitivity
+    from d4c.run.job import RunResult
+
+SHOWN = 20
+"""Rows of a long table."""
+
+METRICS = ("top-1 %", "top-5 %", "same class %", "cosine")
+"""Headings of `metrics_cells`; the last two compare with the float model."""
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table whose first column is text and whose others are numbers; a column without a number is left out."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    for i in kept:
+        table.add_column(headings[i], justify="right" if i else "left", no_wrap=not i)
+    for row in rows:
+        table.add_row(*(row[i] for i in kept))
+    Console().print(table)
+
+
+def metrics_cells(metrics: Metrics) -> list[str]:
+    """Accuracy with 95 % intervals, and fidelity where it was measured."""
+    fidelity = metrics.fidelity
+    return [
+        _interval(metrics.top1),
+        _interval(metrics.top5),
+        "" if fidelity is None else _interval(fidelity.agreement),
+        "" if fidelity is None else f"{fidelity.cosine:.4f}",
+    ]
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.1f} ({interval.low:.0f}-{interval.high:.0f})"
+
+
+def print_metrics(name: str, metrics: Metrics) -> None:
+    """One model on one dataset."""
+    title = f"{metrics.dataset}, {metrics.count} images, 95 % intervals"
+    print_table(("model", *METRICS), [[name, *metrics_cells(metrics)]], title)
+
+
+def print_run(result: RunResult) -> None:
+    """The table of a run, its seconds, and where to look."""
+    first = result.rows[0].metrics
+    rows = [
+        [
+            row.name if row.scheme is None else f"{row.scheme}, {row.name}",
+            *metrics_cells(row.metrics),
+            f"{row.size / 1e6:.1f}",
+        ]
+        for row in result.rows
+    ]
+    title = f"{first.dataset}, {first.count} images, 95 % intervals; same class as the float model"
+    print_table(("model", *METRICS, "MB"), rows, title)
+    print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()))
+    print(f"artifact: {result.folder / 'artifact'}")
+    print(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}")
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """One column for each set of images."""
+    sets = inspection.summary()
+    reference = inspection.reference
+    chance = sets[reference]["expected_prompts"]
+    print(f"{inspection.images} images of each set, {inspection.model}; ranges relative to {reference}")
+    measures: dict[str, tuple[str, float, str]] = {
+        f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
+        "recognized targets, %": ("recognized", 100, ".0f"),
+        "KL from uniform, nats": ("kl", 1, ".2f"),
+        f"1-NN tells it from {reference}, %": ("nearest_neighbor", 100, ".0f"),
+        "range width, median layer": ("width", 1, ".2f"),
+        "range overlap, median layer": ("overlap", 1, ".2f"),
+        "range overlap, worst layer": ("worst_overlap", 1, ".2f"),
+        "foreground-background contrast": ("fg_bg_contrast", 1, ".3f"),
+        "foreground-background variance": ("fg_bg_variance", 1, ".4f"),
+        "patch similarity entropy, nats": ("entropy", 1, ".2f"),
+        "spectral slope (photographs -2)": ("slope", 1, ".1f"),
+    }
+    rows = []
+    for title, (key, factor, form) in measures.items():
+        cells = ["" if row[key] is None else f"{factor * row[key]:{form}}" for row in sets.values()]
+        if any(cells):
+            rows.append([title, *cells])
+    print_table(("", *sets), rows)
+    patches = inspection.sets[reference].structure.patches
+    print(f"contrast, variance and entropy are of {patches} patches per image")
+    for name, report in inspection.sets.items():
+        print(f"{name}: {report.source}")
+
+
+def print_sensitivity(costs: Sensitivity) -> None:
+    """The costliest layers, and sums by tower and kind."""
+    from d4c.quantization.sensitivity.measure import GROUPS
+
+    ranked = costs.ranked()
+    widths = sorted({bits for layer in ranked for bits in layer.by_width})
+    print(f"{costs.model}, {costs.scheme}: divergence in 1/1000 nats of layers quantized alone")
+    rows = []
+    for layer in ranked[:SHOWN]:
+        cells = [f"{1000 * layer.by_width[bits]:.2f}" if layer.by_width else "" for bits in widths]
+        numbers = (f"{1000 * layer.alone:.2f}", *cells, f"{1000 * layer.recovery:.2f}")
+        rows.append([layer.name, f"{layer.weights:,}", *numbers])
+    print_table(("layer", "weights", "alone", *(f"W{bits}" for bits in widths), "recovery"), rows)
+    print(f"{max(0, len(ranked) - SHOWN)} more layers cost less; --json and -o give all")
+    for title, key in GROUPS.items():
+        sums = [
+            [name, f"{weights:,}", f"{1000 * alone:.2f}", f"{1000 * recovery:.2f}"]
+            for name, (weights, alone, recovery) in costs.sums(key).items()
+        ]
+        print_table((title, "weights", "alone", "recovery"), sums, f"sums by {title}")
+    towers = ", ".join(f"{tower} tower alone {1000 * value:.2f}" for tower, value in costs.towers.items())
+    print(
+        f"all layers quantized: {1000 * costs.divergence:.2f}; {towers}; {costs.images} images, {costs.prompts} prompts"
+    )

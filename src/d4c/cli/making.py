@@ -1,0 +1,190 @@
+"""The commands that make something: run, synthesize, quantize."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import d4c
+from d4c.cli import options
+from d4c.cli.console import note, progress_bar
+from d4c.cli.display import print_run
+from d4c.device import AUTO, resolve_device
+
+
+def run(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.")] = None,
+    model: Annotated[str | None, typer.Option(help="As in the other commands; required unless FILE has it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file of settings, which options override.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print all settings as TOML and do nothing.")] = False,
+    scheme: options.Schemes = None,
+    preset: options.Preset = None,
+    method: options.Method = None,
+    track: options.Track = None,
+    reconstruction: options.Reconstruction = None,
+    safe_int8: options.SafeInt8 = None,
+    soften: options.Soften = None,
+    dataset: Annotated[str | None, typer.Option(help="As in evaluate. [default: demo]")] = None,
+    pretrained: options.Pretrained = None,
+    seed: options.Seed = None,
+    device: Annotated[str | None, typer.Option(help="As in the other commands. [default: auto]")] = None,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Do everything: synthesize, quantize, evaluate, save.
+
+    The table compares images of the method with noise. A run that was stopped resumes where it stopped, and a finished
+    one prints its table again.
+    """
+    from d4c.run.config import merged, read_toml, run_config
+    from d4c.run.job import run as run_job
+
+    settings = merged(
+        {} if config is None else read_toml(config),
+        {
+            "preset": preset,
+            "model": model,
+            "pretrained": pretrained,
+            "dataset": dataset,
+            "device": device,
+            "more_schemes": scheme[1:] if scheme else None,
+            "synthesis": {"method": method, "seed": seed},
+            "quantization": {
+                "scheme": scheme[0] if scheme else None,
+                "track": track,
+                "reconstruction": reconstruction,
+                "safe_int8": safe_int8,
+                "soften": soften,
+                "seed": seed,
+            },
+        },
+    )
+    if settings.get("model") is None:
+        raise typer.BadParameter("Missing; name a model here or in the file of --config.", param_hint="--model")
+    record = run_config(settings)
+    if dry_run:
+        print(record.to_toml(), end="")
+        return
+    if output is None:
+        raise typer.BadParameter("Missing; name the folder to write.", param_hint="--output")
+    note(record.to_toml())
+    result = run_job(record, output, progress_bar)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        print_run(result)
+
+
+def synthesize(
+    model: options.Model,
+    output: options.Output,
+    method: options.Method = None,
+    preset: options.Preset = None,
+    images: options.Images = None,
+    iterations: options.SynthesisSteps = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images at once, in whole groups of 16; default all of a process.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts: a .txt or .json file.")] = None,
+    pretrained: options.Pretrained = None,
+    seed: options.Seed = None,
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Make calibration images from nothing but the model.
+
+    A synthesis that was stopped resumes where it stopped. Under torchrun the processes share the images out.
+    """
+    from d4c.synthesis.config import synthesis_config
+    from d4c.synthesis.resume import remove_checkpoints
+    from d4c.synthesis.shards import workers
+
+    settings = {"images": images, "iterations": iterations, "batch": batch, "seed": seed}
+    config = synthesis_config(method, preset, settings)
+    note(f"{config}")
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    with workers(resolve_device(device)) as (own_device, writes):
+        clip = d4c.load(model, pretrained, device=own_device)
+        with progress_bar(f"synthesize {config.method}") if writes else nullcontext() as progress:
+            made = d4c.synthesize(clip, config, prompts=prompts, progress=progress, checkpoint=unfinished)
+        if not writes:
+            return
+        made.save(output)
+        remove_checkpoints(unfinished)
+    if as_json:
+        print(json.dumps(made.provenance, indent=2))
+    else:
+        print(f"{len(made.pixels)} images in {output}; look at {output / 'contact_sheet.png'}")
+
+
+def quantize(
+    model: options.Model,
+    output: options.Output,
+    calibration: options.CalibrationFolder,
+    scheme: options.Scheme = None,
+    preset: options.Preset = None,
+    track: options.Track = None,
+    ranges: options.Ranges = None,
+    reconstruction: options.Reconstruction = None,
+    iterations: options.QuantizeSteps = None,
+    importance: options.Importance = None,
+    override: options.Overrides = None,
+    target_bits: options.TargetBits = None,
+    target_bytes: options.TargetBytes = None,
+    safe_int8: options.SafeInt8 = None,
+    soften: options.Soften = None,
+    pretrained: options.Pretrained = None,
+    seed: options.Seed = None,
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Quantize both towers and save the artifact.
+
+    A reconstruction that was stopped resumes where it stopped.
+    """
+    settings = {
+        "track": track,
+        "ranges": ranges,
+        "reconstruction": reconstruction,
+        "iterations": iterations,
+        "importance": importance,
+        "overrides": options.parse_overrides(override),
+        "target_bits": target_bits,
+        "target_bytes": target_bytes,
+        "safe_int8": safe_int8,
+        "soften": soften,
+        "seed": seed,
+    }
+    from d4c.files import refuse_occupied
+    from d4c.quantization.artifact.folder import is_artifact
+    from d4c.quantization.config import quantize_config
+    from d4c.quantization.rounding.resume import remove_checkpoint
+
+    config = quantize_config(scheme, preset, settings)
+    note(f"{config}")
+    # Not at the end, when the work of hours would be lost.
+    refuse_occupied(output, is_artifact, "a quantized model")
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    clip = d4c.load(model, pretrained, device=resolve_device(device))
+    images = d4c.CalibrationSet.load(calibration)
+    with progress_bar("quantize") as progress:
+        quantized = d4c.quantize(clip, images, config, progress=progress, checkpoint=unfinished)
+    quantized.save_pretrained(output)
+    remove_checkpoint(unfinished)
+    if as_json:
+        print(json.dumps({**quantized.recipe, "effective_bits": quantized.effective_bits()}, indent=2))
+        return
+    print(f"{quantized.effective_bits():.2f} bits per weight in {output}")
+    for pattern, exception in quantized.recipe["overrides"].items():
+        print(f"exception: {pattern} at {exception}")

@@ -1,0 +1,117 @@
+"""The commands that measure something: evaluate, inspect, sensitivity."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import d4c
+from d4c.cli import options
+from d4c.cli.console import progress_bar
+from d4c.cli.display import print_inspection, print_metrics, print_sensitivity
+from d4c.device import AUTO, resolve_device
+
+if TYPE_CHECKING:
+    from d4c.models.clip import CLIP
+    from d4c.runtime.runtime_clip import RuntimeCLIP
+
+
+def evaluate(
+    source: Annotated[str, typer.Argument(help="Artifact folder, or anything that --model takes elsewhere.")],
+    dataset: options.Data = "demo",
+    reference: Annotated[str | None, typer.Option(help="Float model to compare with.")] = None,
+    pretrained: options.Pretrained = None,
+    limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
+    runtime: Annotated[
+        Literal["torch", "onnxruntime", "openvino"],
+        typer.Option(help="onnxruntime and openvino execute a folder that export wrote."),
+    ] = "torch",
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Measure zero-shot accuracy, with 95 % intervals."""
+    from d4c.quantization.artifact.folder import is_artifact
+
+    model: CLIP | RuntimeCLIP
+    if runtime != "torch":
+        model = d4c.load_quantized(source, "cpu" if device == AUTO else device, runtime=runtime)
+    elif is_artifact(Path(source)):
+        model = d4c.load_quantized(source, device=resolve_device(device))
+    else:
+        model = d4c.load(source, pretrained, device=resolve_device(device))
+    float_model = None if reference is None else d4c.load(reference, pretrained, device=resolve_device(device))
+    with progress_bar("evaluate") as progress:
+        metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, progress=progress)
+    if as_json:
+        print(json.dumps(metrics.to_dict(), indent=2))
+    else:
+        print_metrics(model.name, metrics)
+
+
+def inspect(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that synthesize wrote.")],
+    model: Annotated[str | None, typer.Option(help="As elsewhere; default: the embedded model of the images.")] = None,
+    real: Annotated[str | None, typer.Option(help="Real images to compare with, as --dataset elsewhere.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write inspection.json and the figures to.")
+    ] = None,
+    pretrained: options.Pretrained = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Explain images by numbers and figures.
+
+    Prompts, structure and activation ranges, beside those of noise, dead leaves and real images.
+    """
+    from d4c.inspection.inspect_sets import inspect_folders
+
+    place = resolve_device(device)
+    with progress_bar("inspect") as progress:
+        inspection = inspect_folders(
+            folders, model, real, output, pretrained=pretrained, device=place, seed=seed, progress=progress
+        )
+    if as_json:
+        print(json.dumps(inspection.to_dict(), indent=2))
+        return
+    print_inspection(inspection)
+    print(f"written to {output}" if output else "-o DIR writes all numbers and figures")
+
+
+def sensitivity(
+    model: options.Model,
+    calibration: options.CalibrationFolder,
+    scheme: options.Scheme = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
+    pretrained: options.Pretrained = None,
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Measure what each layer costs.
+
+    Each is quantized alone, at other bits, and left in float when all others are quantized.
+    """
+    from d4c.files import write_json
+    from d4c.quantization.sensitivity.measure import measure_sensitivity
+
+    clip = d4c.load(model, pretrained, device=resolve_device(device))
+    images = d4c.CalibrationSet.load(calibration)
+    with progress_bar("sensitivity") as progress:
+        costs = measure_sensitivity(clip, images, scheme or options.DEFAULTS.scheme, progress=progress)
+    if output:
+        write_json(output, costs.to_dict())
+    if as_json:
+        print(json.dumps(costs.to_dict(), indent=2))
+        return
+    print_sensitivity(costs)
+    if output:
+        print(f"written to {output}")

@@ -1,0 +1,81 @@
+"""The commands that use an artifact: export, search."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import d4c
+from d4c.cli import options
+from d4c.cli.console import progress_bar, say
+from d4c.deployment.targets import DEFAULT_FORMAT, format_help
+
+
+def export(
+    artifact: Annotated[Path, typer.Argument(help="Folder that quantize or run wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -FORMAT.")
+    ] = None,
+    format: Annotated[str, typer.Option(help=format_help())] = DEFAULT_FORMAT,
+    unpacked: Annotated[
+        bool, typer.Option("--unpacked", help="8 bits per weight: larger files that load faster.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Compare ONNX Runtime with PyTorch, layer by layer.")] = True,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Write graphs that runtimes execute with integer kernels."""
+    with progress_bar("export") as progress:
+        made = d4c.export(artifact, output, format=format, unpacked=unpacked, check=check, progress=progress)
+    if as_json:
+        print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
+        return
+    for file, size in made.sizes.items():
+        print(f"{made.folder / file}: {size / 1e6:.1f} MB")
+    for tower, parity in (made.parity or {}).items():
+        print(f"{tower}: {parity.summary()}")
+
+
+def search(
+    model: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    query: Annotated[str, typer.Argument(help="What to look for, in words.")],
+    top: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write a page of thumbnails.")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="File that keeps the embeddings; default: .d4c-search.npz beside the pictures.")
+    ] = None,
+    runtime: Annotated[
+        Literal["onnxruntime", "openvino"], typer.Option(help="What executes the model.")
+    ] = "onnxruntime",
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Find pictures by words.
+
+    Only what is new or changed since the last search is embedded.
+    """
+    from d4c.runtime.gallery import open_gallery
+    from d4c.runtime.page import printable, write_page
+    from d4c.runtime.runtime_clip import RuntimeCLIP
+
+    clip = RuntimeCLIP(model, runtime)
+    with progress_bar("embed") as progress:
+        gallery = open_gallery(clip, images, embeddings, progress=progress)
+    matches = gallery.search(clip, query, top)
+    summary = f"{len(matches)} of {len(gallery.paths)} pictures in {images}, by {clip.name} in {runtime}"
+    if html is not None:
+        write_page(html, query, images, matches, summary)
+    if as_json:
+        rows = [{"path": match.path, "score": match.score} for match in matches]
+        print(json.dumps({"matches": rows, "embedded": gallery.embedded, "skipped": gallery.skipped}, indent=2))
+        return
+    for match in matches:
+        print(f"{match.score:.3f}  {printable(match.path)}")
+    for reason in gallery.skipped.values():
+        say(f"skipped: {printable(reason)}")

@@ -1,0 +1,244 @@
+"""`run`: every step of the job, and which of them are done already."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d4c.device import resolve_device
+from d4c.errors import DataError, SettingError
+from d4c.evaluation.metrics import Metrics
+from d4c.files import write_json
+from d4c.manifest import is_done, outcome, seconds, stage_folder
+from d4c.progress import Progress
+from d4c.run.config import RunConfig
+from d4c.run.origins import data_origin, model_origin
+from d4c.synthesis.config import SynthesisConfig
+from d4c.version import __version__
+
+if TYPE_CHECKING:
+    from d4c.evaluation.dataset import Dataset
+    from d4c.models.clip import CLIP
+
+Reporter = Callable[[str], AbstractContextManager[Progress]]
+"""Opens a progress display for a step, given its title."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table; `scheme` is None for the float model, `size` in bytes."""
+
+    name: str
+    scheme: str | None
+    metrics: Metrics
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "scheme": self.scheme, "bytes": self.size, **self.metrics.to_dict()}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ends with: the table and the seconds of each step (those of the run that made it)."""
+
+    folder: Path
+    rows: list[Row]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "rows": [row.to_dict() for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A folder of the run directory, what its content depends on (known once earlier steps are done), and its maker."""
+
+    folder: Path
+    key: Callable[[], dict[str, Any]]
+    make: Callable[[Path], None]
+
+    def is_done(self) -> bool:
+        return is_done(self.folder, self.key())
+
+
+def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
+    """Do the whole job in `folder`, skipping every step that is done already.
+
+    A finished run is told by the hashes of its files, without loading PyTorch, the model or the data.
+
+    Raises:
+        D4CError: A setting, the model or the data cannot be used; said before anything is written.
+    """
+    job = _Job(replace(config, device=resolve_device(config.device)), folder, report)
+    steps = list(job.steps())
+    if not all(step.is_done() for step in steps):
+        job.load()
+        _prepare_folder(folder)
+        write_json(folder / "config.json", {**config.to_dict(), "versions": versions()})
+        for step in steps:
+            if not step.is_done():
+                with stage_folder(step.folder, step.key()) as new:
+                    step.make(new)
+                _remove_unfinished(step.folder)
+    saved = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["rows"]
+    rows = [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved]
+    result = RunResult(folder, rows, {step.folder.name: seconds(step.folder) for step in steps})
+    write_json(folder / "metrics.json", result.to_dict())
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"d4c": __version__, "torch": version("torch"), "python": platform.python_version()}
+
+
+def float_size(clip: CLIP) -> int:
+    """Bytes of a CLIP in float32, without the rows of its token table that are all zero."""
+    table = clip.text.token_embedding.weight
+    unused = int((~table.any(1)).sum()) * table.shape[1]
+    return 4 * (sum(p.numel() for p in clip.parameters()) - unused)
+
+
+class _Job:
+    """The steps of a run; the model and the data are loaded when the first step needs them."""
+
+    def __init__(self, config: RunConfig, folder: Path, report: Reporter) -> None:
+        self.config, self.folder, self.report = config, folder, report
+
+    @cached_property
+    def clip(self) -> CLIP:
+        from d4c.models.formats.load import load
+
+        return load(self.config.model, self.config.pretrained, device=self.config.device)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        from d4c.evaluation.load_dataset import load_dataset
+
+        return load_dataset(self.config.dataset)
+
+    @cached_property
+    def model(self) -> str:
+        """What tells the model apart."""
+        origin = model_origin(self.config.model, self.config.pretrained)
+        if origin is not None:
+            return origin
+        from d4c.models.formats.identity import model_hash
+
+        return model_hash(self.clip)
+
+    def load(self) -> None:
+        """Load what the steps need; raises D4CError for what cannot be used."""
+        from d4c.synthesis.methods.table import METHODS
+
+        assert len(self.dataset)
+        METHODS[self.config.synthesis.method].check(self.clip)
+
+    def steps(self) -> Iterator[Step]:
+        """All steps in order; each key asks for the outcome of earlier ones."""
+        sources = {"synthesis": self.config.synthesis, "noise": replace(self.config.synthesis, method="noise")}
+        for name, synthesis in sources.items():
+            key = partial(self._synthesis_key, synthesis)
+            yield Step(self.folder / name, key, partial(self._synthesize, synthesis, name))
+        rows = []
+        for scheme in self.config.schemes:
+            suffix = "" if scheme == self.config.schemes[0] else f"-{scheme}"
+            for name, source in (("baseline", "noise"), ("artifact", "synthesis")):
+                folder = self.folder / f"{name}{suffix}"
+                key = partial(self._artifact_key, scheme, source)
+                yield Step(folder, key, partial(self._quantize, scheme, source, folder.name))
+                rows.append((folder, scheme, sources[source].method))
+        yield Step(self.folder / "evaluation", partial(self._evaluation_key, rows), partial(self._evaluate, rows))
+
+    def _synthesis_key(self, synthesis: SynthesisConfig) -> dict[str, Any]:
+        return {"model": self.model, "synthesis": asdict(synthesis)}
+
+    def _artifact_key(self, scheme: str, source: str) -> dict[str, Any]:
+        quantization = replace(self.config.quantization, scheme=scheme).resolved()
+        # The last override that matches wins, and a fingerprint sorts what has names.
+        order = list(quantization.overrides)
+        calibration = outcome(self.folder / source)
+        return {
+            "model": self.model,
+            "calibration": calibration,
+            "quantization": quantization.to_dict(),
+            "order": order,
+        }
+
+    def _evaluation_key(self, rows: list[tuple[Path, str, str]]) -> dict[str, Any]:
+        data = {"dataset": self.config.dataset, "data": data_origin(self.config.dataset), "device": self.config.device}
+        return {"model": self.model, **data, "rows": [[name, scheme, outcome(path)] for path, scheme, name in rows]}
+
+    def _synthesize(self, synthesis: SynthesisConfig, name: str, new: Path) -> None:
+        from d4c.synthesis.synthesize import synthesize
+
+        with self.report(f"synthesize {synthesis.method}") as progress:
+            made = synthesize(self.clip, synthesis, progress=progress, checkpoint=self.folder / f"{name}.unfinished")
+        made.save(new)
+
+    def _quantize(self, scheme: str, source: str, name: str, new: Path) -> None:
+        from d4c.calibration.images import CalibrationSet
+        from d4c.quantization.quantize import quantize
+
+        images = CalibrationSet.load(self.folder / source)
+        config = replace(self.config.quantization, scheme=scheme)
+        with self.report(f"quantize to {scheme} with {images.provenance['method']}") as progress:
+            quantized = quantize(
+                self.clip, images, config, progress=progress, checkpoint=self.folder / f"{name}.unfinished"
+            )
+        quantized.save_pretrained(new)
+
+    def _evaluate(self, artifacts: list[tuple[Path, str, str]], new: Path) -> None:
+        from d4c.evaluation.embed import embed
+        from d4c.evaluation.evaluate import score
+        from d4c.quantization.artifact.folder import load_quantized
+
+        with self.report("evaluate float") as progress:
+            reference = embed(self.clip, self.dataset, progress=progress)
+        metrics = score(reference, self.dataset, reference=None)
+        rows = [{"name": "float", "scheme": None, "bytes": float_size(self.clip), "metrics": metrics.to_dict()}]
+        for path, scheme, name in artifacts:
+            model = load_quantized(path, device=self.clip.device)
+            with self.report(f"evaluate {scheme} with {name}") as progress:
+                embeddings = embed(model, self.dataset, progress=progress)
+            metrics = score(embeddings, self.dataset, reference=reference)
+            size = (path / "model.safetensors").stat().st_size
+            rows.append({"name": name, "scheme": scheme, "bytes": size, "metrics": metrics.to_dict()})
+        write_json(new / "metrics.json", {"rows": rows})
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the checkpoints of a step whose result is safe by now."""
+    from d4c.quantization.rounding.resume import remove_checkpoint
+    from d4c.synthesis.resume import remove_checkpoints
+
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    remove_checkpoint(unfinished)
+    remove_checkpoints(unfinished)
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make the run directory; steps replace folders in it, so nothing else may be there."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"{folder} is a file, but the output must be a folder; choose another path.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"The output folder {folder} cannot be made ({error.strerror}); choose another path.") from None
+    if any(folder.iterdir()) and not _is_run(folder):
+        raise SettingError(f"{folder} holds files and is not a run directory; choose an empty or a new folder.")
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"quantization", "versions"} <= set(config)

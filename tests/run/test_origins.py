@@ -1,0 +1,71 @@
+"""What tells models and datasets apart without loading them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from d4c.run.origins import DEMO, data_origin, model_origin
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    return tmp_path / "model"
+
+
+def test_embedded_models_differ_and_equal_their_copies(tmp_path: Path) -> None:
+    origins = {model_origin(name, None) for name in ("demo-vit", "demo-rn")}
+    assert len(origins) == 2
+    assert None not in origins
+    copy = shutil.copy(DEMO / "demo-rn.safetensors", tmp_path / "demo-rn.safetensors")
+    assert model_origin(str(copy), None) == model_origin("demo-rn", None)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+def test_a_change_of_any_file_that_is_read_is_noticed(model: Path, name: str, whole: bool) -> None:
+    source = str(model if whole else model / "model.safetensors")
+    origin = model_origin(source, None)
+    times = (model / name).stat()
+    content = (model / name).read_bytes()
+    (model / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(model / name, ns=(times.st_atime_ns, times.st_mtime_ns))  # by content, not by time
+    assert model_origin(source, None) != origin
+    (model / name).write_bytes(content)
+    assert model_origin(source, None) == origin
+
+
+def test_names_that_are_looked_up_elsewhere_are_not_told() -> None:
+    assert model_origin("hf-hub:org/name", None) is None
+    assert model_origin("ViT-B-32", "openai") is None
+    assert model_origin("ViT-B-32", None) is None
+
+
+def test_a_folder_of_data_is_told_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(b"one")
+    spec = f"folder:{tmp_path}"
+    origins = [data_origin(spec)]
+    (tmp_path / "cat" / "b.png").write_bytes(b"two")
+    origins.append(data_origin(spec))
+    (tmp_path / "cat" / "b.png").rename(tmp_path / "cat" / "c.png")
+    origins.append(data_origin(spec))
+    (tmp_path / "cat" / "c.png").write_bytes(b"more")
+    origins.append(data_origin(spec))
+    assert len(set(origins)) == 4
+    assert data_origin(spec) == origins[-1]
+
+
+def test_a_file_of_data_is_told_by_its_content(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"one")
+    origin = data_origin(f"parquet:{tmp_path / 'x.parquet'}")
+    (tmp_path / "x.parquet").write_bytes(b"two")
+    assert data_origin(f"parquet:{tmp_path / 'x.parquet'}") != origin
+    assert data_origin("demo") == data_origin("demo")
+    assert data_origin("photos") is None
