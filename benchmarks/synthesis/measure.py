@@ -42,7 +42,7 @@ from benchmarks.common.rows import Row, write_report
 from benchmarks.synthesis.table import PUBLISHED, page, speed_table
 from d4c.calibration.prompts import resolve_prompts
 from d4c.models.clip import CLIP
-from d4c.synthesis.shards import place, workers
+from d4c.synthesis.shards import rank_and_count, workers
 
 FILE = Path("d4c", "solver", "dfq_utils.py")
 WHOLE_METHOD = 3
@@ -174,7 +174,7 @@ def main() -> None:
     if args.reference and not (args.reference / FILE).is_file():
         parser.error(f"{args.reference} has no file {FILE}; give a clone of https://github.com/Keio-CSG/D4C.")
     with workers(args.device) as (args.device, writes):
-        report: Row = {"setup": setup(args, place()[1]), "rows": []}
+        report: Row = {"setup": setup(args, rank_and_count()[1]), "rows": []}
         for name in args.models:
             report["rows"].append(case(name, args))
             if writes:

@@ -23,7 +23,7 @@ def test_shares_are_whole_units_that_hold_each_image_once_and_the_first_is_large
 ) -> None:
     shares: list[range] = []
     for rank in range(count):
-        with patch.object(shards, "place", return_value=(rank, count)):
+        with patch.object(shards, "rank_and_count", return_value=(rank, count)):
             part = share(images, unit)
         assert part.start % unit == 0 or part.start == images
         shares.append(range(images)[part])

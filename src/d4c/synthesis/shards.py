@@ -32,7 +32,7 @@ def workers(device: str) -> Iterator[tuple[str, bool]]:
         dist.destroy_process_group()
 
 
-def place() -> tuple[int, int]:
+def rank_and_count() -> tuple[int, int]:
     """Rank and number of the processes that work together."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
@@ -42,23 +42,23 @@ def share(images: int, unit: int) -> slice:
 
     No process has more than the first.
     """
-    rank, count = place()
+    rank, count = rank_and_count()
     units = -(-images // unit)
     return slice(*(min(images, -(-units * r // count) * unit) for r in (rank, rank + 1)))
 
 
-def join(part: Tensor, rows: slice, total: int) -> Tensor:
-    """The rows of all processes as one float32 tensor of `total` rows, on each of them, bit for bit."""
-    if place()[1] == 1:
+def join(part: Tensor, rows: slice, images: int) -> Tensor:
+    """The rows of all processes as one float32 tensor of `images` rows, on each of them, bit for bit."""
+    if rank_and_count()[1] == 1:
         return part
-    whole = part.new_zeros(total, *part.shape[1:])
+    whole = part.new_zeros(images, *part.shape[1:])
     whole[rows] = part
     dist.all_reduce(whole.view(torch.int32))  # as floats, -0.0 + 0.0 would be 0.0
     return whole
 
 
-def total(value: Tensor) -> Tensor:
+def sum_of_processes(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes."""
-    if place()[1] > 1:
+    if rank_and_count()[1] > 1:
         dist.all_reduce(value)
     return value

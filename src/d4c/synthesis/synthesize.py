@@ -24,7 +24,7 @@ from d4c.synthesis.loop import Loop, chunks
 from d4c.synthesis.methods.table import METHODS
 from d4c.synthesis.resume import Checkpoint
 from d4c.synthesis.setup import Setup, prepare
-from d4c.synthesis.shards import join, place, share, total
+from d4c.synthesis.shards import join, rank_and_count, share, sum_of_processes
 from d4c.synthesis.tower.encode import encode
 from d4c.synthesis.tower.working import reproducible, resolve_precision, speed_up, working_copy
 from d4c.synthesis.views import crop
@@ -139,8 +139,8 @@ def optimize(
     with reproducible(config.precision):
         finish(loop, file, {**key, **provenance, "texts": texts, "rows": [rows.start, rows.stop]}, progress)
     pixels = join(loop.images, rows, config.images)
-    losses = total(loop.history * (len(loop.images) / config.images))
-    provenance |= {"batch": loop.config.batch or len(loop.images), "processes": place()[1]}
+    losses = sum_of_processes(loop.history * (len(loop.images) / config.images))
+    provenance |= {"batch": loop.config.batch or len(loop.images), "processes": rank_and_count()[1]}
     provenance["threads"] = torch.get_num_threads() if model.device.type == "cpu" else None
     if config.needs.prompts:
         provenance["recognized"] = recognized(model, loop.config, setup, pixels)
