@@ -17,9 +17,9 @@ from d4c.models.tower import Tower, replace_module
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` without a gradient of weight and bias.
 
-    PyTorch for x86 has two libraries for it, and hands products in float32 to MKL. On processors of AMD, oneDNN is
-    faster: it has kernels for every instruction set, where MKL takes its best ones on Intel's alone. Products in bf16
-    are oneDNN's anyway, but PyTorch adds the bias in a pass of its own.
+    PyTorch for x86 has two libraries for it, and hands products in float32 to MKL, which does not take the widest
+    instructions of every maker's processors; oneDNN does. Products in bf16 are oneDNN's anyway, but PyTorch adds the
+    bias in a pass of its own.
     """
     x = x.contiguous()  # of a slice of tokens PyTorch makes a batch of products with as many copies of the weight
     if x.device.type == "cpu" and onednn_has(x.dtype):
