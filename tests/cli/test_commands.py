@@ -313,6 +313,14 @@ def test_run_takes_the_options_of_quantize(d4c_command: Any, tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("few_prompts")
+def test_quantize_takes_a_folder_of_pictures(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
+    words = ("quantize", "--model", "demo-vit", "--reconstruction", "none", "--json", "-o", tmp_path / "a")
+    code, out, _ = d4c_command(*words, "--calibration", noise / "images")
+    assert code == 0
+    assert json.loads(out)["calibration"]["pictures"] == ["000.png", "001.png", "002.png", "003.png"]
+
+
+@pytest.mark.usefixtures("few_prompts")
 def test_quantize_keeps_what_is_rebuilt_until_the_artifact_is_safe(
     d4c_command: Any, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

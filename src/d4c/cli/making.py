@@ -166,6 +166,7 @@ def quantize(
         "soften": soften,
         "seed": seed,
     }
+    from d4c.calibration.images import load_calibration
     from d4c.files import refuse_occupied
     from d4c.quantization.artifact.folder import is_artifact
     from d4c.quantization.config import quantize_config
@@ -177,7 +178,7 @@ def quantize(
     refuse_occupied(output, is_artifact, "a quantized model")
     unfinished = output.with_name(f"{output.name}.unfinished")
     clip = d4c.load(model, pretrained, device=resolve_device(device))
-    images = d4c.CalibrationSet.load(calibration)
+    images = load_calibration(calibration, clip)
     with progress_bar("quantize") as progress:
         quantized = d4c.quantize(clip, images, config, progress=progress, checkpoint=unfinished)
     quantized.save_pretrained(output)

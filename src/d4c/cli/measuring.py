@@ -100,11 +100,12 @@ def sensitivity(
 
     Each is quantized alone, at other bits, and left in float when all others are quantized.
     """
+    from d4c.calibration.images import load_calibration
     from d4c.files import write_json
     from d4c.quantization.sensitivity.measure import measure_sensitivity
 
     clip = d4c.load(model, pretrained, device=resolve_device(device))
-    images = d4c.CalibrationSet.load(calibration)
+    images = load_calibration(calibration, clip)
     with progress_bar("sensitivity") as progress:
         costs = measure_sensitivity(clip, images, scheme or options.DEFAULTS.scheme, progress=progress)
     if output:

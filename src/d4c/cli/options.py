@@ -53,7 +53,7 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Print settings, and the trace of an error.")
 ]
 Data = Annotated[str, typer.Option(help=dataset_help())]
-CalibrationFolder = Annotated[Path, typer.Option(help="Folder that synthesize wrote.")]
+CalibrationFolder = Annotated[Path, typer.Option(help="Folder that synthesize wrote, or one with pictures.")]
 
 Preset = Annotated[
     presets.Preset | None,
