@@ -41,7 +41,7 @@ def batch_norms(clip: CLIP) -> list[nn.BatchNorm2d]:
     layers = [module for module in clip.image.modules() if isinstance(module, nn.BatchNorm2d)]
     if not layers:
         raise SettingError(
-            f"the method 'bns' compares BatchNorm statistics, and the image tower of {clip.name!r} has none; "
+            f"The method 'bns' compares BatchNorm statistics, and the image tower of {clip.name!r} has none; "
             "use 'pse' or 'd4c'."
         )
     return layers
