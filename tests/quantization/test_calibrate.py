@@ -69,15 +69,15 @@ def test_quantizers_of_one_tensor_have_the_range_that_each_would_find(
 
     def state(scheme_of_k: str) -> dict[str, Tensor]:
         quantized = copy.deepcopy(tiny_vit)
-        own = {r"image\.blocks\.0\.attn\.k": Scheme.parse(scheme_of_k)}
-        convert(quantized, make_plan(quantized, Scheme(4, 4), "paper", own, ("image",)), "paper")
+        overrides = {r"image\.blocks\.0\.attn\.k": Scheme.parse(scheme_of_k)}
+        convert(quantized, make_plan(quantized, Scheme(4, 4), "paper", overrides, ("image",)), "paper")
         calibrate(quantized, pixels, torch.empty(0), ("image",), known_pixels=False)
         return quantized.image.state_dict()
 
     shared = {scheme: state(scheme) for scheme in ("W4A4", "W4A8")}
     monkeypatch.setattr(calibration, "_twins", lambda _: {})
-    for scheme, found in shared.items():
-        assert all(torch.equal(found[key], value) for key, value in state(scheme).items())
+    for scheme, state_of_shared in shared.items():
+        assert all(torch.equal(state_of_shared[key], value) for key, value in state(scheme).items())
     # The same tensor in another format is another range.
     key = "blocks.0.attn.k.input_quantizer.scale"
     assert not torch.equal(shared["W4A4"][key], shared["W4A8"][key])

@@ -65,14 +65,14 @@ def test_paper_holds_the_text_mlps_at_8_bits_and_nothing_else(demo: CLIP) -> Non
     assert all(set(bits(plan[name])) <= {3, 5} for name in set(plan) - mlps)
 
 
-def test_paper_has_a_scale_a_channel_exactly_where_published(demo: CLIP) -> None:
+def test_paper_has_a_scale_per_channel_exactly_where_published(demo: CLIP) -> None:
     """Inputs of q, k, v and of the first MLP layer, and of the second MLP layer of the text tower."""
     plan = plan_of(demo, "paper")
-    found = {name for name, entry in plan.items() if any(args.strategy == "channel" for args in entry.inputs)}
+    per_channel = {name for name, entry in plan.items() if any(args.strategy == "channel" for args in entry.inputs)}
     layers = {"image": sum(isinstance(b, Block) for b in demo.image.blocks), "text": len(demo.text.blocks)}
     readers = ("attn.q", "attn.k", "attn.v", "mlp.fc1")
     expected = {f"{tower}.blocks.{i}.{r}" for tower, count in layers.items() for i in range(count) for r in readers}
-    assert found == expected | {f"text.blocks.{i}.mlp.fc2" for i in range(layers["text"])}
+    assert per_channel == expected | {f"text.blocks.{i}.mlp.fc2" for i in range(layers["text"])}
 
 
 def test_weights_are_symmetric_on_the_deployable_track_alone(demo: CLIP) -> None:

@@ -53,7 +53,7 @@ def calibrated(bits: int, seen: Tensor) -> ActivationQuantizer:
 
 
 def assert_close(actual: Tensor, expected: Tensor, terms: Tensor) -> None:
-    """Equal to float32 rounding of the sum of absolute terms behind each output."""
+    """Equal to float32 rounding of the sum of absolute terms of each output."""
     assert actual.shape == expected.shape
     assert bool(((actual - expected).abs() <= 2e-6 * terms + 1e-30).all())
 
@@ -122,7 +122,7 @@ def test_product_of_activations(a_bits: int, b_bits: int, kind_a: str, kind_b: s
 
 
 def span(quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
-    """Sum of the absolute terms behind a quantized value."""
+    """Sum of the absolute terms of a quantized value."""
     return quantizer(x).abs() + quantizer.scale * quantizer.zero_point
 
 

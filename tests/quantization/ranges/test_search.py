@@ -69,8 +69,8 @@ def literal_search(x: Tensor, bits: int) -> float:
 def test_search_is_as_good_as_every_width_with_every_zero_point(make: Make, bits: int) -> None:
     x = make(301)
     scale, zero = search(summarize(x[None]), bits)
-    found = float(loss_of(x[None], scale, zero, 2**bits - 1))
-    assert found == pytest.approx(literal_search(x, bits), rel=1e-6, abs=1e-6)
+    loss = float(loss_of(x[None], scale, zero, 2**bits - 1))
+    assert loss == pytest.approx(literal_search(x, bits), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("make", MIXED.values(), ids=MIXED)
@@ -87,8 +87,8 @@ def test_one_sided_search_is_as_good_as_every_width_from_zero(make: Make, bits: 
     x = make(301)
     scale, zero = search(summarize(x[None]), bits)
     assert float(zero) == (0 if bool((x > 0).all()) else 2**bits - 1)
-    found = float(loss_of(x[None], scale, zero, 2**bits - 1))
-    assert found == pytest.approx(literal_search(x, bits), rel=1e-6, abs=1e-12)
+    loss = float(loss_of(x[None], scale, zero, 2**bits - 1))
+    assert loss == pytest.approx(literal_search(x, bits), rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8])
@@ -140,17 +140,17 @@ def test_a_thinned_tensor_gets_nearly_the_best_range(make: Make, bits: int) -> N
     """Batches that are thinned, merged and thinned again: within 5 % of the range from all values."""
     x = make(40_000)
     parts = [thin(summarize(part[None]), seed=i) for i, part in enumerate(x.split(10_000))]
-    found = loss_of(x[None], *search(thin(merge(parts)), bits), 2**bits - 1)
+    loss = loss_of(x[None], *search(thin(merge(parts)), bits), 2**bits - 1)
     best = loss_of(x[None], *search(summarize(x[None]), bits), 2**bits - 1)
-    assert float(found) <= 1.05 * float(best) + 1e-6
+    assert float(loss) <= 1.05 * float(best) + 1e-6
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_rows_of_a_real_layer_get_the_best_range(demo_vit: CLIP, bits: int) -> None:
     rows = demo_vit.get_parameter("text.blocks.1.mlp.fc1.weight").detach()[:4]
     scale, zero = search(summarize(rows), bits)
-    for x, found in zip(rows, loss_of(rows, scale, zero, 2**bits - 1), strict=True):
-        assert float(found) == pytest.approx(literal_search(x, bits), rel=1e-4)
+    for x, loss in zip(rows, loss_of(rows, scale, zero, 2**bits - 1), strict=True):
+        assert float(loss) == pytest.approx(literal_search(x, bits), rel=1e-4)
 
 
 def test_a_one_sided_row_among_others_gets_every_zero_point() -> None:
@@ -173,8 +173,8 @@ def test_weights_multiply_the_loss_of_a_value(bits: int, seed: int) -> None:
     weights[:2] = 1
     scale, zero = search(Points(x[None], weights[None].float()), bits)
     copies = x.repeat_interleave(weights)
-    found = float(loss_of(copies[None], scale, zero, 2**bits - 1))
-    assert found == pytest.approx(literal_search(copies, bits), rel=1e-5)
+    loss = float(loss_of(copies[None], scale, zero, 2**bits - 1))
+    assert loss == pytest.approx(literal_search(copies, bits), rel=1e-5)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -86,12 +86,12 @@ def test_the_regularizer_is_zero_once_every_offset_is_0_or_1() -> None:
 @pytest.mark.parametrize("beta", [2.0, 7.5, 20.0])
 def test_the_regularizer_is_the_published_formula(beta: float) -> None:
     _, rounding = rounded(4, True, 0)
-    total = 0.0
+    expected = 0.0
     for alpha in rounding.alpha.flatten().double().tolist():
         sigmoid = 1 / (1 + torch.tensor(-alpha, dtype=torch.float64).exp())
         h = min(max(float(sigmoid) * (ZETA - GAMMA) + GAMMA, 0.0), 1.0)
-        total += 1 - abs(2 * h - 1) ** beta
-    assert float(rounding.regularizer(torch.tensor(beta)).detach()) == pytest.approx(total, rel=1e-4)
+        expected += 1 - abs(2 * h - 1) ** beta
+    assert float(rounding.regularizer(torch.tensor(beta)).detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_stretched_sigmoid_has_the_published_limits() -> None:

@@ -79,8 +79,8 @@ def test_it_is_the_literal_loop_bit_for_bit(columns: int, symmetric: bool) -> No
         weight, hessian, scale = problem(seed, columns)
         form: tuple[Tensor, int, int] = (torch.zeros(8), -8, 7) if symmetric else (torch.arange(8.0) * 2, 0, 15)
         order, factor = factorize(hessian)
-        found = gptq.round(weight, order, factor, scale, *form)
-        for ours, theirs in zip(found, literal(weight, hessian, scale, *form), strict=True):
+        rounded_together = gptq.round(weight, order, factor, scale, *form)
+        for ours, theirs in zip(rounded_together, literal(weight, hessian, scale, *form), strict=True):
             assert torch.equal(ours, theirs)
 
 
@@ -123,10 +123,10 @@ def test_solve_lowers_the_output_error_and_keeps_the_bias(kind: str) -> None:
         layer = QuantizedConv2d(source, WEIGHTS, calibrated(ActivationQuantizer(INPUTS)))
     layer.calibrate_weight()
     with torch.no_grad():
-        wanted = source(layer.input_quantizer(x))
-        before = (layer(x) - wanted).square().mean()
+        expected = source(layer.input_quantizer(x))
+        before = (layer(x) - expected).square().mean()
         GPTQ().solve([layer], x)
-        error = layer(x) - wanted
+        error = layer(x) - expected
     assert error.square().mean() < before
     assert layer.bias is not None
     assert source.bias is not None
@@ -143,10 +143,10 @@ def test_inputs_that_hardly_vary_about_a_large_mean_are_no_obstacle(spread: floa
     x = 0.04 * torch.rand(64) + 0.01 + spread * torch.randn(5000, 64)
     layer = QuantizedLinear(source, WEIGHTS, quantizer)
     layer.calibrate_weight()
-    wanted = source(quantizer(x))
-    before = (layer(x) - wanted).square().mean()
+    expected = source(quantizer(x))
+    before = (layer(x) - expected).square().mean()
     GPTQ().solve([layer], x)
-    assert (layer(x) - wanted).square().mean() < 0.5 * before
+    assert (layer(x) - expected).square().mean() < 0.5 * before
 
 
 def test_inputs_in_parts_are_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

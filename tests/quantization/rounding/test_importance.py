@@ -39,17 +39,17 @@ def vit(tiny_vit: CLIP) -> tuple[CLIP, CLIP, Tensor]:
     return models(tiny_vit)
 
 
-def one_minus_cosine(reference: CLIP, own: Tensor, wanted: Tensor) -> Tensor:
-    return 1 - (F.normalize(own, dim=-1) * F.normalize(wanted, dim=-1)).sum(-1)
+def one_minus_cosine(reference: CLIP, actual: Tensor, expected: Tensor) -> Tensor:
+    return 1 - (F.normalize(actual, dim=-1) * F.normalize(expected, dim=-1)).sum(-1)
 
 
-def prompt_divergence(reference: CLIP, own: Tensor, wanted: Tensor) -> Tensor:
+def prompt_divergence(reference: CLIP, actual: Tensor, expected: Tensor) -> Tensor:
     """KL of the zero-shot distributions over one prompt of each noun, all positions of each prompt computed."""
     whole = copy.copy(reference)
     whole.text = copy.copy(reference.text)
     whole.text.trim = False
     texts = F.normalize(whole.encode_text(reference.tokenize(generic_prompts(180))), dim=-1)
-    p, q = ((reference.logit_scale * F.normalize(x, dim=-1) @ texts.T).softmax(-1) for x in (wanted, own))
+    p, q = ((reference.logit_scale * F.normalize(x, dim=-1) @ texts.T).softmax(-1) for x in (expected, actual))
     return (p * (p.log() - q.log())).sum(-1)
 
 
@@ -79,23 +79,23 @@ def test_it_is_the_squared_slope_of_the_error(
         moved = moved.flatten(0, 2)
         for stage in chain[2:]:
             moved = stage.run(quantized, moved, pixels)
-        wanted = reference.encode_image(pixels)
-        up, down = written_out(reference, moved, wanted.repeat(2 * len(places), 1)).view(2, len(places), -1).sum(-1)
+        expected = reference.encode_image(pixels)
+        up, down = written_out(reference, moved, expected.repeat(2 * len(places), 1)).view(2, len(places), -1).sum(-1)
     squares = torch.zeros(state.shape[1], dtype=torch.float64)
     squares.index_add_(0, places[:, 1], ((up - down) / (2 * step)).square())
-    found = token_importance(quantized, reference, pixels, make(reference))["image.blocks.0"]
-    assert torch.allclose(found, (squares / squares.mean())[:, None].expand(found.shape), rtol=1e-3)
+    weights = token_importance(quantized, reference, pixels, make(reference))["image.blocks.0"]
+    assert torch.allclose(weights, (squares / squares.mean())[:, None].expand(weights.shape), rtol=1e-3)
 
 
 def test_every_output_with_tokens_has_weights_of_mean_one(vit: tuple[CLIP, CLIP, Tensor]) -> None:
     reference, quantized, pixels = vit
-    found = token_importance(quantized, reference, pixels, embedding_error)
+    by_output = token_importance(quantized, reference, pixels, embedding_error)
     blocks = {n: m for n, m in quantized.image.blocks.named_modules() if isinstance(m, QuantizedLinear)}
     states = {stage.name for stage in stages(quantized, "image")[:-1]}  # the last one is the embedding
-    assert found.keys() == {f"image.blocks.{name}" for name in blocks} | states
+    assert by_output.keys() == {f"image.blocks.{name}" for name in blocks} | states
     for name, layer in blocks.items():
-        assert found[f"image.blocks.{name}"].shape == (5, layer.weight_shape[0])
-    for weights in found.values():
+        assert by_output[f"image.blocks.{name}"].shape == (5, layer.weight_shape[0])
+    for weights in by_output.values():
         assert bool((weights >= 0).all())
         assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
 
@@ -109,10 +109,10 @@ def test_batches_are_samples_one_by_one(vit: tuple[CLIP, CLIP, Tensor], monkeypa
 
 
 def test_tokens_that_nobody_reads_do_not_count(vit: tuple[CLIP, CLIP, Tensor]) -> None:
-    """Behind the last block, only the class token is."""
-    found = token_importance(vit[1], vit[0], vit[2], embedding_error)["image.blocks.1"]
-    assert torch.equal(found[1:], torch.zeros_like(found[1:]))
-    assert torch.allclose(found[0], torch.full_like(found[0], len(found)))
+    """After the last block only the class token is read."""
+    weights = token_importance(vit[1], vit[0], vit[2], embedding_error)["image.blocks.1"]
+    assert torch.equal(weights[1:], torch.zeros_like(weights[1:]))
+    assert torch.allclose(weights[0], torch.full_like(weights[0], len(weights)))
 
 
 def test_where_nothing_reaches_the_embedding_all_channels_count_alike(vit: tuple[CLIP, CLIP, Tensor]) -> None:
@@ -120,8 +120,8 @@ def test_where_nothing_reaches_the_embedding_all_channels_count_alike(vit: tuple
     last = quantized.get_submodule("image.projection")
     assert isinstance(last, QuantizedLinear)
     last.weight.zero_()
-    found = token_importance(quantized, reference, pixels, embedding_error)["image.blocks.0"]
-    assert torch.equal(found, torch.ones_like(found))
+    weights = token_importance(quantized, reference, pixels, embedding_error)["image.blocks.0"]
+    assert torch.equal(weights, torch.ones_like(weights))
 
 
 def test_the_models_are_left_as_they_were(vit: tuple[CLIP, CLIP, Tensor]) -> None:
@@ -155,14 +155,14 @@ def test_units_with_tokens_are_learned_with_the_weights_of_their_outputs(
     vit: tuple[CLIP, CLIP, Tensor], kind: UnitKind, choice: Importance, learned: Learned
 ) -> None:
     reference, quantized, pixels = vit[0], copy.deepcopy(vit[1]), vit[2]
-    found = token_importance(quantized, reference, pixels, ERRORS[choice][0](reference))
+    by_output = token_importance(quantized, reference, pixels, ERRORS[choice][0](reference))
     reconstruct(quantized, reference, "image", pixels, lambda _: kind, ReconstructionConfig(importance=choice))
     weighted = [(unit, outputs) for unit, outputs in learned if unit.targets.ndim == 3]
     assert len(weighted) == {"block": 3, "layer": 8}[kind]
     for unit, outputs in weighted:
         assert unit.importance is not None
         assert unit.importance.shape == unit.targets.shape[1:]
-        assert torch.equal(unit.importance, torch.cat([found[name] for name in outputs], 1))
+        assert torch.equal(unit.importance, torch.cat([by_output[name] for name in outputs], 1))
     assert all(unit.importance is None for unit, _ in learned if unit.targets.ndim != 3)
 
 

@@ -109,7 +109,7 @@ def test_every_range_of_a_bottleneck_is_learned(tiny_rn: CLIP) -> None:
         layer.soft_weight = None
     optimize(unit, replace(PAPER, iterations=4), 1e-2, seed=0)
     assert all(float(q.scale) != value for q, value in zip(unit.quantizers, before, strict=True))
-    # conv1 with the shortcut's pool, conv2, the pool behind it, conv3, the shortcut's convolution, two of the sum
+    # conv1 with the shortcut's pool, conv2, the pool after it, conv3, the shortcut's convolution, two of the sum
     assert len(unit.quantizers) == len(set(unit.quantizers)) == 7
 
 
@@ -127,7 +127,7 @@ def test_the_published_loss_is_its_formula(tiny_vit: CLIP) -> None:
     assert error_of(unit, index, PAPER) == pytest.approx(total / (images * channels), rel=1e-5)
 
 
-def test_positions_behind_end_of_text_do_not_count(tiny_vit: CLIP) -> None:
+def test_positions_after_end_of_text_do_not_count(tiny_vit: CLIP) -> None:
     unit, _ = tiny_unit(tiny_vit, "text")
     assert unit.live is not None
     index = torch.tensor([0, 3])
@@ -196,14 +196,16 @@ def test_the_same_seed_gives_the_same_codes(tiny_vit: CLIP, tower: str) -> None:
     if tower == "text":
         inputs = tiny_vit.tokenize(["a cat", "two old dogs", "the sea at night"])
     reference, start = calibrated(tiny_vit, "W3A4", tower, inputs)
-    found: list[dict[str, Tensor]] = []
+    learned_by_run: list[dict[str, Tensor]] = []
     for seed in (0, 0, 1):
-        torch.manual_seed(len(found))  # what else is random must not matter
+        torch.manual_seed(len(learned_by_run))  # what else is random must not matter
         quantized = copy.deepcopy(start)
         reconstruct(quantized, reference, tower, inputs, lambda _: "block", replace(SHORT, iterations=10), seed)
-        found.append({**codes(quantized), **{k: v for k, v in quantized.state_dict().items() if k.endswith("scale")}})
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
-    assert any(not torch.equal(found[0][name], found[2][name]) for name in found[0])
+        learned_by_run.append(
+            {**codes(quantized), **{k: v for k, v in quantized.state_dict().items() if k.endswith("scale")}}
+        )
+    assert all(torch.equal(learned_by_run[0][name], learned_by_run[1][name]) for name in learned_by_run[0])
+    assert any(not torch.equal(learned_by_run[0][name], learned_by_run[2][name]) for name in learned_by_run[0])
 
 
 def out_of_memory(buried: bool) -> None:

@@ -112,9 +112,9 @@ def test_each_width_is_an_override_that_is_saved_with_the_artifact(tiny_vit: CLI
     quantized = made(tiny_vit, target_bits=6.0, towers=("image",))
     bits = {name: layer.weight_args.num_bits for name, layer in quantized.layers().items()}
     assert len(set(bits.values())) > 2
-    for name, own in bits.items():
+    for name, width in bits.items():
         schemes = [s for p, s in quantized.recipe["overrides"].items() if re.fullmatch(p, name)]
-        assert schemes == ([] if own == 4 else [f"W{own}A8"])
+        assert schemes == ([] if width == 4 else [f"W{width}A8"])
     assert (quantized.recipe["target_bits"], quantized.recipe["target_bytes"]) == (6.0, None)
     quantized.save_pretrained(tmp_path)
     assert model_hash(d4c.load_quantized(tmp_path)) == model_hash(quantized)
@@ -133,9 +133,9 @@ def test_at_equal_bytes_widths_by_sensitivity_are_nearer_to_float(
     monkeypatch.setattr("d4c.quantization.sensitivity.allocation.CHOICES", (3, 4, 5))
     dataset = load_dataset("demo").subset(60)
     # Of a handful of prompts the divergence says little.
-    given: dict[str, Any] = {"towers": ("image",), "prompts": generic_prompts(64)}
-    uniform = made(demo_rn, "W4A8", **given)
-    mixed = made(demo_rn, "W4A8", **given, target_bits=uniform.effective_bits())
+    settings: dict[str, Any] = {"towers": ("image",), "prompts": generic_prompts(64)}
+    uniform = made(demo_rn, "W4A8", **settings)
+    mixed = made(demo_rn, "W4A8", **settings, target_bits=uniform.effective_bits())
     assert mixed.effective_bits() <= uniform.effective_bits()
     by_sensitivity, same = (d4c.evaluate(model, dataset, reference=demo_rn).fidelity for model in (mixed, uniform))
     assert by_sensitivity is not None

@@ -66,8 +66,8 @@ class Case:
             images, texts = model.encode_image(self.pixels).double(), model.encode_text(self.tokens).double()
             return (clip.logit_scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T).softmax(-1)
 
-        expected, found = p(self.float), p(clip)
-        return float((expected * (expected / found).log()).sum(-1).mean())
+        expected, actual = p(self.float), p(clip)
+        return float((expected * (expected / actual).log()).sum(-1).mean())
 
 
 @pytest.fixture(scope="module", params=["tiny_vit", "tiny_rn"])
@@ -81,11 +81,11 @@ def close(value: float) -> Any:
 
 def test_alone_is_the_model_with_all_others_switched_off(case: Case) -> None:
     some = list(case.plan.items())[::3]
-    own = {name: entry.weights.num_bits if entry.weights else NO_WEIGHTS for name, entry in some}
-    found = case.probe.alone({name: [bits] for name, bits in own.items()})
-    assert found.keys() == own.keys()
-    for name, values in found.items():
-        assert values == {own[name]: close(case.divergence(case.with_only([name])))}
+    bits_of = {name: entry.weights.num_bits if entry.weights else NO_WEIGHTS for name, entry in some}
+    alone = case.probe.alone({name: [bits] for name, bits in bits_of.items()})
+    assert alone.keys() == bits_of.keys()
+    for name, values in alone.items():
+        assert values == {bits_of[name]: close(case.divergence(case.with_only([name])))}
 
 
 def test_without_is_the_model_with_one_switched_off(case: Case) -> None:
@@ -124,7 +124,7 @@ def test_measuring_changes_neither_model(case: Case) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tiny_vit: CLIP) -> Sensitivity:
+def sensitivity(tiny_vit: CLIP) -> Sensitivity:
     return measure_sensitivity(tiny_vit, leaves(tiny_vit), widths=(2, 8), prompts=PROMPTS)
 
 
@@ -132,49 +132,49 @@ def leaves(clip: CLIP) -> CalibrationSet:
     return d4c.synthesize(clip, "leaves", images=4)
 
 
-def test_the_whole_is_that_of_the_quantized_model(tiny_vit: CLIP, found: Sensitivity) -> None:
+def test_the_whole_is_that_of_the_quantized_model(tiny_vit: CLIP, sensitivity: Sensitivity) -> None:
     calibration = leaves(tiny_vit)
     quantized = d4c.quantize(tiny_vit, calibration, "W4A8", reconstruction="none", prompts=PROMPTS)
     case = Case(tiny_vit)
-    assert found.divergence == pytest.approx(case.divergence(quantized), rel=1e-3)
+    assert sensitivity.divergence == pytest.approx(case.divergence(quantized), rel=1e-3)
 
 
-def test_every_quantized_layer_has_a_row(tiny_vit: CLIP, found: Sensitivity) -> None:
+def test_every_quantized_layer_has_a_row(tiny_vit: CLIP, sensitivity: Sensitivity) -> None:
     quantized = d4c.quantize(tiny_vit, leaves(tiny_vit), "W4A8", reconstruction="none", prompts=PROMPTS)
-    counts = {layer.name: layer.weights for layer in found.layers}
+    counts = {layer.name: layer.weights for layer in sensitivity.layers}
     assert counts.keys() == quantized.plan.keys()
     assert {name: n for name, n in counts.items() if n} == {
         name: layer.stored_weights() for name, layer in quantized.layers().items()
     }
-    schemes = {layer.name: layer.scheme for layer in found.layers}
+    schemes = {layer.name: layer.scheme for layer in sensitivity.layers}
     assert schemes["image.patch_embed"] == "W8A8"
     assert schemes["image.blocks.0.mlp.fc1"] == "W4A8"
     assert schemes["image.blocks.0.attn.scores"] == "A8"
     assert schemes["text.token_embedding"] == "W8"
 
 
-def test_more_bits_cost_less(found: Sensitivity) -> None:
-    blocks = [layer for layer in found.layers if layer.scheme == "W4A8"]
+def test_more_bits_cost_less(sensitivity: Sensitivity) -> None:
+    blocks = [layer for layer in sensitivity.layers if layer.scheme == "W4A8"]
     two, four, eight = (sum(layer.by_width[bits] for layer in blocks) for bits in (2, 4, 8))
     assert two > four > eight > 0
 
 
-def test_sums_add_up(found: Sensitivity) -> None:
-    whole = sum(layer.weights for layer in found.layers), sum(layer.alone for layer in found.layers)
+def test_sums_add_up(sensitivity: Sensitivity) -> None:
+    whole = sum(layer.weights for layer in sensitivity.layers), sum(layer.alone for layer in sensitivity.layers)
     for key in GROUPS.values():
-        sums = found.sums(key).values()
+        sums = sensitivity.sums(key).values()
         assert sum(row[0] for row in sums) == whole[0]
         assert sum(row[1] for row in sums) == pytest.approx(whole[1])
 
 
-def test_layers_of_one_kind_differ_in_the_block_alone(found: Sensitivity) -> None:
-    kinds = {layer.kind for layer in found.layers}
+def test_layers_of_one_kind_differ_in_the_block_alone(sensitivity: Sensitivity) -> None:
+    kinds = {layer.kind for layer in sensitivity.layers}
     assert {"image.blocks.*.attn.q", "text.blocks.*.mlp.fc2", "image.patch_embed"} <= kinds
     assert not any(character.isdigit() for kind in kinds for character in kind.replace("fc1", "").replace("fc2", ""))
 
 
-def test_the_record_is_json_and_sorted(found: Sensitivity) -> None:
-    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+def test_the_record_is_json_and_sorted(sensitivity: Sensitivity) -> None:
+    record = json.loads(json.dumps(sensitivity.to_dict(), allow_nan=False))
     costs = [row["alone"] for row in record["layers"]]
     assert costs == sorted(costs, reverse=True)
     assert record["by_tower"].keys() == set(TOWERS)

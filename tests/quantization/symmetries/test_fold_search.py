@@ -70,7 +70,7 @@ def test_every_norm_of_a_tower_has_the_least_error_of_all_strengths(
 @torch.no_grad()
 def test_channels_of_different_width_are_folded_fully_for_the_inputs_and_not_for_the_weights() -> None:
     """What bits are scarce decides; a float of one side stands for many bits."""
-    found = {}
+    spreads = {}
     for scheme in ("W8A3", "W3A8"):
         torch.manual_seed(0)
         norm, reader = nn.LayerNorm(64), nn.Linear(64, 48)
@@ -79,9 +79,9 @@ def test_channels_of_different_width_are_folded_fully_for_the_inputs_and_not_for
         site = FoldSite(norm, [reader], [formats(scheme)])
         norm(torch.randn(8, 60, 64))
         site.choose()
-        found[scheme] = float((norm.weight.log() - norm.weight.log().mean()).std() / before.log().std())
-    assert found["W8A3"] < 0.2
-    assert found["W3A8"] > 0.6
+        spreads[scheme] = float((norm.weight.log() - norm.weight.log().mean()).std() / before.log().std())
+    assert spreads["W8A3"] < 0.2
+    assert spreads["W3A8"] > 0.6
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def test_the_error_of_a_site_is_that_of_its_quantized_layers() -> None:
     site = FoldSite(norm, readers, [formats("W3A4")] * 3)
     x = torch.randn(2, 5, 12)
     y = norm(x)
-    total = 0.0
+    relative_errors = 0.0
     for reader in readers:
         plan = formats("W3A4")
         assert plan.weights is not None
@@ -128,5 +128,5 @@ def test_the_error_of_a_site_is_that_of_its_quantized_layers() -> None:
         layer.input_quantizer.set_range(*observer.finish())
         expected = reader(y)
         spread = expected - expected.mean((0, 1))
-        total += float((layer(y) - expected).square().sum() / spread.square().sum())
-    assert site.error(site.layers) == pytest.approx(total / 3, rel=1e-4)
+        relative_errors += float((layer(y) - expected).square().sum() / spread.square().sum())
+    assert site.error(site.layers) == pytest.approx(relative_errors / 3, rel=1e-4)

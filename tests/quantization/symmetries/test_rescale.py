@@ -35,8 +35,8 @@ def channels(tower: Tower, axis: ChannelAxis) -> int:
     return len(tower.get_parameter(f"{axis.writers[0]}.weight"))
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).norm() / expected.norm())
 
 
 @torch.no_grad()
