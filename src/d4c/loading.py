@@ -57,9 +57,9 @@ def load_quantized(
     if runtime in ("torch", "integer"):
         with quantize_extra():
             from d4c.integer.accelerate import accelerate
-            from d4c.quantization.artifact.folder import load_quantized as load_artifact
+            from d4c.quantization.artifact.read import read_artifact
 
-        clip = load_artifact(folder, device)
+        clip = read_artifact(folder, device)
         return clip if runtime == "torch" else accelerate(clip)
     if str(device) != "cpu":
         raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")

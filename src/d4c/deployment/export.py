@@ -19,7 +19,7 @@ from d4c.deployment.targets import DEFAULT_FORMAT, find_target
 from d4c.errors import ArtifactError, SettingError, require
 from d4c.files import atomic_folder, read_json, refuse_occupied, sha256, write_json
 from d4c.progress import WHOLE, Report, reporting
-from d4c.quantization.artifact.folder import load_quantized
+from d4c.quantization.artifact.read import read_artifact
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.exported import FORMAT_VERSION
 from d4c.version import __version__
@@ -75,7 +75,7 @@ def export(
     source = Path(artifact).resolve()
     folder = source.with_name(f"{source.name}-{target.name}") if output is None else Path(output)
     refuse_occupied(folder, is_export, "an export")
-    clip = load_quantized(artifact)
+    clip = read_artifact(artifact)
     _refuse_paper_track(clip)
     for name in COPIED:
         read_json(source / name, ArtifactError, "write the artifact again")

@@ -30,11 +30,13 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
         )
     on_gpu = quantized.device.type == "cuda"
     between_products = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-    model = CLIP.__new__(CLIP)
-    nn.Module.__init__(model)
-    model.config, model.name = quantized.config, quantized.name
-    model.image, model.text = copy.deepcopy(quantized.image), copy.deepcopy(quantized.text)
-    model.log_logit_scale = quantized.log_logit_scale
+    model = CLIP(
+        quantized.config,
+        quantized.name,
+        image=copy.deepcopy(quantized.image),
+        text=copy.deepcopy(quantized.text),
+        log_logit_scale=quantized.log_logit_scale,
+    )
     for tower in (model.image, model.text):
         if not _is_quantized(tower):
             continue

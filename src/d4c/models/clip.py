@@ -42,15 +42,27 @@ class CLIP(nn.Module):
     Args:
         config: The architecture of both towers.
         name: A label for reports.
+        image: The image tower, if not a new one.
+        text: The text tower, if not a new one.
+        log_logit_scale: Logarithm of the factor from cosine to logit, if not that of a training's start.
     """
 
-    def __init__(self, config: CLIPConfig, name: str = "clip") -> None:
+    def __init__(
+        self,
+        config: CLIPConfig,
+        name: str = "clip",
+        *,
+        image: Tower | None = None,
+        text: TextTransformer | None = None,
+        log_logit_scale: nn.Parameter | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.name = name
-        self.image = IMAGE_TOWERS[type(config.image)](config.image, config.embed_dim)
-        self.text = TextTransformer(config.text, config.embed_dim)
-        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.image = IMAGE_TOWERS[type(config.image)](config.image, config.embed_dim) if image is None else image
+        self.text = TextTransformer(config.text, config.embed_dim) if text is None else text
+        start = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_logit_scale = start if log_logit_scale is None else log_logit_scale
 
     def tower(self, name: str) -> Tower:
         """Return the "image" or the "text" tower."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from d4c.models.clip import CLIP
+from d4c.quantization.artifact.write import write_artifact
 from d4c.quantization.placement import Plan
-from d4c.quantization.quantized_layers import QuantizedLayer, weighted_layers
+from d4c.quantization.quantized_layers import QuantizedLayer, effective_bits, weighted_layers
 
 
 class QuantizedCLIP(CLIP):
@@ -19,10 +18,13 @@ class QuantizedCLIP(CLIP):
     """
 
     def __init__(self, converted: CLIP, plan: Plan, recipe: dict[str, Any]) -> None:
-        nn.Module.__init__(self)
-        self.config, self.name = converted.config, converted.name
-        self.image, self.text = converted.image, converted.text
-        self.log_logit_scale = converted.log_logit_scale
+        super().__init__(
+            converted.config,
+            converted.name,
+            image=converted.image,
+            text=converted.text,
+            log_logit_scale=converted.log_logit_scale,
+        )
         self.plan = plan
         self.recipe = recipe
 
@@ -31,12 +33,9 @@ class QuantizedCLIP(CLIP):
         return weighted_layers(self)
 
     def effective_bits(self) -> float:
-        """Mean bits a weight over everything that has a quantized weight; of the token table, the rows in use."""
-        counts = [(layer.stored_weights(), layer.weight_args.num_bits) for layer in self.layers().values()]
-        return sum(n * bits for n, bits in counts) / max(1, sum(n for n, _ in counts))
+        """Mean bits per weight over everything that has a quantized weight; of the token table, the rows in use."""
+        return effective_bits(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the artifact: packed integers, config, tokenizer, preprocessing, model card. See `artifact`."""
-        from d4c.quantization.artifact.folder import save
-
-        save(self, Path(folder))
+        write_artifact(self, self.plan, self.recipe, Path(folder))

@@ -272,6 +272,12 @@ class QuantizedConv2d(_Product):
         return value[:, None, None]
 
 
+def effective_bits(model: nn.Module) -> float:
+    """Mean bits per weight over everything that has a quantized weight; of the token table, the rows in use."""
+    counts = [(layer.stored_weights(), layer.weight_args.num_bits) for layer in weighted_layers(model).values()]
+    return sum(n * bits for n, bits in counts) / max(1, sum(n for n, _ in counts))
+
+
 def weighted_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """All layers of a model with quantized weights, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}

@@ -198,14 +198,14 @@ class _Job:
     def _evaluate(self, artifacts: list[tuple[Path, str, str]], new: Path) -> None:
         from d4c.evaluation.embed import embed
         from d4c.evaluation.evaluate import score
-        from d4c.quantization.artifact.folder import load_quantized
+        from d4c.quantization.artifact.read import read_artifact
 
         with self.report("evaluate float") as progress:
             reference = embed(self.clip, self.dataset, progress=progress)
         metrics = score(reference, self.dataset, reference=None)
         rows = [{"name": "float", "scheme": None, "bytes": float_size(self.clip), "metrics": metrics.to_dict()}]
         for path, scheme, name in artifacts:
-            model = load_quantized(path, device=self.clip.device)
+            model = read_artifact(path, device=self.clip.device)
             with self.report(f"evaluate {scheme} with {name}") as progress:
                 embeddings = embed(model, self.dataset, progress=progress)
             metrics = score(embeddings, self.dataset, reference=reference)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+from collections.abc import Mapping
+from typing import Any
 
 
-def model_card(clip: QuantizedCLIP) -> str:
+def model_card(name: str, recipe: Mapping[str, Any], effective_bits: float) -> str:
     """Markdown that says what the artifact is, how it was made, and which layers do not follow the scheme."""
-    recipe = clip.recipe
     calibration = recipe["calibration"]
-    exceptions = "\n".join(f"| `{_cell(p)}` | {own} |" for p, own in recipe["overrides"].items()) or "| none | |"
+    rows = [f"| `{_cell(pattern)}` | {scheme} |" for pattern, scheme in recipe["overrides"].items()]
+    exceptions = "\n".join(rows) or "| none | |"
     images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
     steps = f", {recipe['iterations']} steps per unit" if recipe["iterations"] else ""
     reduced = ", 8-bit weights within -63 to 63" if recipe.get("safe_int8") else ""
@@ -20,20 +18,20 @@ def model_card(clip: QuantizedCLIP) -> str:
 library_name: d4c
 tags: [clip, quantized, data-free]
 ---
-# {clip.name}, {recipe["scheme"]}
+# {name}, {recipe["scheme"]}
 
 A CLIP quantized without data by d4c {recipe["d4c"]}.
 
 | | |
 | --- | --- |
 | float model | {recipe["model"]["name"]} (SHA-256 of its weights {recipe["model"]["sha256"][:16]}...) |
-| scheme | {recipe["scheme"]}, track {recipe["track"]}, {clip.effective_bits():.2f} bits a weight on average{reduced} |
+| scheme | {recipe["scheme"]}, track {recipe["track"]}, {effective_bits:.2f} bits per weight on average{reduced} |
 | quantized towers | {", ".join(recipe["towers"])} |
 | calibration | {images}, {recipe["prompts"]} prompts |
 | reconstruction | {recipe["reconstruction"]}{steps} |
 | seed | {recipe["seed"]} |
 
-Layers that do not follow the scheme (patterns over layer names; the token table is held at 8 bits a row):
+Layers that do not follow the scheme (patterns over layer names; the token table is held at 8 bits per row):
 
 | layers | scheme |
 | --- | --- |

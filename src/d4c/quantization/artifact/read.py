@@ -1,0 +1,194 @@
+"""Reading an artifact: every name, shape and type is checked before a tensor is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from d4c.errors import ArtifactError
+from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig
+from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
+from d4c.quantization.formats.packing import packed_size, unpack
+from d4c.quantization.formats.scheme import Track
+from d4c.quantization.placement import LayerPlan, convert
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
+from d4c.quantization.symmetries.folding import fold_batchnorms
+
+_DTYPES = {"F32": torch.float32, "U8": torch.uint8, "I32": torch.int32}
+
+
+def read_artifact(folder: str | Path, device: str | torch.device = "cpu") -> QuantizedCLIP:
+    """Read an artifact; its embeddings equal those of the model that was saved, bit for bit on the same device.
+
+    Raises ArtifactError with the reason if anything is missing, damaged or from a newer version.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        architecture = CLIPConfig.from_dict(config["architecture"])
+        section = config["quantization_config"]
+        plan = {str(name): LayerPlan.from_dict(entry) for name, entry in section["layers"].items()}
+        with torch.device("meta"):
+            skeleton = CLIP(architecture, str(config["name"])).eval().requires_grad_(False)
+            track = section["track"]
+            if track not in get_args(Track):
+                raise ValueError(f"unknown track {track!r}")
+            for tower in {name.partition(".")[0] for name in plan} if track == "deployable" else ():
+                fold_batchnorms(skeleton.tower(tower))
+            convert(skeleton, plan, track)
+            begin_id = section["begin_id"]
+            skeleton.text.expect_begin(None if begin_id is None else int(begin_id))
+        clip = QuantizedCLIP(skeleton, plan, dict(config["recipe"]))
+    # Sizes and layer names from a foreign file make torch and the towers fail in every way there is.
+    except Exception as error:
+        raise ArtifactError(
+            f"{folder / 'config.json'} does not describe a quantized CLIP ({error!r}); export it again."
+        ) from None
+    _fill(clip, folder / WEIGHTS)
+    return clip.to(device)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ArtifactError(f"{folder} holds no config.json; give the folder that save_pretrained wrote.") from None
+    except ValueError:
+        raise ArtifactError(f"{path} is not JSON; the artifact is damaged, write it again.") from None
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(version, int):
+        raise ArtifactError(f"{path} has no format_version; give the folder that save_pretrained wrote.")
+    if version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; install a newer d4c."
+        )
+    return dict(config)
+
+
+def _fill(clip: QuantizedCLIP, path: Path) -> None:
+    try:
+        with safe_open(path, "pt") as stored:
+            reader = _Reader(stored, path)
+            for name, module in list(clip.named_modules(remove_duplicate=False)):
+                _fill_module(clip, name, module, reader)
+            reader.finish()
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); the artifact is damaged, write it again.") from None
+
+
+class _Reader:
+    """Tensors of a safetensors file, each checked before it is read; `finish` refuses what nobody asked for."""
+
+    def __init__(self, stored: Any, path: Path) -> None:
+        self.stored, self.path = stored, path
+        self.left = set(stored.keys())
+        self.cache: dict[str, Tensor] = {}
+        self.ranges: dict[ActivationQuantizer, tuple[Tensor, Tensor]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.left or name in self.cache
+
+    def take(self, name: str, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
+        if name not in self:
+            raise ArtifactError(f"{self.path} lacks the tensor {name}; the artifact is incomplete, write it again.")
+        given = self.stored.get_slice(name)
+        found = tuple(given.get_shape()), _DTYPES.get(given.get_dtype())
+        if found != (tuple(shape), dtype):
+            raise ArtifactError(
+                f"The tensor {name} in {self.path} is {given.get_dtype()} {list(found[0])}, expected "
+                f"{str(dtype).removeprefix('torch.')} {list(shape)}; the artifact is damaged, write it again."
+            )
+        self.left.discard(name)
+        if name not in self.cache:
+            self.cache[name] = self.stored.get_tensor(name)
+        value = self.cache[name]
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ArtifactError(f"The tensor {name} in {self.path} is not finite; the artifact is damaged.")
+        return value
+
+    def length(self, name: str) -> int:
+        """First dimension of a tensor, 0 for a single number."""
+        return int(next(iter(self.stored.get_slice(name).get_shape()), 0))
+
+    def finish(self) -> None:
+        if self.left:
+            raise ArtifactError(
+                f"{self.path} holds the tensor {min(self.left)}, which config.json does not announce; "
+                "the artifact is damaged, write it again."
+            )
+
+
+def _fill_module(clip: QuantizedCLIP, name: str, module: nn.Module, reader: _Reader) -> None:
+    if isinstance(module, QuantizedLayer):
+        _fill_layer(name, module, reader)
+    elif isinstance(module, ActivationQuantizer):
+        prefix = range_prefix(name)
+        scale = reader.take(f"{prefix}scale", module.scale.shape, torch.float32)
+        zero_point = reader.take(f"{prefix}zero_point", module.scale.shape, torch.uint8)
+        if not bool((scale > 0).all()) or int(zero_point.max()) > module.args.qmax:
+            raise ArtifactError(f"The range of {name} in {reader.path} is not valid; the artifact is damaged.")
+        earlier = reader.ranges.setdefault(module, (scale, zero_point))
+        if not (torch.equal(scale, earlier[0]) and torch.equal(zero_point, earlier[1])):
+            raise ArtifactError(
+                f"The range of {name} in {reader.path} is not that of the other layers that read the same tensor; "
+                "the artifact is damaged, write it again."
+            )
+        module.scale = nn.Parameter(scale, requires_grad=False)
+        module.zero_point = zero_point.float()
+    else:
+        for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if key == "num_batches_tracked":
+                setattr(module, key, torch.zeros((), dtype=torch.long))
+                continue
+            loaded = reader.take(f"{name}.{key}".lstrip("."), value.shape, torch.float32)
+            setattr(
+                module, key, nn.Parameter(loaded, requires_grad=False) if isinstance(value, nn.Parameter) else loaded
+            )
+
+
+def _fill_layer(name: str, layer: QuantizedLayer, reader: _Reader) -> None:
+    args, shape = layer.weight_args, layer.weight_shape
+    ids: Tensor | None = None
+    rows = shape[0]
+    if isinstance(layer, QuantizedEmbedding) and f"{name}.token_ids" in reader:
+        stored_rows = reader.length(f"{name}.token_ids")
+        ids = reader.take(f"{name}.token_ids", (stored_rows,), torch.int32).long()
+        if not stored_rows or int(ids.min()) < 0 or int(ids.max()) >= rows or bool((ids.diff() <= 0).any()):
+            raise ArtifactError(
+                f"{name}.token_ids in {reader.path} are not rising row numbers; the artifact is damaged."
+            )
+        rows = stored_rows
+    stored_shape = (rows, *shape[1:])
+    size = packed_size(int(torch.Size(stored_shape).numel()), args.num_bits)
+    packed = reader.take(f"{name}.weight_packed", (size,), torch.uint8)
+    codes = unpack(packed, args.num_bits, args.symmetric, stored_shape)
+    if args.reduce_range and int(codes.abs().max()) > args.qmax:
+        raise ArtifactError(
+            f"The weights of {name} in {reader.path} leave the reduced range that config.json announces; "
+            "the artifact is damaged, write it again."
+        )
+    scale = reader.take(f"{name}.weight_scale", (rows,), torch.float32)
+    if not bool((scale > 0).all()):
+        raise ArtifactError(f"The weight scales of {name} in {reader.path} are not positive; the artifact is damaged.")
+    channels = (shape[0],) + (1,) * (len(shape) - 1)
+    if ids is not None:
+        codes = torch.zeros(shape, dtype=codes.dtype).index_copy(0, ids, codes)
+        scale = torch.ones(shape[0]).index_copy(0, ids, scale)
+    zero_point = torch.zeros(channels)
+    if not args.symmetric:
+        zero_point = reader.take(f"{name}.weight_zero_point", (rows,), torch.uint8).float().view(channels)
+    layer.codes, layer.weight_scale, layer.weight_zero_point = codes, scale.view(channels), zero_point
+    layer.weight = torch.empty(shape)
+    layer.set_codes(codes)
+    layer.float_weight = None
+    bias = getattr(layer, "bias", None)
+    if bias is not None:
+        layer.bias = reader.take(f"{name}.bias", bias.shape, torch.float32)
