@@ -80,7 +80,7 @@ class JointAttention(nn.Module):
 
 
 class HostAttention(JointAttention):
-    """The same on a CPU: there, in bf16, the gradient of PyTorch's fused kernel takes much longer than that of products."""
+    """The same on a CPU, where in bf16 the gradient of PyTorch's fused kernel is slower than that of products."""
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         qkv = product(x, self.weight, self.bias)
