@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import re
 import runpy
 import shlex
@@ -19,7 +20,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +52,14 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution
 
 
 @dataclass(frozen=True)
+class Command:
+    """The words of a command line, and the file that takes its output."""
+
+    words: tuple[str, ...]
+    file: str | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """A fenced block: its language, its text, and why it is not run if it is not."""
 
@@ -60,8 +70,8 @@ class Block:
     reason: str | None
 
     @property
-    def commands(self) -> list[list[str]]:
-        """The words of each command line, with the variables that the block sets put in."""
+    def commands(self) -> list[Command]:
+        """Each command line, with the variables that the block sets put in."""
         variables: dict[str, str] = {}
         commands = []
         for line in self.text.replace("\\\n", " ").splitlines():
@@ -69,7 +79,8 @@ class Block:
             if assignment := re.fullmatch(r'([A-Z]+)="([^"]*)"', line):
                 variables[assignment[1]] = assignment[2]
             elif words := shlex.split(line, comments=True):
-                commands.append(words[: words.index(">")] if ">" in words else words)
+                end = words.index(">") if ">" in words else len(words)
+                commands.append(Command(tuple(words[:end]), "".join(words[end + 1 :]) or None))
         return commands
 
 
@@ -129,15 +140,15 @@ def test_code_of_a_page_runs(page: Path, prepared: Path, tmp_path: Path, monkeyp
             if block.reason is None:
                 exec(code, namespace)
         elif block.language == "sh":
-            for words in block.commands:
-                check_command(words, monkeypatch)
-                if block.reason is None and words[0] == "d4c":
-                    run_command(words, where, monkeypatch)
+            for command in block.commands:
+                check_command(command.words, monkeypatch)
+                if block.reason is None and command.words[0] == "d4c":
+                    run_command(command, where, monkeypatch)
         else:
             assert block.language == "text", f"{where}: a block is python, sh or text"
 
 
-def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The program that a command line is for takes it."""
     match words:
         case ["d4c", *arguments]:
@@ -158,14 +169,14 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             pytest.fail(f"nobody checks {shlex.join(words)}")
 
 
-def parse_d4c(words: list[str]) -> None:
+def parse_d4c(words: Sequence[str]) -> None:
     group: Any = typer.main.get_command(cli.app)
     name, *arguments = words
     context = group.make_context("d4c", [], resilient_parsing=True)
     group.commands[name].make_context(name, arguments, parent=context)
 
 
-def check_pip(words: list[str]) -> None:
+def check_pip(words: Sequence[str]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for word in words:
         for extra in re.findall(r"\[(.*)\]", word):
@@ -176,7 +187,7 @@ class Parsed(Exception):
     """A benchmark has read its command line, which is all that a test asks of it."""
 
 
-def parse_benchmark(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def parse_benchmark(module: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser: argparse.ArgumentParser, *_: Any) -> None:
@@ -191,19 +202,34 @@ def parse_benchmark(module: str, words: list[str], monkeypatch: pytest.MonkeyPat
             runpy.run_module(module, run_name="__main__")
 
 
-def run_command(words: list[str], where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(Path(word).expanduser()) if word[0] == "~" else word for word in words])
+def run_command(command: Command, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [str(Path(word).expanduser()) if word[0] == "~" else word for word in command.words]
+    monkeypatch.setattr(sys, "argv", words)
+    out = io.StringIO()
     try:
-        cli.main()
+        with redirect_stdout(out):
+            cli.main()
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
     assert code == 0, where
+    if command.file:
+        Path(command.file).write_text(out.getvalue())
+
+
+def test_the_example_of_each_command_is_one() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        program, *words = shlex.split(command.epilog.removeprefix("Example: "))
+        assert (program, words[0]) == ("d4c", name)
+        parse_d4c(words)
 
 
 def test_a_block_is_read_as_a_reader_would() -> None:
     text = 'B="d4c evaluate"\n$B demo-vit \\\n  --json > out.json  # a comment\n'
-    assert Block("page", 1, "sh", text, None).commands == [["d4c", "evaluate", "demo-vit", "--json"]]
+    assert Block("page", 1, "sh", text, None).commands == [
+        Command(("d4c", "evaluate", "demo-vit", "--json"), "out.json")
+    ]
 
 
 @pytest.mark.parametrize(
