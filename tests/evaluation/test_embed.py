@@ -56,13 +56,13 @@ def test_image_embeddings_keep_the_order_of_the_dataset_whatever_the_batch_size(
     with torch.no_grad():
         one_by_one = torch.cat([demo_vit.encode_image(demo_vit.preprocess(few.image(i))[None]) for i in range(11)])
     for batch_size in (1, 4, 64):
-        found = embed(demo_vit, few, batch_size=batch_size).image
-        torch.testing.assert_close(found, F.normalize(one_by_one, dim=-1), rtol=1e-4, atol=1e-5)
+        embedded = embed(demo_vit, few, batch_size=batch_size).image
+        torch.testing.assert_close(embedded, F.normalize(one_by_one, dim=-1), rtol=1e-4, atol=1e-5)
 
 
 def test_embeddings_have_unit_length_and_no_gradient(demo_vit: CLIP, few: Dataset) -> None:
-    found = embed(demo_vit, few)
-    for rows in (found.image, found.text):
+    embeddings = embed(demo_vit, few)
+    for rows in (embeddings.image, embeddings.text):
         torch.testing.assert_close(rows.norm(dim=-1), torch.ones(len(rows)))
         assert not rows.requires_grad
 

@@ -1,4 +1,4 @@
-"""Fidelity: identities, and its parts against literal loops."""
+"""Fidelity: identities, and its numbers against literal loops."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ seeds = st.integers(0, 2**31)
 
 
 @given(seeds)
-def test_a_model_is_wholly_faithful_to_itself(seed: int) -> None:
+def test_a_model_equals_itself(seed: int) -> None:
     side = random_embeddings(seed)
-    found = fidelity(side, side)
-    assert (found.cosine, found.centered_cosine, found.text_cosine) == pytest.approx((1, 1, 1), abs=1e-5)
-    assert found.agreement.value == 100
-    assert found.kl == 0
+    measured = fidelity(side, side)
+    assert (measured.cosine, measured.centered_cosine, measured.text_cosine) == pytest.approx((1, 1, 1), abs=1e-5)
+    assert measured.agreement.value == 100
+    assert measured.kl == 0
 
 
 @given(seeds, seeds)
-def test_parts_are_what_a_loop_over_images_gives(seed: int, other: int) -> None:
+def test_a_loop_over_images_gives_the_same_numbers(seed: int, other: int) -> None:
     ours, theirs = random_embeddings(seed), random_embeddings(other)
-    found = fidelity(ours, theirs)
+    measured = fidelity(ours, theirs)
     mean = sum(theirs.image) / len(theirs.image)
     cosines, centered, same, kl = [], [], 0, []
     for a, b in zip(ours.image, theirs.image, strict=True):
@@ -53,19 +53,19 @@ def test_parts_are_what_a_loop_over_images_gives(seed: int, other: int) -> None:
         kl.append(sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)))
         same += p.index(max(p)) == q.index(max(q))
     n = len(cosines)
-    assert found.cosine == pytest.approx(sum(cosines) / n, abs=1e-5)
-    assert found.centered_cosine == pytest.approx(sum(centered) / n, abs=1e-4)
-    assert found.agreement.value == pytest.approx(100 * same / n)
-    assert found.kl == pytest.approx(sum(kl) / n, rel=1e-3, abs=1e-5)
+    assert measured.cosine == pytest.approx(sum(cosines) / n, abs=1e-5)
+    assert measured.centered_cosine == pytest.approx(sum(centered) / n, abs=1e-4)
+    assert measured.agreement.value == pytest.approx(100 * same / n)
+    assert measured.kl == pytest.approx(sum(kl) / n, rel=1e-3, abs=1e-5)
 
 
 @given(seeds, seeds)
 def test_classes_that_move_with_the_images_change_no_choice(seed: int, rotation: int) -> None:
-    """Turning the whole embedding space leaves every decision as it was, though no embedding stays in place."""
+    """Turning the whole embedding space changes every embedding and no decision."""
     side = random_embeddings(seed)
     turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(rotation)))[0]
-    found = fidelity(replace(side, image=side.image @ turn, text=side.text @ turn), side)
-    assert found.kl == pytest.approx(0, abs=1e-5)
+    measured = fidelity(replace(side, image=side.image @ turn, text=side.text @ turn), side)
+    assert measured.kl == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"images": 8}, {"classes": 5}, {"width": 7}])

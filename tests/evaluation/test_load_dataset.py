@@ -1,4 +1,4 @@
-"""Specs, and the table of readers that help and error are made from."""
+"""Specs, and the table of readers that help text and error messages come from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_unknown_specs_list_the_known_ones(spec: str) -> None:
         load_dataset(spec)
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist"):
         load_dataset(f"folder:{tmp_path / 'nowhere'}")
 

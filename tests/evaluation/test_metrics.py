@@ -39,7 +39,7 @@ def test_wilson_stays_within_bounds_and_is_never_empty(case: tuple[int, int]) ->
 
 # Few distinct values, so that ties are common.
 @given(st.integers(1, 6).flatmap(lambda c: st.lists(st.lists(st.integers(-2, 2), min_size=c, max_size=c), min_size=1)))
-def test_ranks_are_places_in_a_stable_sort(rows: list[list[int]]) -> None:
+def test_ranks_are_positions_in_a_stable_sort(rows: list[list[int]]) -> None:
     scores = torch.tensor(rows, dtype=torch.float32)
     for label in range(scores.shape[1]):
         expected = [sorted(range(len(row)), key=[-score for score in row].__getitem__).index(label) for row in rows]

@@ -1,4 +1,4 @@
-"""Zero-shot probabilities, over embeddings that are made up."""
+"""Zero-shot probabilities, over invented embeddings."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def plain(colors: Sequence[tuple[int, ...]]) -> list[Image.Image]:
 
 @given(COLORS, WORDS)
 def test_each_picture_has_probabilities(colors: list[tuple[int, ...]], labels: list[str]) -> None:
-    found = probabilities(plain(colors), labels)
-    assert found.shape == (len(colors), len(labels))
-    assert np.allclose(found.sum(1), 1)
-    assert (found >= 0).all()
+    rows = probabilities(plain(colors), labels)
+    assert rows.shape == (len(colors), len(labels))
+    assert np.allclose(rows.sum(1), 1)
+    assert (rows >= 0).all()
 
 
 @given(COLORS, WORDS, st.randoms())
@@ -64,21 +64,21 @@ def test_a_file_is_its_picture(tmp_path: Path) -> None:
     picture = Image.effect_noise((9, 7), 90)
     picture.save(tmp_path / "noise.png")
     files = [picture, tmp_path / "noise.png", str(tmp_path / "noise.png")]
-    found = probabilities(files, ["red", "green"])
-    assert np.array_equal(found[0], found[1])
-    assert np.array_equal(found[0], found[2])
+    rows = probabilities(files, ["red", "green"])
+    assert np.array_equal(rows[0], rows[1])
+    assert np.array_equal(rows[0], rows[2])
 
 
 def test_transparent_parts_are_white() -> None:
     clear, white = Image.new("RGBA", (3, 3), (255, 0, 0, 0)), Image.new("RGB", (3, 3), "white")
-    found = probabilities([clear, white], ["red", "green"])
-    assert np.array_equal(found[0], found[1])
+    rows = probabilities([clear, white], ["red", "green"])
+    assert np.array_equal(rows[0], rows[1])
 
 
-def test_more_pictures_than_a_batch_are_all_there() -> None:
+def test_more_pictures_than_a_batch_are_all_classified() -> None:
     colors = [(i, 100, 200) for i in range(150)]
-    found = probabilities(plain(colors), ["red", "blue"])
-    assert np.allclose(found[140:], probabilities(plain(colors[140:]), ["red", "blue"]), atol=1e-6)
+    rows = probabilities(plain(colors), ["red", "blue"])
+    assert np.allclose(rows[140:], probabilities(plain(colors[140:]), ["red", "blue"]), atol=1e-6)
 
 
 REFUSALS: dict[str, tuple[Any, Any, Any, str]] = {

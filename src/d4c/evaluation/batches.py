@@ -1,4 +1,4 @@
-"""Images of a dataset as batches of pixels."""
+"""Turns the images of a dataset into batches of normalized pixels."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 def pixel_batches(
     dataset: Dataset, preprocess: Callable[[Image.Image], Tensor | NDArray[np.float32]], batch_size: int
 ) -> Iterator[Tensor]:
-    """Preprocessed images in the order of the dataset; the next batch is decoded while one is used.
+    """Preprocess the images of a dataset in its order; the next batch is decoded while one is used.
 
     Args:
         dataset: The images.
-        preprocess: A picture to pixels [3, S, S].
+        preprocess: Turns a picture into pixels [3, S, S].
         batch_size: Images per batch.
 
     Yields:
         Batches [<= batch_size, 3, S, S].
 
     Raises:
-        SettingError: If the batch size is below 1.
-        DataError: If an image does not decode.
+        SettingError: The batch size is below 1.
+        DataError: An image does not decode.
     """
     if batch_size < 1:
         raise SettingError(f"The batch size is {batch_size}, expected at least 1; 64 suits most machines.")
 
-    def one(i: int) -> Tensor:
+    def read_pixels(i: int) -> Tensor:
         return torch.as_tensor(preprocess(dataset.image(i)))
 
     starts = range(0, len(dataset), batch_size)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
 
-        def begin(start: int) -> list[Future[Tensor]]:
-            return [pool.submit(one, i) for i in range(start, min(start + batch_size, len(dataset)))]
+        def submit_batch(start: int) -> list[Future[Tensor]]:
+            return [pool.submit(read_pixels, i) for i in range(start, min(start + batch_size, len(dataset)))]
 
-        waiting = begin(0)
+        upcoming = submit_batch(0)
         try:
             for start in starts:
-                current, waiting = waiting, begin(start + batch_size)
+                current, upcoming = upcoming, submit_batch(start + batch_size)
                 yield torch.stack([future.result() for future in current])
         finally:
-            for future in waiting:
+            for future in upcoming:
                 future.cancel()

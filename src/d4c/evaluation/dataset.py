@@ -1,4 +1,4 @@
-"""Labeled images for zero-shot evaluation, read one at a time."""
+"""`Dataset`: labeled images for zero-shot evaluation, read one at a time."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with a class each, and how the classes are put into words.
+    """Images with one class each, and the prompts that put the classes into words.
 
-    Everything in this package takes one, so that images of one's own need no reader.
+    Everything in this package takes one, so that your own images need no reader.
 
     Args:
         name: What messages and tables call it.
-        classes: Names of the classes.
+        classes: Names of the C classes.
         labels: int64 [N], indices into `classes`.
         read: Opens picture i as it is stored.
         templates: Prompts with "{}" where a class name goes.
-        location: Says in words where picture i is.
+        location: Says in words where picture i is stored, for error messages.
 
     Raises:
-        DataError: If there is no image, no class or no template, or a label out of range.
+        DataError: There is no image, no class or no template, or a label is not an index into `classes`.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Dataset:
         for what, items in (("images", self.labels), ("classes", self.classes), ("templates", self.templates)):
             if not len(items):
                 raise DataError(f"{self.name} has no {what}, expected at least one; check the files it was read from.")
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
-        if len(wrong):
-            i = int(wrong[0])
+        out_of_range = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
+        if len(out_of_range):
+            i = int(out_of_range[0])
             raise DataError(
                 f"{self.name}: {self.location(i)} has label {self.labels[i]}, expected 0 to {len(self.classes) - 1}; "
                 "correct the label or give all class names."
@@ -58,25 +58,36 @@ class Dataset:
         return len(self.labels)
 
     def picture(self, i: int) -> Image.Image:
-        """Picture i in the mode it is stored in. Raises DataError, saying which one, if it does not decode."""
+        """Read picture i in the mode it is stored in.
+
+        Raises:
+            DataError: The picture does not decode; the message says which one it is.
+        """
         return decoded(lambda: self.read(i), f"{self.name}: {self.location(i)}")
 
     def image(self, i: int) -> Image.Image:
-        """Picture i with its transparent parts white; raises as `picture` does."""
+        """Read picture i with its transparent parts white.
+
+        Raises:
+            DataError: The picture does not decode; the message says which one it is.
+        """
         return on_white(self.picture(i))
 
     def subset(self, limit: int) -> Dataset:
-        """At most `limit` images at even distances over the whole set, in its order.
+        """Take at most `limit` images at even distances over the whole set, in its order.
 
-        Sets are often sorted by class, so that the first rows would be one class only. Deterministic: image k of the
-        subset is image floor(k N / limit). Raises SettingError for a limit below 1.
+        Sets are often sorted by class, so that the first rows would be one class only. The choice is deterministic:
+        image k of the subset is image floor(k N / limit).
+
+        Raises:
+            SettingError: The limit is below 1.
         """
         if limit < 1:
             raise SettingError(f"The limit is {limit} images, expected at least 1; leave it out to use all.")
         if limit >= len(self):
             return self
-        chosen = [k * len(self) // limit for k in range(limit)]
+        indices = [k * len(self) // limit for k in range(limit)]
         read, location = self.read, self.location
         return replace(
-            self, labels=self.labels[chosen], read=lambda i: read(chosen[i]), location=lambda i: location(chosen[i])
+            self, labels=self.labels[indices], read=lambda i: read(indices[i]), location=lambda i: location(indices[i])
         )

@@ -1,4 +1,4 @@
-"""Embeddings of a dataset: its classes and its images in the space of one model."""
+"""Embeds the classes and the images of a dataset with one model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """All that evaluation asks of a model: a float CLIP, a quantized one, or an export in a runtime.
+    """What evaluation asks of a model: a float CLIP, a quantized one, or an export in a runtime.
 
-    If it also has `device`, its inputs are moved there. It may answer in NumPy.
+    If it also has `device`, its inputs are moved there. Its results are tensors or NumPy arrays.
     """
 
     @property
@@ -46,10 +46,16 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Both sides of a zero-shot problem in a model's embedding space, on the CPU, of unit length.
+    """The images and the classes of a dataset in the embedding space of a model, on the CPU.
 
-    `image` is [N, D] in the order of the dataset's images, `text` is [C, D] in the order of its classes; `seconds`
-    is what making them took. Keep a float model's to judge many quantized ones.
+    Keep those of a float model to compare many quantized ones with.
+
+    Args:
+        dataset: Name of the dataset.
+        image: Unit embeddings [N, D] in the order of the dataset's images.
+        text: Unit embeddings [C, D] in the order of its classes.
+        logit_scale: Factor from cosine to logit.
+        seconds: Time that encoding took, decoding of the images included.
     """
 
     dataset: str
@@ -59,14 +65,21 @@ class Embeddings:
     seconds: float
 
     def scores(self) -> Tensor:
-        """Cosines [N, C] of every image with every class."""
+        """Return the cosines [N, C] of every image with every class."""
         return self.image @ self.text.T
 
 
 def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int, progress: Progress = silent) -> Tensor:
-    """One unit vector per class, [C, D]; see `d4c.zeroshot.classification.label_embeddings`.
+    """Embed the classes of a dataset; see `d4c.zeroshot.classification.label_embeddings`.
 
-    `progress` is called with the prompts done and their number.
+    Args:
+        model: Encodes the prompts.
+        dataset: Class names and templates.
+        batch_size: Prompts that are encoded at once.
+        progress: Called with the prompts done and their number.
+
+    Returns:
+        One unit vector per class, [C, D].
     """
     done = 0
 
@@ -82,7 +95,7 @@ def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int, progress
 
 
 def count_prompts(dataset: Dataset) -> int:
-    """Class names under templates."""
+    """Return the number of prompts: every class name in every template."""
     return len(dataset.classes) * len(dataset.templates)
 
 
@@ -91,14 +104,17 @@ def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: P
     """Encode the classes and the images of a dataset.
 
     Args:
-        model: What encodes them.
+        model: Encodes them.
         dataset: Images and class names.
         batch_size: Images, and prompts, that are encoded at once.
         progress: Called with (thousandths of the prompts and images done, 1000).
 
+    Returns:
+        The embeddings of both, on the CPU.
+
     Raises:
-        DataError: If an image does not decode.
-        D4CError: If the model gives numbers that are not finite.
+        DataError: An image does not decode.
+        D4CError: The model gives numbers that are not finite.
     """
     start = time.perf_counter()
     progress(0, WHOLE)
@@ -113,16 +129,16 @@ def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: P
         progress_of_images(done, len(dataset))
     image = torch.cat(rows_of_batches)
     for kind, rows in (("text", text), ("image", image)):
-        broken = int((~rows.isfinite().all(1)).sum())
-        if broken:
+        not_finite = int((~rows.isfinite().all(1)).sum())
+        if not_finite:
             raise D4CError(
-                f"{broken} of {len(rows)} {kind} embeddings on {dataset.name} are not finite numbers; "
+                f"{not_finite} of {len(rows)} {kind} embeddings on {dataset.name} are not finite numbers; "
                 "use an undamaged checkpoint or more bits."
             )
     return Embeddings(dataset.name, image, text, float(model.logit_scale), time.perf_counter() - start)
 
 
 def to_device(model: Encoder, batch: Tensor) -> Tensor:
-    """A batch on the device of the model, if it has one."""
+    """Move a batch to the device of the model, if it has one."""
     device = getattr(model, "device", None)
     return batch if device is None else batch.to(device)

@@ -1,4 +1,4 @@
-"""`evaluate`: zero-shot accuracy of a model, and its closeness to a float model."""
+"""`evaluate`: zero-shot accuracy of a model, and its fidelity to a float model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from d4c.progress import WHOLE, Report, parts, reporting
 
 
 def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | None = None) -> Metrics:
-    """Accuracy of embeddings on a dataset.
+    """Compute the metrics of embeddings on a dataset.
 
     Args:
-        embeddings: What `embed` made of the dataset.
+        embeddings: The result of `embed` on the dataset.
         dataset: The dataset.
         reference: The float model's embeddings of the same dataset, to measure fidelity.
 
+    Returns:
+        Accuracies, and fidelity if there is a reference.
+
     Raises:
-        DataError: If the embeddings are of another number of images or classes.
+        DataError: The embeddings are of another number of images or classes, or the reference is of other data.
     """
     if len(embeddings.image) != len(dataset) or len(embeddings.text) != len(dataset.classes):
         raise DataError(
@@ -50,29 +53,32 @@ def evaluate(
     limit: int | None = None,
     progress: Report = "auto",
 ) -> Metrics:
-    """Top-1 and top-5 zero-shot accuracy with 95 % Wilson intervals, and fidelity to a float model.
+    """Measure top-1 and top-5 zero-shot accuracy with 95 % Wilson intervals, and fidelity to a float model.
 
     Args:
         model: Anything that encodes images and texts: a CLIP, a quantized one, an export in a runtime.
         dataset: A spec of `load_dataset` or a `Dataset`.
-        reference: The float model or, to encode it only once for many variants, what `embed` made of it on the same
+        reference: The float model or, to encode it only once for many variants, the result of `embed` on the same
             images.
         batch_size: Images that are encoded at once.
         limit: Use that many images, evenly spread over the set (see `Dataset.subset`).
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
+    Returns:
+        Accuracies, and fidelity if there is a reference.
+
     Raises:
-        SettingError: If the spec, the limit or the batch size is not valid.
-        DataError: If the data cannot be used, or the reference is of other data.
+        SettingError: The spec, the limit or the batch size is not valid.
+        DataError: The data cannot be used, or the reference is of other data.
     """
     data = load_dataset(dataset)
     if limit is not None:
         data = data.subset(limit)
-    known = reference is None or isinstance(reference, Embeddings)
+    encodes_reference = reference is not None and not isinstance(reference, Embeddings)
     with reporting(progress, f"evaluate on {data.name}") as report:
         report(0, WHOLE)
-        of_float_model, of_model = parts(report, [0.0 if known else 1.0, 1.0])
+        reference_progress, model_progress = parts(report, [float(encodes_reference), 1.0])
         if reference is not None and not isinstance(reference, Embeddings):
-            reference = embed(reference, data, batch_size=batch_size, progress=of_float_model)
-        embeddings = embed(model, data, batch_size=batch_size, progress=of_model)
+            reference = embed(reference, data, batch_size=batch_size, progress=reference_progress)
+        embeddings = embed(model, data, batch_size=batch_size, progress=model_progress)
     return score(embeddings, data, reference=reference)

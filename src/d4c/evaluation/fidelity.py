@@ -1,4 +1,4 @@
-"""Closeness of a model to the float model it came from."""
+"""Compares a model with the float model that it was made from."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from d4c.zeroshot.divergence import divergence, log_distribution
 
 
 def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
-    """Compare embeddings of the same images and classes; see `Fidelity` for what each number means.
+    """Compare embeddings of the same images and classes.
 
-    An image that is the whole of the reference's mean (a dataset of one image) counts as centered cosine 0.
+    With one image, which is then its mean, the centered cosine is 0.
 
     Args:
         model: Embeddings of the model to judge.
         reference: Embeddings of the float model.
 
+    Returns:
+        Cosines, agreement and KL divergence, as `Fidelity` defines them.
+
     Raises:
-        DataError: If the two were not made from the same dataset or differ in embedding size.
+        DataError: The two are not of the same dataset or differ in embedding size.
     """
     if (model.dataset, model.image.shape, model.text.shape) != (
         reference.dataset,
@@ -28,13 +31,13 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
         reference.text.shape,
     ):
         raise DataError(
-            f"The reference embeddings are of {describe(reference)}, expected {describe(model)}; "
+            f"The reference embeddings are of {_description(reference)}, expected {_description(model)}; "
             "embed the float model on the same dataset with the same limit."
         )
     mean = reference.image.mean(0)
     centered = F.cosine_similarity(model.image - mean, reference.image - mean, dim=-1)
     same = int((model.scores().argmax(-1) == reference.scores().argmax(-1)).sum())
-    log_p, expected = (log_distribution(side.image, side.text, side.logit_scale) for side in (model, reference))
+    log_p, expected = (log_distribution(each.image, each.text, each.logit_scale) for each in (model, reference))
     return Fidelity(
         cosine=float((model.image * reference.image).sum(-1).mean()),
         centered_cosine=float(centered.mean()),
@@ -44,6 +47,6 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
     )
 
 
-def describe(side: Embeddings) -> str:
-    images, width = side.image.shape
-    return f"{images} images and {len(side.text)} classes of {side.dataset!r} in {width} dimensions"
+def _description(embeddings: Embeddings) -> str:
+    images, width = embeddings.image.shape
+    return f"{images} images and {len(embeddings.text)} classes of {embeddings.dataset!r} in {width} dimensions"

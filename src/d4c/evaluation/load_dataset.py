@@ -1,6 +1,6 @@
-"""`load_dataset`: what a spec names, by the table of readers. To add a dataset, write a reader and list it here.
+"""`load_dataset`: finds the reader of a spec in a table. To add a dataset, write a reader and list it here.
 
-Nothing here needs torch or pyarrow before a dataset is read, so that help texts are made from the table.
+Help texts come from the table, so nothing here imports torch or pyarrow before a dataset is read.
 """
 
 from __future__ import annotations
@@ -19,29 +19,32 @@ READERS = {reader.kind: reader for reader in (DEMO, PARQUET, FOLDER, CIFAR10, CI
 
 
 def load_dataset(spec: str | Dataset) -> Dataset:
-    """The dataset that a spec names.
+    """Read the dataset that a spec names.
 
     Args:
         spec: "demo", "folder:DIR" or another form in `READERS`; `dataset_help` explains them all. A `Dataset` is
-            returned as it is.
+            returned unchanged.
+
+    Returns:
+        The dataset, whose images are read one at a time.
 
     Raises:
-        SettingError: If the spec has none of these forms.
-        DataError: If the data is not there or cannot be used.
+        SettingError: The spec has none of these forms.
+        DataError: The data does not exist or cannot be used.
     """
     if isinstance(spec, Dataset):
         return spec
-    kind, colon, where = spec.partition(":")
+    kind, colon, path_text = spec.partition(":")
     reader = READERS.get(kind)
-    if reader is None or (not where if reader.takes_path else colon):
+    if reader is None or (not path_text if reader.takes_path else colon):
         *most, last = (repr(known.form) for known in READERS.values())
         raise SettingError(f"The dataset is {spec!r}, expected {', '.join(most)} or {last}; give one of these.")
-    path = Path(where).expanduser()
+    path = Path(path_text).expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist, expected the data of {spec!r}; correct the path.")
     return reader.read(spec, path)
 
 
 def dataset_help() -> str:
-    """Every form of a spec and what it reads, in one line."""
+    """Return one line with every form of a spec and what it reads."""
     return "; ".join(f"{reader.form} ({reader.summary})" for reader in READERS.values()) + "."

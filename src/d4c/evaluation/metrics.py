@@ -1,4 +1,4 @@
-"""What an evaluation says: accuracies with intervals and the distance to a float model, as frozen records."""
+"""The results of an evaluation as frozen records: accuracies with intervals, and fidelity to a float model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from d4c.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Z95 = 1.959963984540054  # the normal quantile that leaves 2.5 % on each side
+Z95 = 1.959963984540054
+"""The normal quantile that leaves 2.5 % on each side."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far a model stands from the float model that it came from, on the same images and classes.
+    """How close a model is to the float model that it was made from, on the same images and classes.
 
-    `cosine` is the mean over images of the cosine between both embeddings. CLIP's embeddings lie in a narrow cone, so
-    that even unrelated images have a high cosine; `centered_cosine` takes the float model's mean embedding away from
-    both first. `text_cosine` is the mean over class embeddings. `agreement` is how often both choose the same class,
-    `kl` the mean of KL(float || model) over their class probabilities, in nats.
+    Args:
+        cosine: Mean over images of the cosine between both embeddings.
+        centered_cosine: The same after the float model's mean embedding is subtracted from both. CLIP's embeddings lie
+            in a narrow cone, so that without it even unrelated images have a high cosine.
+        text_cosine: Mean over classes of the cosine between both class embeddings.
+        agreement: How often both choose the same class.
+        kl: Mean over images of KL(float || model) of the class probabilities, in nats.
     """
 
     cosine: float
@@ -45,7 +49,16 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Zero-shot accuracy on `count` images of `dataset`; `seconds` is the time spent on both towers and on decoding."""
+    """Zero-shot accuracy of a model on a dataset.
+
+    Args:
+        dataset: Name of the dataset.
+        count: Number of images.
+        top1: How often the true class has the highest score.
+        top5: How often the true class is among the five highest scores.
+        fidelity: Comparison with the float model, if there was one.
+        seconds: Time that both towers and the decoding took.
+    """
 
     dataset: str
     count: int
@@ -64,18 +77,22 @@ class Metrics:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` reads it back."""
+        """Return the JSON-ready form, which `from_dict` reads back."""
         return asdict(self)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Metrics:
-        """Inverse of `to_dict`; raises DataError on anything else."""
+        """Read what `to_dict` wrote.
+
+        Raises:
+            DataError: The dictionary is anything else.
+        """
         try:
             fields = dict(data)
             fields["top1"], fields["top5"] = Interval(**fields["top1"]), Interval(**fields["top5"])
             if fields["fidelity"] is not None:
-                inner = dict(fields["fidelity"])
-                fields["fidelity"] = Fidelity(**inner | {"agreement": Interval(**inner["agreement"])})
+                fidelity = dict(fields["fidelity"])
+                fields["fidelity"] = Fidelity(**fidelity | {"agreement": Interval(**fidelity["agreement"])})
             return Metrics(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
@@ -84,23 +101,34 @@ class Metrics:
 
 
 def wilson(hits: int, count: int) -> Interval:
-    """The proportion `hits / count` in percent with its 95 % Wilson score interval.
+    """Return the proportion `hits / count` in percent with its 95 % Wilson score interval (Wilson 1927).
 
-    Its ends are the two proportions p for which (hits / count - p)^2 = z^2 p (1 - p) / count; unlike the normal
+    Its ends are the two proportions p for which (hits / count - p)^2 = z^2 p (1 - p) / count. Unlike the normal
     interval it stays within 0 and 100 % and is not empty at 0 or `count` hits.
+
+    Args:
+        hits: Number of hits.
+        count: Number of trials, at least 1.
     """
-    share, spread = hits / count, Z95**2 / count
-    center = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    proportion, spread = hits / count, Z95**2 / count
+    center = (proportion + spread / 2) / (1 + spread)
+    half = math.sqrt(proportion * (1 - proportion) * spread + spread**2 / 4) / (1 + spread)
     low = 0.0 if hits == 0 else center - half
     high = 1.0 if hits == count else center + half
-    return Interval(100 * share, 100 * low, 100 * high)
+    return Interval(100 * proportion, 100 * low, 100 * high)
 
 
 def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes stand before the true one, [N], from scores [N, C] and labels [N].
+    """Count the classes that rank above the true one.
 
-    Of equal scores the smaller class index comes first, so rank 0 is the same as argmax being right.
+    Of equal scores the smaller class index ranks higher, so that rank 0 means that argmax is right.
+
+    Args:
+        scores: Scores [N, C].
+        labels: True classes, int64 [N].
+
+    Returns:
+        Ranks from 0, int64 [N].
     """
     import torch  # not above: saved metrics are read and shown without it
 

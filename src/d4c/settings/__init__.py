@@ -1,1 +1,1 @@
-"""What the records of settings share: presets, and the check of a field by its type."""
+"""What the records of settings share: presets, and a check of every field against its declared type."""

@@ -1,4 +1,4 @@
-"""Checks and changes of frozen records of settings, from the types that their fields declare."""
+"""Checks and changes frozen records of settings by the types that their fields declare."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 
 
 def check_types(record: Any, what: str) -> None:
-    """Raise SettingError if a field of a record is not of its declared type, or is a number that is not finite.
+    """Check that every field of a record has its declared type and that numbers are finite.
 
     Args:
         record: A dataclass whose fields are numbers, strings, Literals, tuples and mappings of these, or unions.
         what: What the settings are of, for the message: "synthesis".
+
+    Raises:
+        SettingError: A field does not.
     """
     hints = get_type_hints(type(record))
     for field in fields(record):
@@ -36,9 +39,18 @@ def check_types(record: Any, what: str) -> None:
 
 
 def with_settings(record: Record, settings: Mapping[str, Any], what: str) -> Record:
-    """A copy of a record with some fields replaced; a field whose new value is None stays as it is.
+    """Copy a record with some fields replaced; a field whose new value is None stays as it is.
 
-    Raises SettingError for a name that is not a field.
+    Args:
+        record: The record.
+        settings: New values by name of the field.
+        what: What the settings are of, for the message: "synthesis".
+
+    Returns:
+        The copy.
+
+    Raises:
+        SettingError: A name is not a field.
     """
     names = [field.name for field in fields(record)]  # type: ignore[arg-type]
     for name in settings:

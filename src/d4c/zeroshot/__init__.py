@@ -1,1 +1,1 @@
-"""Zero-shot classification: labels under templates as embeddings, and the probabilities that they give."""
+"""Zero-shot classification: labels in templates as embeddings, and the class probabilities that follow from them."""

@@ -1,4 +1,4 @@
-"""Zero-shot classification of pictures by names, whatever computes the embeddings."""
+"""Classifies pictures by names, whatever computes the embeddings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from d4c.pictures import on_white, open_picture
 from d4c.templates import PHOTO_TEMPLATES, fill_template
 
 BATCH = 64
+"""Pictures or prompts that are embedded at once."""
 
 Picture = Image.Image | str | Path
 Embed = Callable[[list[Any]], NDArray[np.float32]]
-"""Pictures or prompts to embeddings [N, D] of any length."""
+"""Maps pictures or prompts to embeddings [N, D] of any length."""
 
 
 def classify(
@@ -30,25 +31,25 @@ def classify(
     embed_images: Embed,
     embed_texts: Embed,
 ) -> NDArray[np.float32]:
-    """Probabilities of labels for pictures: softmax(logit_scale * cosine) over the labels' embeddings.
+    """Return the probabilities of labels for pictures: softmax(logit_scale * cosine) over the labels' embeddings.
 
     Args:
         images: Files or PIL images; transparent parts are white.
         labels: Names to choose from.
         templates: Prompts with "{}" where a name goes.
         logit_scale: Factor from cosine to logit.
-        embed_images: Opened pictures to embeddings [N, D].
-        embed_texts: Prompts to embeddings [N, D].
+        embed_images: Maps opened pictures to embeddings [N, D].
+        embed_texts: Maps prompts to embeddings [N, D].
 
     Returns:
         Rows [N, L] that add up to one.
 
     Raises:
-        DataError: If a picture does not decode, or there are no labels or templates, or one in place of a list.
+        DataError: A picture does not decode, there are no labels or templates, or one is given instead of a list.
     """
     for what, argument in (("images", images), ("labels", labels), ("templates", templates)):
         if isinstance(argument, str) or not isinstance(argument, Sequence):
-            raise DataError(f"The {what} are one {type(argument).__name__}, expected a list; put it into brackets.")
+            raise DataError(f"The {what} are one {type(argument).__name__}, expected a list; put it in brackets.")
     texts = label_embeddings(labels, templates, embed_texts)
     if not images:
         return np.zeros((0, len(labels)), np.float32)
@@ -59,23 +60,23 @@ def classify(
 def label_embeddings(
     labels: Sequence[str], templates: Sequence[str], embed_texts: Embed, batch_size: int = BATCH
 ) -> NDArray[np.float32]:
-    """The normalized mean of each label's unit embeddings under all templates.
+    """Embed each label: the normalized mean of its unit embeddings in all templates.
 
     Args:
         labels: Names, which are put into the templates in lower case.
         templates: Prompts with "{}" where a name goes.
-        embed_texts: Prompts to embeddings [N, D].
+        embed_texts: Maps prompts to embeddings [N, D].
         batch_size: Prompts that are embedded at once.
 
     Returns:
         Unit vectors [L, D].
 
     Raises:
-        DataError: If there are no labels or templates, or other things than strings.
+        DataError: There are no labels or templates, or one of them is not a string.
     """
     for what, words in (("labels", labels), ("templates", templates)):
         if not words or not all(isinstance(word, str) for word in words):
-            raise DataError(f"The {what} are {list(words)!r}, expected at least one string and nothing else.")
+            raise DataError(f"The {what} are {list(words)!r}, expected at least one, all strings; correct the list.")
     prompts = [fill_template(template, label.lower()) for label in labels for template in templates]
     features = unit_rows(_batched(embed_texts, prompts, batch_size))
     return unit_rows(features.reshape(len(labels), len(templates), -1).mean(1))
@@ -90,7 +91,7 @@ def _batched(embed: Embed, items: Sequence[Any], size: int = BATCH) -> NDArray[n
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Embeddings [N, D] at unit length."""
+    """Scale embeddings [N, D] to unit length."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 

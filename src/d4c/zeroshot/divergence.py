@@ -1,7 +1,7 @@
-"""The zero-shot distribution over prompts, and how far that of a quantized model is from it.
+"""The zero-shot distribution over prompts, and its divergence from that of the float model.
 
-With p = softmax(s cos) over the prompts, s the logit scale, an image diverges by KL(p of the float model || p of the
-model), in nats. Errors of both towers change p, so that both are measured in one unit.
+With p = softmax(s cos) over the prompts, where s is the logit scale, an image diverges by KL(p of the float model || p
+of the model), in nats. Errors of both towers change p, so that both are measured in one unit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def log_distribution(images: Tensor, texts: Tensor, logit_scale: float) -> Tensor:
-    """The zero-shot distribution of each image.
+    """Return the logarithm of each image's zero-shot distribution.
 
     Args:
         images: Embeddings [N, D] of any length.
@@ -26,5 +26,13 @@ def log_distribution(images: Tensor, texts: Tensor, logit_scale: float) -> Tenso
 
 
 def divergence(log_p: Tensor, expected: Tensor) -> Tensor:
-    """KL(expected || p) of each image [N] in nats, from the logarithms [N, P] of both."""
+    """Return KL(expected || p) of each image.
+
+    Args:
+        log_p: Logarithm of the model's distribution [N, P].
+        expected: Logarithm of the float model's distribution [N, P].
+
+    Returns:
+        Divergences [N] in nats.
+    """
     return F.kl_div(log_p, expected, reduction="none", log_target=True).sum(-1)

@@ -47,11 +47,11 @@ def write_python(root: Path, classes: int, protocol: int) -> None:
 
 
 def check(root: Path, classes: int) -> None:
-    found = load_dataset(f"cifar{classes}:{root}")
-    assert (found.classes, found.labels.tolist()) == (("air plane", "car", "bird"), LABELS)
+    dataset = load_dataset(f"cifar{classes}:{root}")
+    assert (dataset.classes, dataset.labels.tolist()) == (("air plane", "car", "bird"), LABELS)
     for i, image in enumerate(FLAT):
         for y, x in ((0, 0), (31, 31), (5, 17)):
-            assert found.image(i).getpixel((x, y)) == tuple(image[c * 1024 + y * 32 + x] for c in range(3))
+            assert dataset.image(i).getpixel((x, y)) == tuple(image[c * 1024 + y * 32 + x] for c in range(3))
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -147,12 +147,12 @@ def test_known_names_in_unknown_roles_are_refused(tmp_path: Path, program: bytes
         read_inert(tmp_path / "batch")
 
 
-def test_a_shape_that_has_no_end_is_refused(tmp_path: Path) -> None:
+def test_a_shape_without_end_is_refused(tmp_path: Path) -> None:
     """No message can hold tuples a thousand deep."""
     array = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01" + b")" + b"\x85" * 5000
     array += b"cnumpy\ndtype\nU\x02u1\x85R\x89U\x01atb"
     (tmp_path / "batch").write_bytes(HEAD + array + b"s.")
-    with pytest.raises(DataError, match="odd shape"):
+    with pytest.raises(DataError, match="invalid shape"):
         read_inert(tmp_path / "batch")
 
 
@@ -162,9 +162,9 @@ def test_a_damaged_pickle_gives_a_dictionary_or_one_sentence(
 ) -> None:
     good = pickle.dumps({"data": FLAT[:1, :4], "labels": LABELS, "names": NAMES}, data.draw(st.sampled_from([2, 4])))
     bad = bytearray(good[: data.draw(st.integers(0, len(good)))])
-    for place in data.draw(st.lists(st.integers(0, max(len(bad) - 1, 0)), max_size=4)):
+    for position in data.draw(st.lists(st.integers(0, max(len(bad) - 1, 0)), max_size=4)):
         if bad:
-            bad[place] = data.draw(st.integers(0, 255))
+            bad[position] = data.draw(st.integers(0, 255))
     file = tmp_path_factory.getbasetemp() / "damaged"
     file.write_bytes(bad)
     with suppress(DataError):
@@ -199,7 +199,7 @@ def test_names_of_another_form_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_binary, lambda root, classes: write_python(root, classes, 2)])
-def test_missing_names_are_told(tmp_path: Path, write: Any) -> None:
+def test_missing_names_are_reported(tmp_path: Path, write: Any) -> None:
     write(tmp_path, 10)
     for file in tmp_path.rglob("batches.meta*"):
         file.unlink()

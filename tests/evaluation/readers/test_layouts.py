@@ -1,4 +1,4 @@
-"""Every layout as the test itself writes it, and one sentence for every way in which it can be wrong."""
+"""Every layout of files is read, and every way in which it can be wrong ends in one sentence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def color_of(dataset: Dataset, i: int) -> tuple[int, ...]:
     return tuple(np.asarray(dataset.image(i).convert("RGB"))[0, 0].tolist())
 
 
-def test_demo_pack_has_one_picture_a_class_without_transparency() -> None:
+def test_demo_pack_has_one_picture_per_class_without_transparency() -> None:
     demo = load_dataset("demo")
     assert len(demo) == len(set(demo.classes)) == 496
     assert demo.labels.tolist() == list(range(496))
@@ -57,10 +57,10 @@ def test_parquet_rows_keep_order_labels_and_names(tmp_path: Path) -> None:
     spec = write_parquet(
         tmp_path / "a.parquet", {"classes": names}, image=[encoded(c) for c in COLORS[:3]], label=[0, 1, 1]
     )
-    found = load_dataset(spec)
-    assert (found.classes, found.labels.tolist()) == (("warm", "cold"), [0, 1, 1])
-    assert found.templates == PHOTO_TEMPLATES
-    assert [color_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    dataset = load_dataset(spec)
+    assert (dataset.classes, dataset.labels.tolist()) == (("warm", "cold"), [0, 1, 1])
+    assert dataset.templates == PHOTO_TEMPLATES
+    assert [color_of(dataset, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 GOOD = {"image": [encoded("red")], "label": [0]}
@@ -101,9 +101,9 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [0, 20, 45])
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path, demo_vit: CLIP, cut: int) -> None:
     image = [encoded("red"), encoded("red")[:cut]]
-    found = load_dataset(write_parquet(tmp_path / "a.parquet", NAMES, image=image, label=[0, 0]))
+    dataset = load_dataset(write_parquet(tmp_path / "a.parquet", NAMES, image=image, label=[0, 0]))
     with pytest.raises(DataError, match=r"row 1 of .*a\.parquet does not decode"):
-        list(pixel_batches(found, demo_vit.preprocess, 2))
+        list(pixel_batches(dataset, demo_vit.preprocess, 2))
 
 
 def write_tree(root: Path, tree: dict[str, list[str]]) -> None:
@@ -116,9 +116,9 @@ def write_tree(root: Path, tree: dict[str, list[str]]) -> None:
 def test_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
     write_tree(tmp_path, {"polar_bear": ["b.png", "a.JPEG"], "cat": ["c.png"], ".cache": ["d.png"]})
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    found = load_dataset(f"folder:{tmp_path}")
-    assert (found.classes, found.labels.tolist()) == (("cat", "polar bear"), [0, 1, 1])
-    assert [color_of(found, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (255, 0, 0)]
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert (dataset.classes, dataset.labels.tolist()) == (("cat", "polar bear"), [0, 1, 1])
+    assert [color_of(dataset, i) for i in range(3)] == [(255, 0, 0), (0, 255, 0), (255, 0, 0)]
 
 
 def test_classes_txt_gives_folders_other_names(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def imagenet(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name_file", [by_classes_txt, by_synset_mapping, by_class_index])
 def test_imagenet_names_come_from_any_of_the_usual_files(imagenet: Path, name_file: Callable[[Path], None]) -> None:
     name_file(imagenet)
-    found = load_dataset(f"imagenet1k:{imagenet}")
-    assert found.labels.tolist() == [3, 999]
-    assert found.classes == tuple(f"thing {i}" for i in range(1000))
+    dataset = load_dataset(f"imagenet1k:{imagenet}")
+    assert dataset.labels.tolist() == [3, 999]
+    assert dataset.classes == tuple(f"thing {i}" for i in range(1000))
 
 
 def test_imagenet_without_names_is_refused(imagenet: Path) -> None:

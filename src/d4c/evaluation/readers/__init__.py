@@ -1,1 +1,1 @@
-"""One file per reader of datasets, each with a `Reader` that the table in `load_dataset` lists."""
+"""One file for each kind of dataset, with a `Reader` that the table in `load_dataset` lists."""

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 test sets as their authors distribute them, without torchvision and without unpickling.
+"""Reads the CIFAR-10 and CIFAR-100 test sets as their authors distribute them, without torchvision or unpickling.
 
-The binary version is plain bytes. The Python version is a pickle; it goes through `d4c.inert`, which runs nothing, with
-the few names that numpy's byte arrays need: any other content is refused.
+The binary version is plain bytes. The Python version is a pickle. `d4c.inert` reads it without running anything and
+refuses every name beyond the few that NumPy's byte arrays need.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PIXELS = 3 * 32 * 32  # red plane, green plane, blue plane
+PIXELS = 3 * 32 * 32
+"""Bytes of an image: its red, its green and its blue plane."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names within one distribution; `header` is the number of label bytes before each image, the last one counts."""
+    """Names of files and keys in one distribution.
+
+    `header` is the number of label bytes before each image of the binary version; the last one is the class.
+    """
 
     binary: str
     binary_test: str
@@ -67,21 +71,29 @@ LAYOUTS = {
 
 
 def read_dataset(spec: str, path: Path, classes: int) -> Dataset:
-    """The test set of CIFAR-10 or CIFAR-100 as a dataset."""
+    """Read the test set of CIFAR-10 or CIFAR-100 as a dataset."""
     pixels, labels, names = read_cifar(path, classes)
     return Dataset(spec, names, labels, lambda i: Image.fromarray(pixels[i]))
 
 
 def read_cifar(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Images [N, 32, 32, 3], labels [N] and class names of the test set in `path` or in its usual sub-folder.
+    """Read the test set in a folder or in its usual sub-folder, the binary version first.
 
-    Raises DataError if neither version is there, or if one is damaged.
+    Args:
+        path: The folder.
+        classes: 10 or 100, the distribution to look for.
+
+    Returns:
+        Images [N, 32, 32, 3], labels [N] and class names.
+
+    Raises:
+        DataError: The folder holds neither version, or the version is damaged.
     """
     layout = LAYOUTS[classes]
     for folder in (path / layout.binary, path):
         if (folder / layout.binary_test).exists():
             flat, labels = read_binary(folder / layout.binary_test, layout.header)
-            names = present(folder / layout.binary_names).read_text(encoding="utf-8", errors="replace").split()
+            names = existing(folder / layout.binary_names).read_text(encoding="utf-8", errors="replace").split()
             break
     else:
         for folder in (path / layout.python, path):
@@ -98,13 +110,15 @@ def read_cifar(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.
     return pixels, labels, tuple(name.replace("_", " ") for name in names)
 
 
-def present(path: Path) -> Path:
+def existing(path: Path) -> Path:
+    """Return the path of a file of class names; raise DataError if it does not exist."""
     if not path.is_file():
         raise DataError(f"{path} does not exist, expected the class names there; unpack the whole archive.")
     return path
 
 
 def read_binary(path: Path, header: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read planes [N, 3072] and labels [N] from rows of `header` label bytes and an image."""
     raw = np.fromfile(path, np.uint8)
     if len(raw) % (header + PIXELS):
         raise DataError(
@@ -115,6 +129,7 @@ def read_binary(path: Path, header: int) -> tuple[NDArray[np.uint8], NDArray[np.
 
 
 def read_python(path: Path, label_key: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read planes [N, 3072] and labels [N] from a pickled dictionary."""
     batch = read_inert(path)
     data, labels = batch.get("data"), batch.get(label_key)
     if not isinstance(data, ByteArray) or not isinstance(labels, list) or not all(map(is_label, labels)):
@@ -130,45 +145,47 @@ def read_python(path: Path, label_key: str) -> tuple[NDArray[np.uint8], NDArray[
 
 
 def is_label(value: Any) -> bool:
-    """Whether the binary version, with its one byte for a label, could hold it."""
+    """Whether a value is a label that one byte of the binary version could hold."""
     return type(value) is int and 0 <= value < 256
 
 
 def string_list(path: Path, key: str) -> list[str]:
-    names = read_inert(present(path)).get(key)
+    """Read a list of at most 100 class names from a pickled dictionary."""
+    names = read_inert(existing(path)).get(key)
     if not isinstance(names, list) or len(names) > 100 or not all(isinstance(name, (str, bytes)) for name in names):
         raise DataError(f"{path} has no list '{key}' of class names; unpack the archive again.")
     return [name.decode("latin-1") if isinstance(name, bytes) else name for name in names]
 
 
 class ByteArray(Stateful):
-    """What a pickle says about a numpy array of uint8, filled in when its state arrives."""
+    """What a pickle says about a NumPy array of uint8, filled in when its state arrives."""
 
     shape: tuple[Any, ...] = ()
     raw: str | bytes = b""
 
     def set_state(self, state: Any) -> None:
-        """(version, shape, dtype, Fortran order, bytes)"""
+        """Keep shape and bytes of (version, shape, dtype, Fortran order, bytes)."""
         _, shape, kind, fortran, raw = state
         if not isinstance(kind, Uint8) or fortran or not isinstance(raw, str | bytes):
             raise ValueError("an array that is not of bytes in C order")
         if not isinstance(shape, tuple) or len(shape) > 64 or not all(type(n) is int for n in shape):
-            raise ValueError("an array with an odd shape")
+            raise ValueError("an array with an invalid shape")
         self.shape, self.raw = shape, raw
 
 
 class Uint8(Stateful):
-    """numpy's dtype of bytes; its state says nothing new."""
+    """NumPy's dtype of bytes; its state says nothing new."""
 
 
 def dtype(code: Any, *_: Any) -> Uint8:
+    """Stand in for `numpy.dtype`, which CIFAR only calls for bytes."""
     if code != "u1":
         raise Refused("numbers other than bytes")
     return Uint8()
 
 
 def latin1(text: Any, codec: Any) -> str:
-    """How Python 3 writes bytes in protocol 2; they stay text until it is known which of them are needed."""
+    """Stand in for `_codecs.encode`, with which Python 3 writes bytes in protocol 2; they stay text until needed."""
     if codec != "latin1" or not isinstance(text, str):
         raise Refused("a codec other than latin1")
     return text
@@ -184,9 +201,10 @@ GLOBALS = {
 
 
 def read_inert(path: Path) -> dict[Any, Any]:
-    """The dictionary that a pickle of plain data holds; bytes as keys and Python 2's strings become latin-1 text.
+    """Read the dictionary in a pickle of plain data; keys that are bytes become latin-1 text.
 
-    Raises DataError for a damaged pickle and for one that asks for anything but numpy's byte arrays.
+    Raises:
+        DataError: The pickle is damaged or asks for anything but NumPy's byte arrays.
     """
     try:
         content = load(path.read_bytes(), GLOBALS)

@@ -1,4 +1,4 @@
-"""A folder of images for each class."""
+"""Reads one folder of images for each class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ from d4c.pictures import IMAGE_SUFFIXES
 
 
 def read_folder(spec: str, path: Path) -> Dataset:
-    """One sub-folder per class; "_" in a folder's name is a space in the class name."""
+    """Read one sub-folder per class; "_" in a folder's name is a space in the class name.
+
+    Args:
+        spec: Name of the dataset.
+        path: Parent of the folders, with class names in classes.txt if there is such a file.
+
+    Returns:
+        The images below the folders, in sorted order.
+
+    Raises:
+        DataError: There are no folders or no images, or classes.txt does not fit the folders.
+    """
     folders = class_folders(path) if path.is_dir() else []
     if not folders:
         raise DataError(f"{path} holds no folders, expected one folder of images for each class; give their parent.")
@@ -31,12 +42,25 @@ def read_folder(spec: str, path: Path) -> Dataset:
 
 
 def class_folders(path: Path) -> list[Path]:
-    """The sub-folders of a folder in sorted order, without hidden ones."""
+    """List the sub-folders of a folder in sorted order, without hidden ones."""
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def tree_dataset(spec: str, folders: Sequence[Path], indices: Sequence[int], classes: Sequence[str]) -> Dataset:
-    """The images below class folders, in sorted order; `indices` gives each folder's class."""
+    """Make a dataset of the images below folders, in sorted order.
+
+    Args:
+        spec: Name of the dataset.
+        folders: The folders.
+        indices: The class of each folder, as an index into `classes`.
+        classes: Names of the classes.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: There are no images.
+    """
     labeled = [
         (file, index)
         for folder, index in zip(folders, indices, strict=True)
@@ -49,7 +73,7 @@ def tree_dataset(spec: str, folders: Sequence[Path], indices: Sequence[int], cla
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank."""
+    """Read the lines of a UTF-8 text file that are not blank; raise DataError for other encodings."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:

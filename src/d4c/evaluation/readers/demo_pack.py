@@ -1,4 +1,4 @@
-"""The emoji that come with the package."""
+"""Reads the emoji that come with the package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from d4c.templates import EMOJI_TEMPLATES
 
 
 def demo_dataset() -> Dataset:
-    """The embedded emoji pack (Microsoft Fluent 3D, MIT): one image per class, in the order of the rows."""
+    """Read the embedded emoji pack (Microsoft Fluent 3D, MIT): one image per class, in the order of the rows."""
     import pyarrow.parquet as pq
 
     with as_file(files("d4c.models") / "demo" / "eval_fluent3d.parquet") as path:

@@ -1,4 +1,4 @@
-"""ImageNet-1k's validation images, as torchvision lays them out."""
+"""Reads ImageNet-1k's validation images, as torchvision lays them out."""
 
 from __future__ import annotations
 
@@ -13,22 +13,46 @@ from d4c.files import read_json
 
 
 def read_imagenet(spec: str, path: Path) -> Dataset:
-    """The validation images of ImageNet-1k in one folder per WordNet id, as torchvision lays them out."""
+    """Read the validation images of ImageNet-1k from one folder per WordNet id, as torchvision lays them out.
+
+    Args:
+        spec: Name of the dataset.
+        path: Folder with val/<wnid>/*.JPEG and a file of class names (see `imagenet_names`).
+
+    Returns:
+        The images in sorted order.
+
+    Raises:
+        DataError: There are no images, or not exactly 1000 class names for them.
+    """
     folders = class_folders(path / "val") if (path / "val").is_dir() else []
     if not folders:
         raise DataError(f"{path} has no folders val/<wnid>, expected 1000 with the validation images; move them there.")
     names = imagenet_names(path, [folder.name for folder in folders])
     order = {wnid: index for index, wnid in enumerate(sorted(names))}
-    unknown = [folder.name for folder in folders if folder.name not in order]
-    if len(order) != 1000 or unknown:
-        odd = f", and {unknown[0]} has no name" if unknown else ""
-        raise DataError(f"{path} names {len(order)} classes{odd}, expected 1000 with all of val/<wnid>; complete it.")
+    nameless = [folder.name for folder in folders if folder.name not in order]
+    if len(order) != 1000 or nameless:
+        example = f", and {nameless[0]} has no name" if nameless else ""
+        raise DataError(
+            f"{path} names {len(order)} classes{example}, expected 1000 with all of val/<wnid>; complete it."
+        )
     indices = [order[folder.name] for folder in folders]
     return tree_dataset(spec, folders, indices, [names[wnid] for wnid in order])
 
 
 def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
-    """Class name of each WordNet id, from whichever of the three usual text files is there."""
+    """Read the class name of each WordNet id from one of the three usual text files.
+
+    Args:
+        path: Folder with classes.txt (one name per line), LOC_synset_mapping.txt or imagenet_class_index.json.
+        wnids: The sorted WordNet ids, which classes.txt does not repeat.
+
+    Returns:
+        Class names by WordNet id.
+
+    Raises:
+        DataError: None of the files exists, or it does not read as expected.
+    """
     if (path / "classes.txt").exists():
         return dict(zip(wnids, text_lines(path / "classes.txt"), strict=False))
     if (path / "LOC_synset_mapping.txt").exists():

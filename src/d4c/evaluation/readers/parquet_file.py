@@ -1,4 +1,4 @@
-"""A Parquet file with encoded images, labels and class names."""
+"""Reads a Parquet file with encoded images, labels and class names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 
 
 def read_parquet(spec: str, path: Path) -> Dataset:
-    """The file as one table in memory; encoded images stay encoded until they are used."""
+    """Read a file as one table in memory; images stay encoded until they are used.
+
+    Args:
+        spec: Name of the dataset.
+        path: File with the columns image (encoded bytes) and label (integers), and class names as a JSON list under
+            "classes" in the metadata of its schema.
+
+    Returns:
+        The images in the order of the rows.
+
+    Raises:
+        DataError: The file is not Parquet, or a column or the class names are missing.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,12 +61,12 @@ def read_parquet(spec: str, path: Path) -> Dataset:
 
 
 def encoded_images(column: pa.ChunkedArray) -> Callable[[int], Image.Image]:
-    """Open the encoded image in row i of a column of bytes."""
+    """Return a function that opens the encoded image in row i of a column of bytes."""
     return lambda i: Image.open(BytesIO(column[i].as_py()))
 
 
 def class_names(text: bytes | None) -> tuple[str, ...] | None:
-    """A JSON list of strings, or None for anything else."""
+    """Parse a JSON list of strings; None for anything else."""
     try:
         names = json.loads(text or b"null")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a reader of datasets is."""
+"""`Reader`: a kind of dataset that a spec can name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Reader:
     Args:
         form: How its spec is written: "folder:DIR" takes a path, "demo" takes none.
         summary: What it reads, for help texts and the documentation.
-        read: Makes the dataset of a spec and its path, which exists. Raises DataError if the data cannot be used.
+        read: Makes the dataset from a spec and its path, which exists; raises DataError if the data cannot be used.
     """
 
     form: str
@@ -25,9 +25,10 @@ class Reader:
 
     @property
     def kind(self) -> str:
-        """What a spec begins with."""
+        """The word that a spec begins with."""
         return self.form.partition(":")[0]
 
     @property
     def takes_path(self) -> bool:
+        """Whether a path follows in the spec, after a colon."""
         return ":" in self.form
