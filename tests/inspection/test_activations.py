@@ -16,13 +16,13 @@ from d4c.models.clip import CLIP
 
 @torch.no_grad()
 def ranges(clip: CLIP, *batches: Tensor) -> dict[str, Range]:
-    with watch_ranges(clip) as seen:
+    with watch_ranges(clip) as recorder:
         for pixels in batches:
             clip.encode_image(pixels)
-    return seen.by_layer()
+    return recorder.by_layer()
 
 
-def test_every_layer_of_the_image_tower_is_seen_and_q_k_v_once(demo_vit: CLIP) -> None:
+def test_every_layer_of_the_image_tower_is_recorded_and_q_k_v_once(demo_vit: CLIP) -> None:
     layers = [
         name
         for name, module in demo_vit.named_modules()
@@ -34,10 +34,10 @@ def test_every_layer_of_the_image_tower_is_seen_and_q_k_v_once(demo_vit: CLIP) -
 
 def test_the_first_layer_has_the_range_of_the_pixels(demo: CLIP) -> None:
     pixels = torch.randn(4, 3, 64, 64)
-    found = next(iter(ranges(demo, pixels).values()))
+    measured = next(iter(ranges(demo, pixels).values()))
     low, high = np.quantile(pixels.numpy(), [TAIL, 1 - TAIL])
-    assert (found.smallest, found.largest) == (float(pixels.min()), float(pixels.max()))
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-4)
+    assert (measured.smallest, measured.largest) == (float(pixels.min()), float(pixels.max()))
+    assert (measured.low, measured.high) == pytest.approx((low, high), rel=1e-4)
 
 
 def test_batches_make_one_range(demo: CLIP) -> None:
@@ -56,9 +56,9 @@ def test_batches_make_one_range(demo: CLIP) -> None:
 def test_quantiles_of_a_large_input_come_from_a_sample(demo_rn: CLIP) -> None:
     pixels = torch.randn(24, 3, 64, 64)
     assert pixels.numel() > 2 * SAMPLE
-    found = ranges(demo_rn, pixels)["image.stem.conv1"]
-    assert (found.low, found.high) == pytest.approx((-3.09, 3.09), abs=0.1)  # of the normal distribution
-    assert (found.smallest, found.largest) == (float(pixels.min()), float(pixels.max()))
+    measured = ranges(demo_rn, pixels)["image.stem.conv1"]
+    assert (measured.low, measured.high) == pytest.approx((-3.09, 3.09), abs=0.1)  # of the normal distribution
+    assert (measured.smallest, measured.largest) == (float(pixels.min()), float(pixels.max()))
 
 
 def test_nothing_is_left_on_the_model(demo: CLIP) -> None:
@@ -89,7 +89,7 @@ def test_a_range_fits_itself(one: Range) -> None:
     assert (same.width, same.extent, same.overlap) == pytest.approx((1, 1, 1))
 
 
-def test_ranges_that_are_apart_or_half_inside() -> None:
+def test_ranges_that_are_disjoint_or_half_inside() -> None:
     reference = Range(0, 2, -1, 3)
     assert fit(Range(3, 4, 3, 4), reference).overlap == 0
     half = fit(Range(1, 3, 0, 4), reference)

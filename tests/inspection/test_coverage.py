@@ -29,24 +29,24 @@ def units(n: int, width: int = 8, seed: int = 0) -> Tensor:
 
 def test_prompts_that_are_their_own_images_are_all_covered_and_recognized() -> None:
     texts = torch.eye(5)
-    found = coverage(texts, texts, 200.0, torch.arange(5))
-    assert found.nearest_prompts == found.prompts == 5
-    assert found.recognized == 1
-    assert {found.target_cosine, found.nearest_cosine, found.best_cosine} == {(1.0,) * 5}
-    assert found.kl == pytest.approx([math.log(5)] * 5)
-    assert found.kl_of_mean == pytest.approx(0, abs=1e-12)
-    assert found.target_kl == pytest.approx([0] * 5, abs=1e-12)
+    measured = coverage(texts, texts, 200.0, torch.arange(5))
+    assert measured.nearest_prompts == measured.prompts == 5
+    assert measured.recognized == 1
+    assert {measured.target_cosine, measured.nearest_cosine, measured.best_cosine} == {(1.0,) * 5}
+    assert measured.kl == pytest.approx([math.log(5)] * 5)
+    assert measured.kl_of_mean == pytest.approx(0, abs=1e-12)
+    assert measured.target_kl == pytest.approx([0] * 5, abs=1e-12)
 
 
 def test_equal_images_cover_one_prompt() -> None:
-    found = coverage(torch.eye(5)[[2, 2, 2]], torch.eye(5), 200.0)
-    assert found.nearest_prompts == 1
-    assert found.kl_of_mean == pytest.approx(fmean(found.kl))
+    measured = coverage(torch.eye(5)[[2, 2, 2]], torch.eye(5), 200.0)
+    assert measured.nearest_prompts == 1
+    assert measured.kl_of_mean == pytest.approx(fmean(measured.kl))
 
 
 def test_prompts_that_are_all_alike_are_never_decided() -> None:
-    found = coverage(units(4), units(1).expand(6, -1), 100.0)
-    assert found.kl == pytest.approx([0] * 4, abs=1e-12)
+    measured = coverage(units(4), units(1).expand(6, -1), 100.0)
+    assert measured.kl == pytest.approx([0] * 4, abs=1e-12)
 
 
 @settings(max_examples=20, deadline=None)
@@ -55,12 +55,12 @@ def test_the_divergences_differ_by_the_logarithm_of_the_inception_score(
     n: int, p: int, scale: float, seed: int
 ) -> None:
     images, texts = units(n, seed=seed), units(p, seed=seed + 1000)
-    found = coverage(images, texts, scale)
+    measured = coverage(images, texts, scale)
     shown = (scale * images.double() @ texts.double().T).softmax(1)
     score = (shown * (shown / shown.mean(0)).log()).sum(1).mean()
-    assert fmean(found.kl) - found.kl_of_mean == pytest.approx(float(score), abs=1e-9)
-    assert found.nearest_prompts <= min(n, p)
-    assert max(found.best_cosine) == max(found.nearest_cosine)
+    assert fmean(measured.kl) - measured.kl_of_mean == pytest.approx(float(score), abs=1e-9)
+    assert measured.nearest_prompts <= min(n, p)
+    assert max(measured.best_cosine) == max(measured.nearest_cosine)
 
 
 def test_expected_prompts_is_the_mean_over_all_draws() -> None:
@@ -70,9 +70,9 @@ def test_expected_prompts_is_the_mean_over_all_draws() -> None:
 
 def test_targets_count_only_where_there_are_any() -> None:
     texts = torch.eye(4)
-    found = coverage(texts[[0, 1, 2]], texts, 50.0, torch.tensor([0, -1, 3]))
-    assert found.recognized == 0.5
-    assert list(found.target_cosine) == [1, 0]
+    measured = coverage(texts[[0, 1, 2]], texts, 50.0, torch.tensor([0, -1, 3]))
+    assert measured.recognized == 0.5
+    assert list(measured.target_cosine) == [1, 0]
     without = coverage(texts[[0, 1, 2]], texts, 50.0)
     assert (without.recognized, without.target_cosine, without.target_kl) == (None, (), ())
 
@@ -99,6 +99,6 @@ def test_pictures_cover_more_prompts_than_noise(demo: CLIP) -> None:
     pictures = next(pixel_batches(load_dataset("demo").subset(32), demo.preprocess, 32))
     noise = d4c.synthesize(demo, "noise", images=32).pixels
     texts = prompt_features(demo, resolve_prompts(None))
-    found = [coverage(unit_features(demo, pixels), texts, demo.logit_scale) for pixels in (pictures, noise)]
-    assert found[0].nearest_prompts > 2 * found[1].nearest_prompts
-    assert found[0].kl_of_mean < found[1].kl_of_mean
+    measured = [coverage(unit_features(demo, pixels), texts, demo.logit_scale) for pixels in (pictures, noise)]
+    assert measured[0].nearest_prompts > 2 * measured[1].nearest_prompts
+    assert measured[0].kl_of_mean < measured[1].kl_of_mean

@@ -19,16 +19,16 @@ def cluster(n: int, axis: int, noise: float = 0.1, seed: int = 0) -> Tensor:
     return F.normalize(torch.eye(16)[axis] + drawn, dim=-1)
 
 
-def test_distant_sets_are_always_told_apart() -> None:
-    found = likeness(cluster(10, 0), cluster(10, 1))
-    assert found.nearest_neighbor == 1
-    assert found.centroid_cosine < 0.2
+def test_distant_sets_are_always_distinguished() -> None:
+    measured = likeness(cluster(10, 0), cluster(10, 1))
+    assert measured.nearest_neighbor == 1
+    assert measured.centroid_cosine < 0.2
 
 
-def test_draws_from_one_distribution_are_not_told_apart() -> None:
-    found = likeness(cluster(200, 0, 1.0, seed=1), cluster(200, 0, 1.0, seed=2))
-    assert found.nearest_neighbor == pytest.approx(0.5, abs=0.1)  # standard error 0.025 to 0.035
-    assert found.centroid_cosine > 0.8
+def test_draws_from_one_distribution_are_not_distinguished() -> None:
+    measured = likeness(cluster(200, 0, 1.0, seed=1), cluster(200, 0, 1.0, seed=2))
+    assert measured.nearest_neighbor == pytest.approx(0.5, abs=0.1)  # standard error 0.025 to 0.035
+    assert measured.centroid_cosine > 0.8
 
 
 def test_twins_are_always_mistaken_for_the_other_set() -> None:
@@ -38,15 +38,15 @@ def test_twins_are_always_mistaken_for_the_other_set() -> None:
 
 
 def test_accuracy_is_that_of_a_loop_and_symmetric() -> None:
-    own, other = cluster(7, 0, 0.8, seed=3), cluster(11, 1, 0.8, seed=4)
-    rows = [(row, True) for row in own] + [(row, False) for row in other]
+    ours, other = cluster(7, 0, 0.8, seed=3), cluster(11, 1, 0.8, seed=4)
+    rows = [(row, True) for row in ours] + [(row, False) for row in other]
     right: dict[bool, list[float]] = {True: [], False: []}
     for i, (row, label) in enumerate(rows):
         nearest = max((j for j in range(len(rows)) if j != i), key=lambda j: float(row @ rows[j][0]))
         right[label].append(rows[nearest][1] == label)
     expected = sum(sum(part) / len(part) for part in right.values()) / 2
-    assert likeness(own, other).nearest_neighbor == pytest.approx(expected)
-    assert likeness(other, own) == likeness(own, other)
+    assert likeness(ours, other).nearest_neighbor == pytest.approx(expected)
+    assert likeness(other, ours) == likeness(ours, other)
 
 
 def test_single_images_and_other_widths_are_refused() -> None:

@@ -14,7 +14,7 @@ from d4c.models.clip import CLIP
 
 
 @torch.no_grad()
-def test_batches_do_not_show(demo_rn: CLIP) -> None:
+def test_batches_make_no_difference(demo_rn: CLIP) -> None:
     pixels = torch.randn(BATCH + 3, 3, 64, 64)
     whole = F.normalize(demo_rn.encode_image(pixels), dim=-1)
     torch.testing.assert_close(unit_features(demo_rn, pixels), whole)

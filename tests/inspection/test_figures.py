@@ -86,7 +86,7 @@ def test_each_of_eight_sets_looks_different() -> None:
     assert len({look[name] for name in NAMES}) == len(NAMES)
 
 
-def test_a_method_looks_the_same_in_whatever_company() -> None:
+def test_a_method_looks_the_same_beside_any_others() -> None:
     methods = [*METHODS, "real"]
     together = styles(dict.fromkeys(methods))
     assert len(set(together.values())) == len(methods)
@@ -105,7 +105,7 @@ def test_the_reference_is_not_drawn_against_itself() -> None:
     assert {text for text in shown_texts(figure) if text in NAMES} == {"d4c", "noise"}
 
 
-def test_the_chance_level_stands_in_the_coverage_figure_for_each_set() -> None:
+def test_the_coverage_figure_shows_chance_level_for_each_set() -> None:
     figure = draw_coverage(["d4c", "real"])
     marks = [path.get_segments()[0][0][0] for path in figure.axes[2].collections]
     assert marks == pytest.approx([20 * (1 - (19 / 20) ** 8)] * 2)

@@ -20,7 +20,7 @@ from d4c import cli
 from d4c.calibration.images import CalibrationSet
 from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.inspection.inspect_sets import free_name, inspect, inspect_folders
+from d4c.inspection.inspect_sets import inspect, inspect_folders, unused_name
 from d4c.inspection.report import Inspection
 from d4c.models.clip import CLIP
 from d4c.progress import WHOLE
@@ -29,8 +29,8 @@ FILES = {"inspection.json", "coverage.png", "structure.png", "embedding.png", "a
 
 
 @pytest.fixture(scope="module")
-def found(demo_vit: CLIP, leaves: CalibrationSet, prompted: CalibrationSet) -> Inspection:
-    return inspect(demo_vit, {"own leaves": leaves, "pgsi": prompted}, "demo", seed=5)
+def inspection(demo_vit: CLIP, leaves: CalibrationSet, prompted: CalibrationSet) -> Inspection:
+    return inspect(demo_vit, {"our leaves": leaves, "pgsi": prompted}, "demo", seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def saved(leaves: CalibrationSet, prompted: CalibrationSet, tmp_path_factory: py
     return folder
 
 
-def test_all_sets_count_with_the_number_of_the_smallest(found: Inspection) -> None:
-    assert found.images == 6
-    assert list(found.sets) == ["own leaves", "pgsi", "noise", "leaves", "real"]
-    assert all(len(rows) == 6 for rows in found.features.values())
-    assert all(len(report.structure.slope) == len(report.coverage.kl) == 6 for report in found.sets.values())
+def test_all_sets_count_with_the_number_of_the_smallest(inspection: Inspection) -> None:
+    assert inspection.images == 6
+    assert list(inspection.sets) == ["our leaves", "pgsi", "noise", "leaves", "real"]
+    assert all(len(rows) == 6 for rows in inspection.features.values())
+    assert all(len(report.structure.slope) == len(report.coverage.kl) == 6 for report in inspection.sets.values())
 
 
 def test_a_set_that_equals_a_control_gets_its_numbers(demo_vit: CLIP) -> None:
@@ -60,38 +60,40 @@ def test_a_set_that_equals_a_control_gets_its_numbers(demo_vit: CLIP) -> None:
     assert copy.likeness.centroid_cosine == pytest.approx(1)
 
 
-def test_the_reference_is_real_images_or_leaves(found: Inspection, demo_vit: CLIP, leaves: CalibrationSet) -> None:
-    assert found.reference == "real"
-    assert [name for name, report in found.sets.items() if report.likeness is None] == ["real"]
-    without = inspect(demo_vit, {"own": leaves})
+def test_the_reference_is_real_images_or_leaves(inspection: Inspection, demo_vit: CLIP, leaves: CalibrationSet) -> None:
+    assert inspection.reference == "real"
+    assert [name for name, report in inspection.sets.items() if report.likeness is None] == ["real"]
+    without = inspect(demo_vit, {"ours": leaves})
     assert without.reference == "leaves"
-    assert list(without.sets) == ["own", "noise", "leaves"]
+    assert list(without.sets) == ["ours", "noise", "leaves"]
     assert len(without.prompts) == 180
 
 
 def test_coverage_is_over_the_prompts_that_the_sets_were_made_for(
-    found: Inspection, demo_vit: CLIP, prompted: CalibrationSet
+    inspection: Inspection, demo_vit: CLIP, prompted: CalibrationSet
 ) -> None:
-    assert found.prompts == prompted.texts
-    assert found.sets["pgsi"].coverage.recognized is not None
-    assert found.sets["own leaves"].coverage.recognized is None
-    # The same prompts in another order, behind those of another set.
+    assert inspection.prompts == prompted.texts
+    assert inspection.sets["pgsi"].coverage.recognized is not None
+    assert inspection.sets["our leaves"].coverage.recognized is None
+    # The same prompts in another order, after those of another set.
     turned = replace(prompted, texts=prompted.texts[::-1], targets=len(prompted.texts) - 1 - prompted.targets)
     both = inspect(demo_vit, {"other": replace(prompted, texts=(*prompted.texts, "a zebra.")), "turned": turned})
     assert both.prompts == (*prompted.texts, "a zebra.")
     assert both.sets["turned"].coverage == both.sets["other"].coverage
 
 
-def test_the_summary_is_means_and_medians_of_the_record(found: Inspection) -> None:
-    row, report = found.summary()["pgsi"], found.sets["pgsi"]
+def test_the_summary_is_means_and_medians_of_the_record(inspection: Inspection) -> None:
+    row, report = inspection.summary()["pgsi"], inspection.sets["pgsi"]
     assert row["fg_bg_variance"] == fmean(report.structure.variance)
     assert row["worst_overlap"] == report.fits[row["worst_layer"]].overlap <= row["overlap"]
-    assert found.summary()["real"]["overlap"] == pytest.approx(1)
-    assert found.summary()["real"]["nearest_neighbor"] is None
+    assert inspection.summary()["real"]["overlap"] == pytest.approx(1)
+    assert inspection.summary()["real"]["nearest_neighbor"] is None
 
 
-def test_prompted_images_are_nearer_to_their_prompts_than_noise(found: Inspection) -> None:
-    assert fmean(found.sets["pgsi"].coverage.target_cosine) > fmean(found.sets["noise"].coverage.nearest_cosine)
+def test_prompted_images_are_nearer_to_their_prompts_than_noise(inspection: Inspection) -> None:
+    assert fmean(inspection.sets["pgsi"].coverage.target_cosine) > fmean(
+        inspection.sets["noise"].coverage.nearest_cosine
+    )
 
 
 def test_progress_counts_the_sets(demo_rn: CLIP) -> None:
@@ -103,25 +105,25 @@ def test_progress_counts_the_sets(demo_rn: CLIP) -> None:
 
 @pytest.fixture(scope="module")
 def written(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Inspection, Path]:
-    """An inspection of three folders, and where it was written."""
+    """An inspection of three folders, and the folder that it was written to."""
     out = tmp_path_factory.mktemp("written") / "out"
     return inspect_folders([saved / "pgsi", saved / "leaves", saved / "pgsi"], output=out), out
 
 
 def test_folders_are_named_by_method_and_bring_their_model(written: tuple[Inspection, Path], saved: Path) -> None:
-    found, _ = written
-    assert list(found.sets) == ["pgsi", "leaves 2", "pgsi 2", "noise", "leaves"]
-    assert found.sets["leaves 2"].source == str(saved / "leaves")
-    assert found.model == "demo-vit"
+    inspection, _ = written
+    assert list(inspection.sets) == ["pgsi", "leaves 2", "pgsi 2", "noise", "leaves"]
+    assert inspection.sets["leaves 2"].source == str(saved / "leaves")
+    assert inspection.model == "demo-vit"
 
 
 def test_numbers_and_figures_are_written_as_one_folder(written: tuple[Inspection, Path]) -> None:
-    found, out = written
+    inspection, out = written
     assert list(out.parent.iterdir()) == [out]
     assert {path.name for path in out.iterdir()} == FILES
     record = json.loads((out / "inspection.json").read_text(encoding="utf-8"))
-    assert record == json.loads(json.dumps({**found.to_dict(), "map": record["map"]}))
-    assert {name: len(points) for name, points in record["map"].items()} == dict.fromkeys(found.sets, 6)
+    assert record == json.loads(json.dumps({**inspection.to_dict(), "map": record["map"]}))
+    assert {name: len(points) for name, points in record["map"].items()} == dict.fromkeys(inspection.sets, 6)
     for name in FILES - {"inspection.json"}:
         with Image.open(out / name) as picture:
             assert picture.width == 975
@@ -142,13 +144,13 @@ def test_a_disk_that_fills_leaves_an_earlier_inspection_as_it_was(
     assert (tmp_path / "out" / "inspection.json").read_text() == "earlier"
 
 
-def test_names_that_are_taken_get_the_first_free_number() -> None:
-    assert free_name("d4c", ["noise"]) == "d4c"
-    assert free_name("d4c", ["d4c", "d4c 2", "noise"]) == "d4c 3"
+def test_used_names_get_the_first_unused_number() -> None:
+    assert unused_name("d4c", ["noise"]) == "d4c"
+    assert unused_name("d4c", ["d4c", "d4c 2", "noise"]) == "d4c 3"
 
 
-def resaved(given: CalibrationSet, folder: Path, **provenance: Any) -> Path:
-    replace(given, provenance={**given.provenance, **provenance}).save(folder)
+def resaved(images: CalibrationSet, folder: Path, **provenance: Any) -> Path:
+    replace(images, provenance={**images.provenance, **provenance}).save(folder)
     return folder
 
 
@@ -217,7 +219,7 @@ def test_sets_that_do_not_fit_are_refused(demo_vit: CLIP, leaves: CalibrationSet
         inspect(demo_vit, {"small": small})
     with pytest.raises(DataError, match="'few' has 3 images, expected at least 4"):
         inspect(demo_vit, {"few": few})
-    with pytest.raises(DataError, match="called 'noise', which is a set that is always made here"):
+    with pytest.raises(DataError, match="named 'noise', which is the name of a control"):
         inspect(demo_vit, {"noise": leaves})
     with pytest.raises(DataError, match="no set of images"):
         inspect(demo_vit, {})
@@ -229,7 +231,7 @@ def test_too_few_real_images_are_refused(demo_vit: CLIP, leaves: CalibrationSet)
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "umap"])
-def test_without_the_extra_numbers_alone_are_to_be_had(
+def test_without_the_extra_only_numbers_are_available(
     module: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

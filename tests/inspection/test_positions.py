@@ -1,4 +1,4 @@
-"""Peaks of activations by position, and what the begin-of-text position has to do with ranges."""
+"""Peaks of activations by position, and how the begin-of-text position affects ranges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_block_and_part_has_a_peak_at_each_position(demo_vit: CLIP, peaks:
 
 
 @torch.no_grad()
-def test_the_state_behind_a_block_has_the_peaks_that_are_measured(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
+def test_the_state_after_a_block_has_the_measured_peaks(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
     tokens = demo_vit.tokenize(TEXTS)
     state = demo_vit.text.blocks[0](demo_vit.text.embed(demo_vit.text.crop(tokens)), causal=True).abs().amax(2)
     ends = demo_vit.text.end_of_text(tokens).tolist()
@@ -43,18 +43,18 @@ def test_batches_make_no_difference(demo_vit: CLIP) -> None:
     whole = position_peaks(demo_vit, tokens)
     parts = [position_peaks(demo_vit, part) for part in tokens.split(20)]
     for name, peak in whole.items():
-        found = torch.zeros_like(peak)
+        joined = torch.zeros_like(peak)
         for part in parts:
-            found[: len(part[name])] = torch.maximum(found[: len(part[name])], part[name])
-        assert torch.allclose(found, peak, rtol=1e-4)
+            joined[: len(part[name])] = torch.maximum(joined[: len(part[name])], part[name])
+        assert torch.allclose(joined, peak, rtol=1e-4)
 
 
 def test_what_follows_end_of_text_does_not_count(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
     tokens = demo_vit.tokenize(TEXTS)
     for row, end in zip(tokens, demo_vit.text.end_of_text(tokens).tolist(), strict=True):
         row[end + 1 :] = torch.randint(1, 40_000, (len(row) - end - 1,))
-    found = position_peaks(demo_vit, tokens)
-    assert all(torch.allclose(found[name], peak) for name, peak in peaks.items())
+    cropped = position_peaks(demo_vit, tokens)
+    assert all(torch.allclose(cropped[name], peak) for name, peak in peaks.items())
 
 
 def test_the_first_position_does_not_depend_on_the_prompt(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
@@ -68,7 +68,7 @@ def test_in_the_embedded_models_begin_of_text_sets_no_range(demo: CLIP) -> None:
     assert max(ratios.values()) < 1.2
 
 
-def test_a_begin_of_text_that_dominates_is_seen(demo_vit: CLIP) -> None:
+def test_a_begin_of_text_that_dominates_is_measured(demo_vit: CLIP) -> None:
     planted = copy.deepcopy(demo_vit)
     planted.text.positional_embedding[0, 3] += 500
     ratios = begin_of_text_ratios(position_peaks(planted, planted.tokenize(TEXTS)))

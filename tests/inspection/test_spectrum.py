@@ -59,6 +59,6 @@ def test_slopes_are_fitted_from_two_waves_to_half_of_nyquist() -> None:
     assert frequency[fit_band(frequency)].tolist() == list(range(2, 17))
 
 
-def test_luma_of_a_grey_picture_is_its_value(demo_vit: CLIP) -> None:
+def test_luma_of_a_gray_picture_is_its_value(demo_vit: CLIP) -> None:
     gray = torch.rand(2, 1, 4, 4) * 3 - 1
     torch.testing.assert_close(luma(demo_vit, demo_vit.normalize(gray.expand(-1, 3, -1, -1))), gray[:, 0])

@@ -84,16 +84,16 @@ def test_the_foreground_is_what_the_model_attends_to_most(demo: CLIP) -> None:
     layout = demo.image.patches()
     assert layout is not None
     attn: Any = demo.image.get_submodule(layout.summary)
-    seen: list[Tensor] = []
+    attentions: list[Tensor] = []
     fused = attn.context
     attn.context = PlainProduct()  # a module of another kind is called, where MatMul is part of a fused kernel
-    attn.context.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    attn.context.register_forward_pre_hook(lambda _module, inputs: attentions.append(inputs[0]))
     try:
         with watch_patches(demo) as patches:
             demo.encode_image(pixels)
     finally:
         attn.context = fused
-    attention = seen[0][:, :, 0, 1:].mean(1)
+    attention = attentions[0][:, :, 0, 1:].mean(1)
     torch.testing.assert_close(patches.weights[0], attention)
     foreground = patches.foreground()
     assert foreground.sum(1).tolist() == [attention.shape[1] // 2] * 5
@@ -112,12 +112,12 @@ def test_images_are_measured_one_by_one(demo: CLIP) -> None:
 
 def test_pictures_have_more_structure_than_noise(demo_vit: CLIP) -> None:
     pictures = next(pixel_batches(load_dataset("demo").subset(32), demo_vit.preprocess, 32))
-    found = measure(demo_vit, pictures)
+    measured = measure(demo_vit, pictures)
     noise = measure(demo_vit, d4c.synthesize(demo_vit, "noise", images=32).pixels)
-    assert fmean(found.contrast) > 5 * fmean(noise.contrast)
-    assert fmean(found.variance) > 1.5 * fmean(noise.variance)
-    assert min(found.entropy) > fmean(noise.entropy)
-    assert max(found.slope) < -1 < fmean(noise.slope)
+    assert fmean(measured.contrast) > 5 * fmean(noise.contrast)
+    assert fmean(measured.variance) > 1.5 * fmean(noise.variance)
+    assert min(measured.entropy) > fmean(noise.entropy)
+    assert max(measured.slope) < -1 < fmean(noise.slope)
 
 
 def test_patches_are_those_of_the_tower(demo_vit: CLIP, demo_rn: CLIP) -> None:

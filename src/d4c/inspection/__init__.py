@@ -1,1 +1,1 @@
-"""Numbers and pictures that explain a set of images to calibrate with, whatever they were made by."""
+"""Numbers and pictures that explain a set of calibration images, whatever method made it."""

@@ -1,4 +1,4 @@
-"""Prompt coverage: how much of what words can name is shown by a set of images."""
+"""Measures how much of what prompts can name a set of images shows."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from d4c.errors import DataError
 
 @dataclass(frozen=True)
 class Coverage:
-    """How N images answer to P prompts.
+    """How N images correspond to P prompts.
 
     With f an image's unit embedding, t_k the unit embedding of prompt k and s the model's logit scale,
-    p = softmax(s f t^T) over the P prompts is what the model itself says that the image shows.
+    p = softmax(s f t^T) over the P prompts is what the model itself says that the image shows. Good sets have high `kl`
+    and low `kl_of_mean`; mean(kl) - kl_of_mean is the logarithm of the Inception Score (Salimans et al. 2016) with
+    prompts instead of classes.
 
-    `nearest_prompts` is the number of prompts that are the nearest one of some image; `expected_prompts` is what N
-    independent uniform draws of a prompt would give on average, P (1 - (1 - 1 / P)^N), so that sets of different size
-    can be judged. `nearest_cosine` [N] is each image's cosine with its nearest prompt, `best_cosine` [P] each prompt's
-    cosine with the image nearest to it. `kl` [N] is KL(p || uniform) = log P - entropy(p) in nats: 0 for an image that
-    shows nothing in particular, log P for one that shows a single prompt without doubt. `kl_of_mean` is the same of
-    the mean of all p: 0 if the set as a whole shows every prompt equally often. Good sets have high `kl` and low
-    `kl_of_mean`; mean(kl) - kl_of_mean is the logarithm of the Inception Score (Salimans et al. 2016) with
-    prompts in the place of classes.
-
-    For images with a target prompt, `target_cosine` is the cosine with it, `target_kl` = -log p(target), the KL
-    divergence of p from the certain target, and `recognized` the share whose nearest prompt is their target; the
-    tuples are empty and the share is None where no image has a target.
+    Args:
+        prompts: P.
+        nearest_prompts: Number of prompts that are the nearest one of some image.
+        expected_prompts: The same for N independent uniform draws of a prompt on average, P (1 - (1 - 1 / P)^N), so
+            that sets of different size can be compared.
+        nearest_cosine: Cosine of each image with its nearest prompt [N].
+        best_cosine: Cosine of each prompt with the image nearest to it [P].
+        kl: KL(p || uniform) = log P - entropy(p) of each image [N] in nats: 0 for an image that shows nothing in
+            particular, log P for one that shows a single prompt without doubt.
+        kl_of_mean: The same of the mean of all p: 0 if the set as a whole shows every prompt equally often.
+        target_cosine: Cosine with the target prompt, for each image that has one.
+        target_kl: -log p(target), the KL divergence of p from the certain target, for each image that has one.
+        recognized: Share of the images with a target whose nearest prompt it is; None where no image has a target.
     """
 
     prompts: int
@@ -45,9 +48,19 @@ class Coverage:
 
 
 def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor | None = None) -> Coverage:
-    """Measure unit image embeddings [N, D] against unit prompt embeddings [P, D].
+    """Measure how images correspond to prompts.
 
-    `targets` int64 [N] is each image's prompt, -1 where it has none. Raises DataError if shapes do not fit.
+    Args:
+        images: Unit embeddings [N, D] of the images.
+        texts: Unit embeddings [P, D] of the prompts.
+        logit_scale: Factor from cosine to logit.
+        targets: Index of each image's prompt, int64 [N], -1 where it has none; by default no image has one.
+
+    Returns:
+        The measures.
+
+    Raises:
+        DataError: The shapes do not fit.
     """
     n, p = len(images), len(texts)
     targets = torch.full((n,), -1) if targets is None else targets
@@ -60,7 +73,7 @@ def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor 
     log_p = (logit_scale * cosines).log_softmax(1)
     nearest = cosines.max(1)
     rows = (targets >= 0).nonzero()[:, 0]
-    aimed = targets[rows]
+    row_targets = targets[rows]
     return Coverage(
         prompts=p,
         nearest_prompts=len(nearest.indices.unique()),
@@ -69,12 +82,12 @@ def coverage(images: Tensor, texts: Tensor, logit_scale: float, targets: Tensor 
         best_cosine=tuple(cosines.amax(0).tolist()),
         kl=tuple(kl_to_uniform(log_p).tolist()),
         kl_of_mean=float(kl_to_uniform(log_p.logsumexp(0) - math.log(n))),
-        target_cosine=tuple(cosines[rows, aimed].tolist()),
-        target_kl=tuple((-log_p[rows, aimed]).tolist()),
-        recognized=float((nearest.indices[rows] == aimed).double().mean()) if len(rows) else None,
+        target_cosine=tuple(cosines[rows, row_targets].tolist()),
+        target_kl=tuple((-log_p[rows, row_targets]).tolist()),
+        recognized=float((nearest.indices[rows] == row_targets).double().mean()) if len(rows) else None,
     )
 
 
 def kl_to_uniform(log_p: Tensor) -> Tensor:
-    """KL(p || uniform) in nats of distributions given as log p [..., P]: [...]."""
+    """Return KL(p || uniform) in nats [...] of distributions with logarithms log p [..., P]."""
     return math.log(log_p.shape[-1]) + (log_p.exp() * log_p).sum(-1)

@@ -1,4 +1,4 @@
-"""Where sets of images lie in embedding space, as a map and as numbers that need no picture."""
+"""Compares sets of images in embedding space, in numbers and as a map."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from d4c.errors import DataError
 from d4c.inspection.extra import require
 
 NEIGHBORS = 15
+"""Neighbors that the map keeps together."""
 
 Points = tuple[tuple[float, float], ...]
+"""Coordinates of the images of a set on the map."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How near a set of images is to the reference set.
+    """How close a set of images is to the reference set.
 
-    `nearest_neighbor`: balanced leave-one-out accuracy with which the nearest other image, by cosine, tells the two
-    sets apart (Lopez-Paz and Oquab 2017): 1 if each keeps to itself, 0.5 if they are indistinguishable, and less if
-    images have their twins in the other set. `centroid_cosine`: cosine between the mean unit embeddings.
+    Args:
+        nearest_neighbor: Balanced leave-one-out accuracy with which the nearest other image, by cosine, tells the two
+            sets apart (Lopez-Paz and Oquab 2017): 1 if the sets are separate, 0.5 if they are indistinguishable, and
+            less if images have their twins in the other set.
+        centroid_cosine: Cosine between the mean unit embeddings.
     """
 
     nearest_neighbor: float
@@ -31,41 +35,59 @@ class Likeness:
 
 
 def likeness(features: Tensor, reference: Tensor) -> Likeness:
-    """Compare unit image embeddings [N, D] with those of the reference [M, D].
+    """Compare a set of images with the reference.
 
-    Sets should be of one size: a nearest neighbor is found more often in the larger one. Raises DataError for fewer
-    than 2 images on a side or another width.
+    Both should have the same size: a nearest neighbor is more often in the larger set.
+
+    Args:
+        features: Unit image embeddings [N, D].
+        reference: Unit image embeddings of the reference [M, D].
+
+    Returns:
+        The measures.
+
+    Raises:
+        DataError: A set has fewer than 2 images, or the two have different widths.
     """
     if min(len(features), len(reference)) < 2 or features.shape[1] != reference.shape[1]:
         raise DataError(
-            f"Embeddings are {list(features.shape)} and {list(reference.shape)}, expected at least 2 images on each "
-            "side and one width; embed both sets with the same model."
+            f"The embeddings have shapes {list(features.shape)} and {list(reference.shape)}, expected at least 2 "
+            "images in each set and one width; embed both sets with the same model."
         )
     both = torch.cat([features, reference]).double()
-    label = torch.arange(len(both)) < len(features)
+    in_first = torch.arange(len(both)) < len(features)
     cosines = (both @ both.T).fill_diagonal_(-torch.inf)
-    right = (label[cosines.argmax(1)] == label).double()
+    same_set = (in_first[cosines.argmax(1)] == in_first).double()
     return Likeness(
-        nearest_neighbor=float((right[label].mean() + right[~label].mean()) / 2),
+        nearest_neighbor=float((same_set[in_first].mean() + same_set[~in_first].mean()) / 2),
         centroid_cosine=float(F.cosine_similarity(features.double().mean(0), reference.double().mean(0), dim=0)),
     )
 
 
 def embedding_map(features: Mapping[str, Tensor], seed: int = 0) -> dict[str, Points]:
-    """A two-dimensional UMAP (McInnes et al. 2018) of unit embeddings [N, D] of several sets, fitted on all together.
+    """Map the images of several sets to the plane with one UMAP (McInnes et al. 2018).
 
-    Cosine distance, 15 neighbors (fewer if there are not as many images), minimal distance 0.1; the seed fixes it on
-    one machine. Only who is near whom means something: the axes have no unit and far distances say little. Raises
-    SettingError where umap-learn is not installed.
+    It uses cosine distance, 15 neighbors (fewer if there are fewer images) and a minimal distance of 0.1. Only
+    neighborhoods have a meaning: the axes have no unit and large distances say little.
+
+    Args:
+        features: Unit embeddings [N, D] of each set, by name.
+        seed: Seed of the map, which reproduces it on one machine.
+
+    Returns:
+        N points for each set, by name.
+
+    Raises:
+        SettingError: umap-learn is not installed.
     """
     umap = require("umap")
     rows = torch.cat(list(features.values())).float().numpy()
     neighbors = min(NEIGHBORS, len(rows) - 1)
-    # A seed allows only one thread; saying so keeps umap from warning about it.
+    # A seed allows only one thread; n_jobs=1 keeps umap from warning about it.
     reducer = umap.UMAP(metric="cosine", n_neighbors=neighbors, min_dist=0.1, random_state=seed, n_jobs=1)
     threads = torch.get_num_threads()
     try:
         points = torch.from_numpy(reducer.fit_transform(rows)).split([len(part) for part in features.values()])
     finally:
-        torch.set_num_threads(threads)  # umap sets another number for the whole process
+        torch.set_num_threads(threads)  # umap changes it for the whole process
     return {name: tuple((x, y) for x, y in part.tolist()) for name, part in zip(features, points, strict=True)}

@@ -1,4 +1,4 @@
-"""The libraries that only pictures need: matplotlib and umap."""
+"""Imports the libraries that only the pictures need: matplotlib and umap."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from functools import partial
 
 from d4c import errors
 
-require = partial(errors.require, extra="inspect", purpose="the pictures of an inspection need")
+require = partial(errors.require, extra="inspect", purpose="The pictures of an inspection need")

@@ -1,4 +1,4 @@
-"""Image embeddings of a set of images, which every comparison in embedding space starts from."""
+"""Embeds a set of images for every comparison in embedding space."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ BATCH = 32
 
 @torch.no_grad()
 def unit_features(model: Encoder, pixels: Tensor, progress: Progress = silent) -> Tensor:
-    """Image embeddings [N, D] of unit length, float32 on the CPU, of normalized pixels [N, 3, S, S].
+    """Encode images and scale their embeddings to unit length.
 
-    `progress` is called with the images done and their number. Raises DataError if an embedding is not finite.
+    Args:
+        model: Encodes the images.
+        pixels: Normalized pixels [N, 3, S, S].
+        progress: Called with the images done and their number.
+
+    Returns:
+        Unit embeddings [N, D], float32 on the CPU.
+
+    Raises:
+        DataError: An embedding is not finite.
     """
     rows: list[Tensor] = []
     done = 0
@@ -31,10 +40,10 @@ def unit_features(model: Encoder, pixels: Tensor, progress: Progress = silent) -
         done += len(batch)
         progress(done, len(pixels))
     features = F.normalize(torch.cat(rows), dim=-1)
-    broken = int((~features.isfinite().all(1)).sum())
-    if broken:
+    not_finite = int((~features.isfinite().all(1)).sum())
+    if not_finite:
         raise DataError(
-            f"{broken} of {len(features)} image embeddings are not finite numbers; use an undamaged checkpoint."
+            f"{not_finite} of {len(features)} image embeddings are not finite numbers; use an undamaged checkpoint."
         )
     return features
 

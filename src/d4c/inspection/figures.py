@@ -1,4 +1,4 @@
-"""The figures of an inspection, each from the measures of several sets by name."""
+"""Draws the figures of an inspection from the measures of several sets by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 WIDTH = 6.5
-"""Inches; at 150 dots an inch a figure is readable on a page and on a phone."""
+"""Width in inches; at 150 dots per inch a figure is readable on a page and on a phone."""
 
 STYLE = {
     "font.size": 10,
@@ -41,7 +41,7 @@ STYLE = {
 
 # Okabe and Ito's palette with three of Paul Tol's colors, which people with any color vision can tell apart; markers
 # repeat the distinction. A method looks the same in every figure.
-KNOWN = {
+NAMED_STYLES = {
     "real": ("black", "o"),
     "noise": ("#999999", "x"),
     "pink": ("#CC79A7", "P"),
@@ -53,13 +53,13 @@ KNOWN = {
     "pgsi+pae": ("#882255", "h"),
     "d4c": ("#D55E00", "s"),
 }
-OTHERS = [("#999933", "<"), ("#0072B2", ">"), ("#D55E00", "d"), ("#CC79A7", "X"), ("#332288", "H")]
+OTHER_STYLES = [("#999933", "<"), ("#0072B2", ">"), ("#D55E00", "d"), ("#CC79A7", "X"), ("#332288", "H")]
 
 
 def styles(names: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Color and marker of each set: fixed for real images and methods, by turns for other names."""
-    others = [name for name in names if name not in KNOWN]
-    return {**KNOWN, **{name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}}
+    """Return color and marker of each set: fixed for real images and methods, in rotation for other names."""
+    others = [name for name in names if name not in NAMED_STYLES]
+    return {**NAMED_STYLES, **{name: OTHER_STYLES[i % len(OTHER_STYLES)] for i, name in enumerate(others)}}
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -74,7 +74,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def blank(height: float) -> Figure:
-    """A figure without a window; its parts are laid out so that nothing overlaps."""
+    """Return an empty figure of a height in inches, without a window, laid out so that nothing overlaps."""
     from matplotlib.figure import Figure
 
     figure = Figure((WIDTH, height), layout="constrained")
@@ -86,7 +86,14 @@ def blank(height: float) -> Figure:
 
 @styled
 def coverage_figure(sets: Mapping[str, Coverage]) -> Figure:
-    """Histograms over prompts and over images, and how many prompts are some image's nearest beside chance."""
+    """Draw histograms over prompts and images, and the number of prompts that are some image's nearest.
+
+    Args:
+        sets: Coverage of each set over the same prompts, by name.
+
+    Returns:
+        The figure; dashed lines mark the number of prompts for uniform draws.
+    """
     figure = blank(1.4 + 0.6 * len(sets))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     look = styles(sets)
@@ -107,7 +114,14 @@ def coverage_figure(sets: Mapping[str, Coverage]) -> Figure:
 
 @styled
 def structure_figure(sets: Mapping[str, Structure]) -> Figure:
-    """Radial power spectra beside 1/f^2, and how contrast, variance and entropy of patches spread over images."""
+    """Draw radial power spectra beside 1/f^2, and boxes of contrast, variance and entropy of patches over images.
+
+    Args:
+        sets: Structure of each set, by name.
+
+    Returns:
+        The figure.
+    """
     figure = blank(4.0 + 1.1 + 0.5 * len(sets))
     spectrum, boxes = figure.subfigures(2, 1, squeeze=False, height_ratios=[4.0, 1.1 + 0.5 * len(sets)])[:, 0]
     top = spectrum.subplots()
@@ -132,7 +146,7 @@ def structure_figure(sets: Mapping[str, Structure]) -> Figure:
         "entropy, nats": {name: measured.entropy for name, measured in sets.items()},
     }
     for axes, (title, values) in zip(boxes.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
-        spread(axes, values, look)
+        box_plots(axes, values, look)
         axes.set_xlabel(title)
     boxes.suptitle(f"similarity of {anchor.patches} patches; box: middle half of the images", fontsize=10)
     return figure
@@ -140,7 +154,7 @@ def structure_figure(sets: Mapping[str, Structure]) -> Figure:
 
 @styled
 def embedding_figure(points: Mapping[str, Points]) -> Figure:
-    """The map of all images."""
+    """Draw the map of all images."""
     figure = blank(6.0)
     axes = figure.subplots()
     look = styles(points)
@@ -155,7 +169,15 @@ def embedding_figure(points: Mapping[str, Points]) -> Figure:
 
 @styled
 def activations_figure(sets: Mapping[str, Mapping[str, Fit]], reference: str) -> Figure:
-    """Width and overlap of activation ranges relative to the reference, layer by layer; the reference is left out."""
+    """Draw width and overlap of activation ranges relative to the reference, layer by layer.
+
+    Args:
+        sets: Fit of each set at each layer, by name.
+        reference: Name of the reference, which is not drawn.
+
+    Returns:
+        The figure.
+    """
     from matplotlib.ticker import LogLocator
 
     shown = {name: fits for name, fits in sets.items() if name != reference}
@@ -186,16 +208,16 @@ def activations_figure(sets: Mapping[str, Mapping[str, Fit]], reference: str) ->
 
 
 def histograms(axes: Axes, values: Mapping[str, tuple[float, ...]], look: Mapping[str, tuple[str, str]]) -> None:
-    """The histogram of each set in a row of its own, over common bins, each as high as its row."""
-    everything = np.concatenate([np.array(part) for part in values.values()])
-    bins = np.linspace(everything.min(), everything.max(), 25)
+    """Draw the histogram of each set in its own row, over common bins, each as high as its row."""
+    pooled = np.concatenate([np.array(part) for part in values.values()])
+    bins = np.linspace(pooled.min(), pooled.max(), 25)
     for row, (name, part) in enumerate(values.items()):
         counts, _ = np.histogram(part, bins)
         axes.stairs(row + 0.3 - 0.75 * counts / counts.max(), bins, baseline=row + 0.3, fill=True, color=look[name][0])
 
 
-def spread(axes: Axes, values: Mapping[str, tuple[float, ...]], look: Mapping[str, tuple[str, str]]) -> None:
-    """A horizontal box a set: median, middle half, and the range from 5 % to 95 %."""
+def box_plots(axes: Axes, values: Mapping[str, tuple[float, ...]], look: Mapping[str, tuple[str, str]]) -> None:
+    """Draw a horizontal box per set: median, middle half, and the range from 5 % to 95 %."""
     drawn = axes.boxplot(
         list(values.values()),
         orientation="horizontal",

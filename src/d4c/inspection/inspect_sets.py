@@ -1,4 +1,4 @@
-"""`inspect`: sets of images side by side, in every measure of this package, beside controls and real images."""
+"""`inspect`: compares sets of images with controls and real images in every measure of this package."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ from d4c.synthesis.synthesize import synthesize
 
 REAL = "real"
 CONTROLS = ("noise", "leaves")
-FEWEST = 4
-"""Images that a set needs at least, for the map and the nearest neighbors."""
+"""Methods whose images are always measured beside the sets."""
+MIN_IMAGES = 4
+"""Smallest size of a set that the map and the nearest neighbors make sense for."""
 
 
 def inspect(
@@ -45,20 +46,30 @@ def inspect(
     seed: int = 0,
     progress: Report = "auto",
 ) -> Inspection:
-    """Measure sets of calibration images, by name, beside noise, dead leaves and, if given, real images.
+    """Measure sets of calibration images beside noise, dead leaves and, optionally, real images.
 
-    All sets count with as many images as the smallest of `sets` has, the first ones, because most measures depend on
-    the number; `real`, a spec of `load_dataset` or a `Dataset`, is thinned evenly to it. The reference that likeness
-    and activation ranges are relative to is "real", or without real images "leaves", which come nearest to the
-    statistics of photographs among what needs no data. Coverage is over all prompts that the sets were made for, or
-    over the project's own 180 nouns if there are none. `seed` is that of the controls.
+    Most measures depend on the number of images, so each set counts with its first images, as many as the smallest
+    one has. Likeness and activation ranges are relative to a reference: "real", or without real images "leaves", which
+    is closest to the statistics of photographs among the methods that need no data. Coverage is over all prompts that
+    the sets were made for, or over d4c's 180 nouns if there are none.
 
-    Raises DataError for sets that do not fit the model, have fewer than 4 images or the name of a control, and for
-    too few real images. `progress` is called with (thousandths done, 1000); "auto" shows a bar on a terminal, None
-    shows nothing.
+    Args:
+        clip: The model to measure with.
+        sets: Calibration sets by name.
+        real: Real images to compare with, evenly thinned to the size of the sets: a spec of `load_dataset` or a
+            `Dataset`.
+        seed: Seed of the controls.
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
+
+    Returns:
+        All measures by set, those of the controls and of the real images among them.
+
+    Raises:
+        DataError: A set does not fit the model, has fewer than 4 images or the name of a control, or there are too few
+            real images.
     """
     if not sets:
-        raise DataError("There is no set of images to inspect; give at least one.")
+        raise DataError("There is no set of images to inspect, expected at least one; give a calibration set.")
     for name, images in sets.items():
         check_fits(clip, name, images)
     with reporting(progress, "inspect") as report:
@@ -71,21 +82,14 @@ def _inspect(
 ) -> Inspection:
     """`inspect` for sets that fit the model."""
     count = min(map(len, sets.values()))
-    pixels = {name: images.pixels[:count] for name, images in sets.items()}
-    sources = dict.fromkeys(sets, "given")
-    for name in CONTROLS:
-        pixels[name] = synthesize(clip, name, images=count, seed=seed, progress=None).pixels
-        sources[name] = f"made here, seed {seed}"
-    if real is not None:
-        data = load_dataset(real)
-        pixels[REAL], sources[REAL] = real_pixels(clip, data, count), data.name
+    pixels, sources = _pixels_and_sources(clip, sets, real, count, seed)
     reference = CONTROLS[-1] if real is None else REAL
 
-    made_for = tuple(dict.fromkeys(text for images in sets.values() for text in images.texts))
-    prompts = made_for or resolve_prompts(None)
+    set_prompts = tuple(dict.fromkeys(text for images in sets.values() for text in images.texts))
+    prompts = set_prompts or resolve_prompts(None)
     texts = prompt_features(clip, prompts).cpu()
     prompt_index = {prompt: index for index, prompt in enumerate(prompts)}
-    # The reference first, since the others are relative to it.
+    # The reference comes first, since the others are relative to it.
     order = sorted(pixels, key=lambda name: name != reference)
     features: dict[str, Tensor] = {}
     reports: dict[str, SetReport] = {}
@@ -114,6 +118,21 @@ def _inspect(
     )
 
 
+def _pixels_and_sources(
+    clip: CLIP, sets: Mapping[str, CalibrationSet], real: str | Dataset | None, count: int, seed: int
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`count` images of every set, control and real dataset, and where they came from, by name."""
+    pixels = {name: images.pixels[:count] for name, images in sets.items()}
+    sources = dict.fromkeys(sets, "given")
+    for name in CONTROLS:
+        pixels[name] = synthesize(clip, name, images=count, seed=seed, progress=None).pixels
+        sources[name] = f"made here, seed {seed}"
+    if real is not None:
+        data = load_dataset(real)
+        pixels[REAL], sources[REAL] = real_pixels(clip, data, count), data.name
+    return pixels, sources
+
+
 def inspect_folders(
     folders: Sequence[Path],
     model: str | None = None,
@@ -125,14 +144,32 @@ def inspect_folders(
     seed: int = 0,
     progress: Report = "auto",
 ) -> Inspection:
-    """`inspect` saved calibration sets, and write numbers and pictures to `output` as one folder if it is given.
+    """Inspect saved calibration sets, and optionally write numbers and pictures to a folder.
 
-    Without `model` the embedded model that the first set was made with is used. Sets are named by their method, with
-    a number where one comes twice. Raises ArtifactError for what is not a calibration set and for an output folder that
-    holds something else, SettingError if the model has to be named, and what `inspect` and `load` raise.
+    Sets are named by their method, with a number where one comes twice.
+
+    Args:
+        folders: Folders that `CalibrationSet.save` wrote.
+        model: The model to measure with, as `load` takes it; by default the embedded model that the first set was made
+            with.
+        real: Real images to compare with, a spec of `load_dataset`.
+        output: Folder to write, which appears whole or not at all.
+        pretrained: Weights of the model, as `load` takes them.
+        device: Device of the model.
+        seed: Seed of the controls.
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
+
+    Returns:
+        All measures by set, as `inspect` returns them.
+
+    Raises:
+        ArtifactError: A folder is not a calibration set, or `output` holds something else.
+        SettingError: The model has to be named, or a library for pictures is not installed.
+        CheckpointError: The model cannot be loaded.
+        DataError: `inspect` cannot use the sets or the real images.
     """
     if output is not None:
-        # Not at the end, when the work would be lost.
+        # Checked before the work, which would be lost otherwise.
         refuse_occupied(output, is_inspection, "an inspection")
         for module in ("matplotlib", "umap"):
             require(module)
@@ -140,7 +177,7 @@ def inspect_folders(
     sources: dict[str, str] = {}
     for folder in folders:
         images = CalibrationSet.load(folder)
-        name = free_name(str(images.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
+        name = unused_name(str(images.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
         sets[name], sources[name] = images, str(folder)
     clip = embedded_model(sets, device) if model is None else load(model, pretrained, device)
     with nullcontext() if output is None else atomic_folder(output) as new:
@@ -155,9 +192,9 @@ def inspect_folders(
 def check_fits(clip: CLIP, name: str, images: CalibrationSet) -> None:
     """Raise DataError for a set that cannot go through the model beside the others."""
     if name in (*CONTROLS, REAL):
-        raise DataError(f"A set of images is called {name!r}, which is a set that is always made here; rename it.")
-    if len(images) < FEWEST:
-        raise DataError(f"The set {name!r} has {len(images)} images, expected at least {FEWEST}; make more.")
+        raise DataError(f"A set of images is named {name!r}, which is the name of a control; rename the set.")
+    if len(images) < MIN_IMAGES:
+        raise DataError(f"The set {name!r} has {len(images)} images, expected at least {MIN_IMAGES}; make more.")
     side = images.pixels.shape[-1]
     if side != clip.image_size:
         raise DataError(
@@ -173,7 +210,7 @@ def check_fits(clip: CLIP, name: str, images: CalibrationSet) -> None:
 
 
 def real_pixels(clip: CLIP, data: Dataset, count: int) -> Tensor:
-    """`count` images of a dataset, evenly spread, preprocessed: [count, 3, S, S]."""
+    """Preprocess `count` images of a dataset, evenly spread: [count, 3, S, S]."""
     if len(data) < count:
         raise DataError(
             f"{data.name} has {len(data)} images, expected at least {count}, as many as each set has; "
@@ -183,9 +220,9 @@ def real_pixels(clip: CLIP, data: Dataset, count: int) -> Tensor:
 
 
 def embedded_model(sets: Mapping[str, CalibrationSet], device: str) -> CLIP:
-    """The embedded model that the first of the sets was made with."""
-    made_with = next(iter(sets.values())).provenance.get("model")
-    name, digest = (made_with.get("name"), made_with.get("sha256")) if isinstance(made_with, dict) else (None, None)
+    """Load the embedded model that the first of the sets was made with; raise SettingError if it is another model."""
+    record = next(iter(sets.values())).provenance.get("model")
+    name, digest = (record.get("name"), record.get("sha256")) if isinstance(record, dict) else (None, None)
     if name in demo_models():
         clip = load(str(name), device=device)
         if model_hash(clip) == digest:
@@ -195,10 +232,10 @@ def embedded_model(sets: Mapping[str, CalibrationSet], device: str) -> CLIP:
     )
 
 
-def free_name(name: str, taken: Sequence[str]) -> str:
-    """The name, or the name with the first number from 2 on that makes it a new one."""
-    choices = [name, *(f"{name} {number}" for number in range(2, len(taken) + 3))]
-    return next(choice for choice in choices if choice not in taken)
+def unused_name(name: str, used: Sequence[str]) -> str:
+    """Return the name, followed by the first number from 2 that makes it unused if it is used."""
+    choices = [name, *(f"{name} {number}" for number in range(2, len(used) + 3))]
+    return next(choice for choice in choices if choice not in used)
 
 
 def is_inspection(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What an inspection found, as numbers and as figures."""
+"""The results of an inspection, as numbers and as figures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from d4c.inspection.figures import activations_figure, coverage_figure, embeddin
 from d4c.inspection.structure import Structure
 
 RECORD = "inspection.json"
+"""File with all numbers of an inspection."""
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """All measures of one set; `likeness` (none for the reference itself) and `fits` compare it with the reference.
+    """All measures of one set.
 
-    `source` says where the images came from: a folder, a dataset, "made here" or, for sets in memory, "given".
-    `ranges` and `fits` are by layer name.
+    Args:
+        source: Where the images came from: a folder, a dataset, "made here" or, for sets in memory, "given".
+        coverage: How the images correspond to prompts.
+        structure: How the images are built.
+        likeness: Comparison with the reference in embedding space; None for the reference itself.
+        ranges: Activation ranges by layer.
+        fits: Their comparison with those of the reference, by layer.
     """
 
     source: str
@@ -37,9 +43,15 @@ class SetReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found: for each set by its name, measured on the same number of `images`.
+    """All measures of several sets with the same number of images.
 
-    `prompts` are those that coverage is about. `features` are the unit embeddings [images, D] behind the map.
+    Args:
+        model: Name of the model that measured them.
+        images: Number of images of each set.
+        reference: Name of the set that likeness and ranges are relative to.
+        prompts: Prompts that coverage is about.
+        sets: Measures by name of the set.
+        features: Unit embeddings [images, D] by name of the set, from which the map is made.
     """
 
     model: str
@@ -50,12 +62,12 @@ class Inspection:
     features: dict[str, Tensor] = field(repr=False)
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Few numbers a set: means over images, medians over layers, and the layer that fits the reference least."""
-        out = {}
+        """Summarize each set: means over images, medians over layers, and the layer that fits the reference least."""
+        rows = {}
         for name, measured in self.sets.items():
-            near = measured.likeness
+            likeness = measured.likeness
             worst = min(measured.fits, key=lambda layer: measured.fits[layer].overlap)
-            out[name] = {
+            rows[name] = {
                 "nearest_prompts": measured.coverage.nearest_prompts,
                 "expected_prompts": measured.coverage.expected_prompts,
                 "recognized": measured.coverage.recognized,
@@ -66,18 +78,18 @@ class Inspection:
                 "fg_bg_contrast": fmean(measured.structure.contrast),
                 "entropy": fmean(measured.structure.entropy),
                 "slope": fmean(measured.structure.slope),
-                "nearest_neighbor": near.nearest_neighbor if near else None,
-                "centroid_cosine": near.centroid_cosine if near else None,
+                "nearest_neighbor": likeness.nearest_neighbor if likeness else None,
+                "centroid_cosine": likeness.centroid_cosine if likeness else None,
                 "width": median(fit.width for fit in measured.fits.values()),
                 "extent": median(fit.extent for fit in measured.fits.values()),
                 "overlap": median(fit.overlap for fit in measured.fits.values()),
                 "worst_layer": worst,
                 "worst_overlap": measured.fits[worst].overlap,
             }
-        return out
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form of every number, the summary first."""
+        """Return the JSON-ready form of every number, the summary first."""
         return {
             "model": self.model,
             "images": self.images,
@@ -88,21 +100,20 @@ class Inspection:
         }
 
     def write(self, folder: Path) -> None:
-        """Put inspection.json, coverage.png, structure.png, embedding.png and activations.png into a folder.
+        """Write inspection.json, coverage.png, structure.png, embedding.png and activations.png into a folder.
 
-        Raises SettingError where matplotlib or umap-learn is not installed.
+        Raises:
+            SettingError: matplotlib or umap-learn is not installed.
         """
         points = embedding_map(self.features)
         record = json.dumps({**self.to_dict(), "map": points}, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / RECORD).write_text(record + "\n", encoding="utf-8")
-        reports = self.sets
+        fits = {name: measured.fits for name, measured in self.sets.items()}
         figures = {
-            "coverage": coverage_figure({name: measured.coverage for name, measured in reports.items()}),
-            "structure": structure_figure({name: measured.structure for name, measured in reports.items()}),
+            "coverage": coverage_figure({name: measured.coverage for name, measured in self.sets.items()}),
+            "structure": structure_figure({name: measured.structure for name, measured in self.sets.items()}),
             "embedding": embedding_figure(points),
-            "activations": activations_figure(
-                {name: measured.fits for name, measured in reports.items()}, self.reference
-            ),
+            "activations": activations_figure(fits, self.reference),
         }
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Radial power spectra of images: photographs have power about 1 / f^2 (Field 1987; Ruderman 1994)."""
+"""Computes radial power spectra of images: photographs have power about 1 / f^2 (Field 1987; Ruderman 1994)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luma(clip: CLIP, pixels: Tensor) -> Tensor:
-    """Brightness [N, S, S] of normalized pixels [N, 3, S, S] on the scale where 0 is black and 1 white.
+    """Return the brightness of images on the scale where 0 is black and 1 is white.
 
     Values beyond black and white are kept, since the model sees them.
+
+    Args:
+        clip: The model, whose mean and standard deviation the pixels are normalized with.
+        pixels: Normalized pixels [N, 3, S, S].
+
+    Returns:
+        Brightness [N, S, S].
     """
     mean, std, weights = (torch.tensor(v)[:, None, None] for v in (clip.config.mean, clip.config.std, LUMA))
     return ((pixels * std + mean) * weights).sum(1)
@@ -25,17 +32,22 @@ def luma(clip: CLIP, pixels: Tensor) -> Tensor:
 
 @cache
 def rings(size: int) -> Tensor:
-    """Nearest integer distance from frequency 0 of each place in a 2-D FFT, int64 [size, size], cycles per image."""
+    """Round the frequency of each bin of a 2-D FFT to whole cycles per image, int64 [size, size]."""
     f = torch.fft.fftfreq(size, 1 / size)
     return (f[:, None].square() + f.square()).sqrt().round().long()
 
 
 def radial_power(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Frequencies 1 .. S // 2 in cycles per image [F], and the power of each image at them [N, F].
+    """Compute the power of each image by frequency, averaged over all directions.
 
-    Power is |FFT|^2 of each [S, S] image, its mean taken off and multiplied by a Hann window so that the jump
-    between opposite borders does not count as an edge, divided by the sum of the squared window, and averaged over
-    all directions. White noise of variance v has power v at every frequency.
+    Power is |FFT|^2 of the image minus its mean times a Hann window w, divided by the sum of w^2. The window keeps the
+    jump between opposite borders from counting as an edge. White noise of variance v has power v at every frequency.
+
+    Args:
+        values: Brightness [N, S, S].
+
+    Returns:
+        Frequencies 1 .. S // 2 in cycles per image [F], and the power of each image at them [N, F].
     """
     n, size, _ = values.shape
     hann = torch.hann_window(size, dtype=torch.float64)
@@ -50,17 +62,31 @@ def radial_power(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_band(frequency: Tensor) -> Tensor:
-    """Which frequencies [F] a slope is fitted to: from 2 cycles per image to half of the highest one, boolean [F].
+    """Choose the frequencies that a slope is fitted to: from 2 cycles per image to half of the highest one.
 
-    Below are too few waves, above are the pixel grid and the filters of cameras and resizing.
+    Lower frequencies have too few waves; higher ones show the pixel grid and the filters of cameras and resizing.
+
+    Args:
+        frequency: Frequencies in cycles per image [F].
+
+    Returns:
+        Boolean [F].
     """
     return (frequency >= 2) & (frequency <= max(4, int(frequency[-1]) // 2))
 
 
 def slopes(frequency: Tensor, power: Tensor) -> Tensor:
-    """Least-squares slope of log power [N, F] over log frequency [F]: [N], 0 for white noise, near -2 for scenes."""
-    used = fit_band(frequency)
-    x = frequency[used].double().log()
+    """Fit the slope of log power over log frequency by least squares: 0 for white noise, near -2 for scenes.
+
+    Args:
+        frequency: Frequencies in cycles per image [F].
+        power: Power of each image [N, F].
+
+    Returns:
+        Slopes [N].
+    """
+    band = fit_band(frequency)
+    x = frequency[band].double().log()
     x = x - x.mean()
-    y = power[:, used].clamp(min=math.ulp(0.0)).log()
+    y = power[:, band].clamp(min=math.ulp(0.0)).log()
     return (x * y).sum(1) / x.square().sum()

@@ -1,4 +1,4 @@
-"""Structure of images: whether what the model looks at differs from its surroundings, and how detail is spread."""
+"""Measures how images are built: how far the attended part differs from the rest, and their spectrum."""
 
 from __future__ import annotations
 
@@ -18,25 +18,29 @@ from d4c.models.clip import CLIP
 from d4c.models.layers import AttentionProducts, split_heads
 
 BINS = 100
-"""Bins of the histogram of similarities, over the whole range from -1 to 1."""
+"""Bins of the histogram of similarities, over the range from -1 to 1."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What N images are built like, one number an image.
+    """How N images are built, one number per image.
 
     Patches are the tokens that the last attention layer of the image tower reads (in ResNets, the cells of the last
-    feature map), without the token that becomes the embedding; similarity is their cosine. The foreground is the half
-    of the patches to which that token attends most, mean over heads: these weights are how patches enter the
-    embedding, so it is what the image shows to this model, and it exists for any image, made with a box or not.
-    `patches` is their number; the 4 of a ResNet for 64 pixels are too few for more than a hint.
+    feature map), without the token that becomes the embedding. Similarity is their cosine. The foreground is the half
+    of the patches to which that token attends most, in the mean over heads. These weights are how patches enter the
+    embedding, so the foreground is what the image shows to this model, and every image has one.
 
-    `variance`: variance of the similarity over all pairs of a foreground and a background patch. `contrast`: mean
-    similarity of pairs within the foreground or within the background minus that of pairs across; 0 if the two regions
-    do not differ. `entropy`: differential entropy in nats of the similarities of all pairs of patches, from a
-    histogram of 100 bins over -1 to 1, so that it means the same for every set (PSAQ-ViT, arXiv 2203.02250, maximizes
-    a kernel estimate of it); higher is more varied. `slope`: slope of the log radial power spectrum of brightness,
-    see `spectrum`. `frequency` [F] in cycles per image and `power` [F], the mean over images, draw that spectrum.
+    Args:
+        patches: Number of patches; the 4 of a ResNet for 64 pixels are too few for more than a hint.
+        variance: Variance of the similarity over all pairs of a foreground and a background patch.
+        contrast: Mean similarity of pairs within the foreground or within the background minus that of pairs across;
+            0 if the two regions do not differ.
+        entropy: Differential entropy in nats of the similarities of all pairs of patches, from a histogram of 100 bins
+            over -1 to 1, so that sets can be compared; higher is more varied. PSAQ-ViT (arXiv 2203.02250) maximizes a
+            kernel estimate of it.
+        slope: Slope of the log radial power spectrum of brightness, see `spectrum`.
+        frequency: Frequencies of the spectrum in cycles per image [F].
+        power: Power at these frequencies, the mean over images [F].
     """
 
     patches: int
@@ -48,10 +52,18 @@ class Structure:
     power: tuple[float, ...]
 
 
-def structure(patches: Patches, brightness: Tensor) -> Structure:
-    """Measure images from what `watch_patches` saw of them and their `luma` [N, S, S].
+def structure(patches: PatchRecorder, brightness: Tensor) -> Structure:
+    """Measure how images are built.
 
-    Raises SettingError for a tower with fewer than 4 patches.
+    Args:
+        patches: The recorder of `watch_patches` after the images went through the model.
+        brightness: Their brightness [N, S, S], from `luma`.
+
+    Returns:
+        The measures.
+
+    Raises:
+        SettingError: The tower has fewer than 4 patches.
     """
     similarity, foreground = patches.similarity(), patches.foreground()
     variance, contrast = region_statistics(similarity, foreground)
@@ -67,8 +79,13 @@ def structure(patches: Patches, brightness: Tensor) -> Structure:
     )
 
 
-class Patches:
-    """What the last attention layer of an image tower read, batch by batch; `watch_patches` fills it."""
+class PatchRecorder:
+    """Keeps the tokens and weights of the last attention layer, batch by batch; `watch_patches` fills it.
+
+    Args:
+        attn: The attention layer.
+        first: Index of its first token that is a patch.
+    """
 
     def __init__(self, attn: AttentionProducts, first: int) -> None:
         self.attn, self.first = attn, first
@@ -76,16 +93,22 @@ class Patches:
         self.tokens: list[Tensor] = []
         self.weights: list[Tensor] = []
 
-    def see_queries(self, _layer: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
+    def record_queries(self, _layer: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep the projected queries for `record_keys`; a forward hook of q."""
         self.queries = output
 
-    def see_keys(self, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def record_keys(self, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Record the patches and their weights; a forward hook of k."""
         assert self.queries is not None
         self.tokens.append(inputs[0][:, self.first :].float().cpu())
         self.weights.append(summary_weights(self.attn, self.queries, output)[:, self.first :].float().cpu())
 
     def similarity(self) -> Tensor:
-        """Cosines between the patches of each image, [N, P, P]; raises SettingError for fewer than 4 patches."""
+        """Return the cosines between the patches of each image, [N, P, P].
+
+        Raises:
+            SettingError: There are fewer than 4 patches.
+        """
         unit = F.normalize(torch.cat(self.tokens), dim=-1)
         if unit.shape[1] < 4:
             raise SettingError(
@@ -95,52 +118,85 @@ class Patches:
         return unit @ unit.transpose(1, 2)
 
     def foreground(self) -> Tensor:
-        """The half of the patches that is attended to most, boolean [N, P]."""
+        """Return the half of the patches with the largest weights, boolean [N, P]."""
         weights = torch.cat(self.weights)
         most = weights.topk(weights.shape[1] // 2, 1).indices
         return torch.zeros_like(weights, dtype=torch.bool).scatter_(1, most, True)
 
 
 @contextmanager
-def watch_patches(clip: CLIP) -> Iterator[Patches]:
-    """Collect the patches of the images that go through `clip.encode_image` inside the block."""
+def watch_patches(clip: CLIP) -> Iterator[PatchRecorder]:
+    """Record the patches of all images that the model encodes while the block runs.
+
+    Args:
+        clip: The model whose `encode_image` the block calls.
+
+    Yields:
+        The recorder, to be read after the block.
+
+    Raises:
+        SettingError: The image tower has no patches.
+    """
     layout = clip.image.patches()
     if layout is None:
         raise SettingError(f"The image tower of {clip.name!r} has no patches to compare; leave its structure out.")
     attn: Any = clip.image.get_submodule(layout.summary)
-    seen = Patches(attn, layout.summary_first)
+    recorder = PatchRecorder(attn, layout.summary_first)
     # q runs before k.
-    hooks = (attn.q.register_forward_hook(seen.see_queries), attn.k.register_forward_hook(seen.see_keys))
-    with removed_after(hooks):
-        yield seen
+    queries, keys = recorder.record_queries, recorder.record_keys
+    with removed_after([attn.q.register_forward_hook(queries), attn.k.register_forward_hook(keys)]):
+        yield recorder
 
 
 def summary_weights(attn: AttentionProducts, q: Tensor, k: Tensor) -> Tensor:
-    """Attention of the first query over all tokens, mean over heads [N, L], from projected q and k [N, L, C]."""
+    """Return the attention of the first query over all tokens, the mean over heads.
+
+    Args:
+        attn: The attention layer.
+        q: Projected queries [N, L, C].
+        k: Projected keys [N, L, C].
+
+    Returns:
+        Weights [N, L].
+    """
     queries, keys = split_heads(q[:, :1], attn.heads), split_heads(k, attn.heads)
     return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)).softmax(-1).mean(1)[:, 0]
 
 
 def region_statistics(similarity: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
-    """`variance` and `contrast` of `Structure` [N], from similarities [N, P, P] and regions, boolean [N, P]."""
+    """Compare the similarities across two regions with those within them.
+
+    Args:
+        similarity: Cosines between patches [N, P, P].
+        foreground: The patches of one region, boolean [N, P].
+
+    Returns:
+        `variance` and `contrast` of `Structure`, [N] each.
+    """
     values = similarity.double()
-    same = foreground[:, :, None] == foreground[:, None, :]
-    pair = ~torch.eye(values.shape[1], dtype=torch.bool)
-    within, across = same & pair, ~same
+    same_region = foreground[:, :, None] == foreground[:, None, :]
+    different_patches = ~torch.eye(values.shape[1], dtype=torch.bool)
+    within, across = same_region & different_patches, ~same_region
 
-    def mean(x: Tensor, where: Tensor) -> Tensor:
-        return (x * where).sum((1, 2)) / where.sum((1, 2))
+    def mean(x: Tensor, mask: Tensor) -> Tensor:
+        return (x * mask).sum((1, 2)) / mask.sum((1, 2))
 
-    apart = mean(values, across)
-    variance = mean((values - apart[:, None, None]).square(), across)
-    return variance, mean(values, within) - apart
+    mean_across = mean(values, across)
+    variance = mean((values - mean_across[:, None, None]).square(), across)
+    return variance, mean(values, within) - mean_across
 
 
 def histogram_entropy(similarity: Tensor) -> Tensor:
-    """Differential entropy in nats of the similarities [N, P, P] of all pairs of different patches: [N].
+    """Estimate the differential entropy of the similarities of all pairs of different patches.
 
-    -sum p log(p / width) over the bins. It is log 2 if all similarities from -1 to 1 are equally frequent and
+    It is -sum p log(p / width) over the bins: log 2 if all similarities from -1 to 1 are equally frequent,
     log(2 / BINS) if all lie in one bin.
+
+    Args:
+        similarity: Cosines between patches [N, P, P].
+
+    Returns:
+        Entropies [N] in nats.
     """
     n, count, _ = similarity.shape
     first, second = torch.triu_indices(count, count, 1)
