@@ -67,7 +67,8 @@ def quantize(
         prompts: Calibration prompts for the text tower, by default 512 generic ones.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
         checkpoint: Folder that keeps finished units: a call with the same arguments resumes there and ends with the
-            same weights, bit for bit on the same device. Remove it once the result is saved (`remove_checkpoint`).
+            same weights, bit for bit on a CPU; on a GPU learned rounding differs a little from run to run, resumed or
+            not. Remove it once the result is saved (`remove_checkpoint`).
         **settings: Fields of `QuantizeConfig` to replace, such as `reconstruction="gptq"` or
             `overrides={r"image\\.blocks\\.0\\..*": "W8A8"}`.
 
