@@ -55,14 +55,14 @@ def test_weights_take_half_a_byte_or_a_byte(bits: int, share: float) -> None:
 def test_centered_codes_are_whole_numbers_that_bf16_holds() -> None:
     quantizer = quantized_linear(8, 2, 8, 8, seed=0).input_quantizer
     x = 5 * torch.randn(100, 10)
-    centered = Rounding([(Codes(quantizer), 1.0)], whole=False)(x).to(torch.bfloat16)
+    centered = Rounding([(Codes(quantizer), 1.0)], as_int8=False)(x).to(torch.bfloat16)
     assert torch.equal(centered.double(), quantizer.codes(x) - quantizer.zero_point.double())
 
 
 def test_whole_codes_are_what_the_next_layer_reads() -> None:
     quantizers = [quantized_linear(8, 2, 8, bits, seed=0).input_quantizer for bits in (4, 8)]
     x = 5 * torch.randn(100, 20)
-    both = Rounding([(Codes(quantizer), 1.0) for quantizer in quantizers], whole=True)(x).to(torch.int8)
+    both = Rounding([(Codes(quantizer), 1.0) for quantizer in quantizers], as_int8=True)(x).to(torch.int8)
     parts = [Codes(quantizer)(part) for quantizer, part in zip(quantizers, x.chunk(2, 1), strict=True)]
     assert torch.equal(both, torch.cat(parts, 1))
 

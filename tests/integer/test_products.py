@@ -20,7 +20,7 @@ def rounding_of(outputs: int) -> Rounding:
     """Of the next layer's 8-bit codes, from about -1.3 to 2.7."""
     quantizer = ActivationQuantizer(QuantArgs(8, False, "tensor"))
     quantizer.set_range(torch.tensor(4.0 / 255), torch.tensor(85.0))
-    return Rounding([(Codes(quantizer), 0.5)], whole=True)
+    return Rounding([(Codes(quantizer), 0.5)], as_int8=True)
 
 
 def inputs(rows: int, depth: int, outputs: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Graphs that runtimes execute with integer kernels, made from artifacts."""
+"""Exports artifacts as graphs that runtimes execute with integer kernels."""

@@ -1,9 +1,9 @@
-"""`export`: from an artifact to a folder with everything that a runtime without torch needs.
+"""`export`: writes a folder with everything that a runtime without torch needs.
 
-what the target writes (ONNX: image.onnx, text.onnx)
+files of the target (ONNX: image.onnx, text.onnx)
 tokenizer.json, preprocessor_config.json   as in the artifact
-export.json                      the format, what it was made of, shapes, logit scale, size and SHA-256 of each file
-metrics.json                     sizes, and the parity with PyTorch
+export.json    format, origin, shapes, logit scale, and size and SHA-256 of each file
+metrics.json   sizes, and the parity with PyTorch
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ COPIED = ("tokenizer.json", "preprocessor_config.json")
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: bytes of each of the target's files, and the parity by tower unless the check was left out."""
+    """A written export.
+
+    Args:
+        folder: Where it is.
+        sizes: Bytes of each of the target's files.
+        parity: Comparison with PyTorch by tower; None if the check was left out.
+    """
 
     folder: Path
     sizes: dict[str, int]
     parity: dict[str, Parity] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
+        """Return the JSON-ready form."""
         parity = None if self.parity is None else {tower: result.to_dict() for tower, result in self.parity.items()}
         return {"sizes": self.sizes, "parity": parity}
 
@@ -54,24 +60,24 @@ def export(
 
     Args:
         artifact: Folder that `save_pretrained` wrote.
-        output: Folder to write, by default the artifact's with "-" and the format after its name. It appears whole
-            or not at all.
+        output: Folder to write, by default the artifact's name followed by "-" and the format. It appears whole or not
+            at all.
         format: One of `d4c.deployment.targets.TARGETS`.
         unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
-            with less memory (of 6-bit weights it keeps every step of the unpacking until it is done).
+            with less memory (it keeps every step of unpacking 6-bit weights until it is done).
         check: Compare each layer and each block with PyTorch, see `d4c.deployment.onnx.parity`.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Returns:
-        What was written.
+        The folder, sizes and parity.
 
     Raises:
-        ArtifactError: If the artifact is damaged, `output` is occupied or the written files compute something else.
-        SettingError: If the format is unknown, a library is missing or the artifact is of track "paper".
+        ArtifactError: The artifact is damaged, `output` is occupied or the written files compute something else.
+        SettingError: The format is unknown, a library is missing or the artifact is of track "paper".
     """
     target = find_target(format)
     for library in target.libraries:
-        require(library, target.name, "export needs")
+        require(library, target.name, "An export needs")
     source = Path(artifact).resolve()
     folder = source.with_name(f"{source.name}-{target.name}") if output is None else Path(output)
     refuse_occupied(folder, is_export, "an export")
@@ -85,10 +91,10 @@ def export(
         sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
         for name in COPIED:
             shutil.copyfile(source / name, new / name)
-        result = Export(folder, sizes, written.parity)
-        write_json(new / "metrics.json", result.to_dict())
+        exported = Export(folder, sizes, written.parity)
+        write_json(new / "metrics.json", exported.to_dict())
         write_json(new / "export.json", _description(clip, new, target.name, written))
-    return result
+    return exported
 
 
 def is_export(folder: Path) -> bool:

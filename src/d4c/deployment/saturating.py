@@ -1,4 +1,4 @@
-"""Which layers of an artifact need wide sums on processors that add products in pairs."""
+"""Finds the layers of an artifact that need wide sums on processors that add products in pairs."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def saturates(layer: QuantizedLayer) -> bool:
 
 
 def saturating_layers(clip: QuantizedCLIP) -> list[str]:
-    """Names of the layers in which two products may not fit 16 bits."""
+    """Return the names of the layers in which two products may not fit 16 bits."""
     return [name for name, layer in clip.layers().items() if saturates(layer)]

@@ -1,4 +1,4 @@
-"""What an export target is: a format that `d4c export` writes an artifact in."""
+"""`Target`: a format in which `d4c export` writes an artifact."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What a caller chooses of an export.
+    """The choices of a caller.
 
     Args:
-        unpacked: Store weights as int8 whatever their bits.
+        unpacked: Store weights as int8 instead of in the bits of the scheme.
         check: Compare what was written with PyTorch.
     """
 
@@ -30,17 +30,17 @@ class Parity(Protocol):
     """How a target's outputs compare with PyTorch's; differences beyond its tolerance are an ArtifactError instead."""
 
     def summary(self) -> str:
-        """One line for the command line."""
+        """Return one line for the command line."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
+        """Return the JSON-ready form."""
         ...
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a target says of the files that it wrote.
+    """A target's description of the files that it wrote.
 
     Args:
         settings: What a reader of the files has to know, for export.json.
@@ -60,7 +60,7 @@ class Target:
     """A format of exports.
 
     Args:
-        name: What `format` calls it.
+        name: Value of `format` that chooses it.
         summary: What it is, for help texts.
         libraries: Modules that it needs; the extra that installs them has the name of the target.
         write: Writes the files.

@@ -1,6 +1,6 @@
 """The table of export targets. To add one, write a module with a `Target` and list it here.
 
-Nothing here needs torch or a target's libraries before something is written: help texts are made from the table.
+Help texts come from the table, so nothing here imports torch or a target's libraries before an export.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ DEFAULT_FORMAT = ONNX.name
 
 
 def find_target(name: str) -> Target:
-    """The target of a format; raises SettingError if there is none."""
+    """Return the target of a format; raise SettingError if there is none."""
     if name not in TARGETS:
         raise SettingError(f"The format {name!r} is unknown; choose one of {', '.join(TARGETS)}.")
     return TARGETS[name]
 
 
 def format_help() -> str:
-    """Every format and what it is, in one line."""
+    """Return one line with every format and what it is."""
     return "; ".join(f"{target.name} ({target.summary})" for target in TARGETS.values()) + "."

@@ -1,1 +1,1 @@
-"""Quantized transformers on the integer units of GPUs."""
+"""Runs quantized transformers on the integer units of GPUs."""

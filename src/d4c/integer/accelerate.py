@@ -1,4 +1,4 @@
-"""From a quantized CLIP to one that computes in integers on a GPU."""
+"""`accelerate`: turns a quantized CLIP into one that computes in integers on a GPU."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from d4c.quantization.quantized_layers import QuantizedLayer
 
 
 def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CLIP:
-    """A CLIP with the same interface whose transformers multiply int8 by int8 on the device's integer units.
+    """Make a CLIP with the same interface whose transformers multiply int8 by int8 on the device's integer units.
 
-    Between the products `dtype` is kept, by default bf16 on GPUs and float32 elsewhere. On a GPU with Triton a product
-    and what directly follows it are one kernel, whose tiles the first call of a shape chooses. Embeddings agree with
-    the artifact's up to that rounding and an unquantized softmax. A tower that was left float stays as it is. Raises
-    SettingError for a quantized ResNet tower and for track "paper".
+    On a GPU with Triton a product and what directly follows it are one kernel, whose tiles the first call of a shape
+    chooses. Embeddings agree with the artifact's up to the rounding of `dtype` and an unquantized softmax. A float
+    tower stays as it is.
+
+    Args:
+        quantized: The artifact.
+        dtype: Type between the products, by default bf16 on GPUs and float32 elsewhere.
+
+    Returns:
+        The CLIP, on the device of the artifact.
+
+    Raises:
+        SettingError: The image tower is a quantized ResNet, or the artifact is of track "paper".
     """
     if _is_quantized(quantized.image) and not has_integer_form(quantized.image):
         kind = type(quantized.image).__name__

@@ -1,4 +1,4 @@
-"""Activations as the int8 codes that integer products read."""
+"""Rounds activations to the int8 codes that integer products read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from d4c.quantization.quantized_layers import ActivationQuantizer
 
 
 class Codes(nn.Module):
-    """Rounds an activation to the codes of a quantizer, moved into int8."""
+    """Rounds an activation to the codes of a quantizer, shifted into int8.
+
+    Args:
+        quantizer: A quantizer with one scale per tensor.
+
+    Raises:
+        SettingError: The quantizer has one scale per channel.
+    """
 
     def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
@@ -29,11 +36,18 @@ class Codes(nn.Module):
 
     @property
     def ends(self) -> tuple[int, int, int]:
-        """Lowest and highest code, and what int8 codes are moved by."""
+        """Lowest and highest code, and the shift that is subtracted from codes to fit int8."""
         return self.low, self.high, self.shift
 
     def grid(self, step: Tensor) -> Tensor:
-        """[4]: what values in units of `step` are multiplied with, the zero point, the lowest and the highest int8."""
+        """Return the rounding of values in units of `step` as the attention kernel reads it.
+
+        Args:
+            step: Unit of the values.
+
+        Returns:
+            Factor, zero point, lowest and highest int8 code, float32 [4].
+        """
         zero = self.zero_point.float() - self.shift
         values = step / self.scale, zero, *(torch.full_like(zero, end - self.shift) for end in (self.low, self.high))
         return torch.stack([value.reshape(()).float() for value in values])
@@ -43,16 +57,25 @@ class Codes(nn.Module):
 
 
 def to_codes(x: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
-    """int8 codes of real values, as `Codes` gives them."""
+    """Return the int8 codes of real values.
+
+    Args:
+        x: Real values.
+        scale: Scale of the quantizer.
+        zero_point: Its zero point.
+        ends: Lowest and highest code and the shift, as `Codes.ends`.
+    """
     low, high, shift = ends
     return ((torch.round(x / scale) + zero_point).clamp(low, high) - shift).to(torch.int8)
 
 
 class Rounding(nn.Module):
-    """The codes of the quantizers that read a product, each as many of its outputs [..., O] as the others.
+    """Rounds the outputs [..., O] of a product to the codes of the quantizers that read equal parts of them.
 
-    Quantizers come with a factor, which an output is multiplied with first. `whole` codes are int8, moved by 128 where
-    they have 8 bits, for the next product; others are codes less their zero point, whole numbers that bf16 holds.
+    Args:
+        quantizers: The quantizers of the parts in order, with the factor that outputs are multiplied with first.
+        as_int8: Give int8 codes for the next product, shifted by 128 where they have 8 bits; otherwise give codes minus
+            their zero point, integers that bf16 represents exactly.
     """
 
     inverse: Tensor
@@ -60,18 +83,18 @@ class Rounding(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, quantizers: list[tuple[Codes, float]], whole: bool) -> None:
+    def __init__(self, quantizers: list[tuple[Codes, float]], as_int8: bool) -> None:
         super().__init__()
         columns: dict[str, list[Tensor]] = {"inverse": [], "zero": [], "low": [], "high": []}
         for codes, factor in quantizers:
             zero_point = codes.zero_point.float()
-            move = torch.full_like(zero_point, codes.shift) if whole else zero_point
-            values = (factor / codes.scale, zero_point - move, codes.low - move, codes.high - move)
+            shift = torch.full_like(zero_point, codes.shift) if as_int8 else zero_point
+            values = (factor / codes.scale, zero_point - shift, codes.low - shift, codes.high - shift)
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value.reshape(1))
         for name, parts in columns.items():
             self.register_buffer(name, torch.cat(parts))
-        self.whole = whole
+        self.as_int8 = as_int8
 
     def forward(self, y: Tensor) -> Tensor:
         parts = y.unflatten(-1, (len(self.inverse), -1))

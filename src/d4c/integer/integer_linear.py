@@ -1,4 +1,4 @@
-"""Linear layers in integers: int8 times int8 to int32, and what lies around the products."""
+"""`IntegerLinear`: linear layers as int8 by int8 products with int32 sums, and the float steps around them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 
 
 class IntegerLinear(nn.Module):
-    """y = s_x s_w (sum q_x q_w - z_x sum q_w) + b for layers that read one input, as one product of all.
+    """Layers that read one input, as one product: y = s_x s_w (sum q_x q_w - z_x sum q_w) + b.
 
     The terms that do not depend on the input are one vector. Weights of at most 4 bits stay packed, two to a byte,
     and are unpacked for each product; others take a byte.
+
+    Args:
+        layers: Layers that share an input quantizer.
+
+    Raises:
+        SettingError: A weight has a zero point, or the input has one scale per channel.
     """
 
     def __init__(self, layers: Sequence[QuantizedLinear | QuantizedConv2d]) -> None:
         super().__init__()
         if not all(layer.weight_args.symmetric for layer in layers):
             raise SettingError(
-                "Weights with a zero point (track 'paper') have no fast integer product; quantize with "
-                "track='deployable'."
+                "Weights with a zero point (track 'paper') have no integer product; quantize with track='deployable'."
             )
         self.codes = Codes(layers[0].input_quantizer)
         weight = torch.cat([layer.codes.flatten(1) for layer in layers])
@@ -49,11 +54,11 @@ class IntegerLinear(nn.Module):
         self.register_buffer("offset", offset.float())
 
     def unpacked(self) -> Tensor:
-        """int8 weights [O, K], filled up with zeros to a depth that kernels take."""
+        """Return int8 weights [O, K], with K padded with zeros to a multiple of `DEPTH`."""
         return unpack_nibbles(self.weight) if self.packed else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Real values [..., K] to float32 [..., O]."""
+        """Map real values [..., K] to float32 [..., O]."""
         return self.product(self.codes(x), torch.float32)
 
     def product(
@@ -64,7 +69,18 @@ class IntegerLinear(nn.Module):
         rounding: Rounding | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """Codes [..., K] to [..., O], as `d4c.integer.products.product` says."""
+        """Multiply codes, as `d4c.integer.products.product` describes.
+
+        Args:
+            codes: int8 codes [..., K].
+            dtype: Type of the result; int8 codes have their own.
+            act: Activation.
+            rounding: Rounding of the result to codes.
+            residual: Summand [..., O].
+
+        Returns:
+            The result [..., O].
+        """
         shape = *codes.shape[:-1], self.outputs
         if missing := -self.depth % DEPTH:
             codes = F.pad(codes, (0, missing))
@@ -75,5 +91,5 @@ class IntegerLinear(nn.Module):
 
 @fused
 def unpack_nibbles(packed: Tensor) -> Tensor:
-    """Two 4-bit codes a byte, the lower one first, [O, K / 2] to int8 [O, K]."""
+    """Unpack two 4-bit codes per byte, the lower one first, from [O, K / 2] to int8 [O, K]."""
     return torch.stack([packed & 15, packed >> 4], -1).flatten(1).to(torch.int8) - 8

@@ -1,4 +1,4 @@
-"""The towers of a quantized CLIP with their products in integers; the residual stream is bf16 or float32."""
+"""Puts the products of a tower into integers; its residual stream is bf16 or float32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbeddin
 
 
 def integer(*layers: nn.Module) -> IntegerLinear:
-    """One integer product for quantized layers that share an input."""
+    """Make one integer product of quantized layers that share an input."""
     return IntegerLinear([cast("QuantizedLinear | QuantizedConv2d", layer) for layer in layers])
 
 
@@ -27,7 +27,7 @@ def integer(*layers: nn.Module) -> IntegerLinear:
 def norm_codes(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int], eps: float
 ) -> Tensor:
-    """LayerNorm of [..., C], as codes of the next quantizer; `ends` are its lowest and highest code and shift."""
+    """Apply LayerNorm to [..., C] and round to the codes of a quantizer with `scale`, `zero_point` and `Codes.ends`."""
     y = F.layer_norm(x.float(), weight.shape, weight, bias, eps)
     return to_codes(y, scale, zero_point, ends)
 
@@ -36,16 +36,20 @@ def norm_codes(
 def context_codes(
     context: Tensor, step: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]
 ) -> Tensor:
-    """What attention gives, [N, heads, L, d] in steps of the values' quantizer, as codes [N, L, C]."""
+    """Round the context [N, heads, L, d], in units of `step`, to codes [N, L, C]."""
     return to_codes(join_heads(context).float() * step, scale, zero_point, ends)
 
 
 class IntegerAttention(nn.Module):
-    """Self-attention with its four projections in integers: [N, L, C] and the residual to their sum.
+    """Self-attention with its four projections in integers; its result is added to the residual.
 
-    q, k and v come from one product, each as codes less its zero point: whole numbers that bf16 holds. Their scores are
-    sums of products of whole numbers, as in the artifact. The softmax is not rounded to codes, since a fused kernel
-    never writes it down: the one place that is closer to the float model than the artifact says.
+    q, k and v come from one product, each as codes minus its zero point, integers that bf16 represents exactly. Scores
+    are sums of products of integers, as in the artifact. The softmax is not rounded to codes, since a fused kernel
+    never writes it: the only difference from the artifact beyond the rounding of `dtype`.
+
+    Args:
+        attn: The quantized attention.
+        dtype: Type between the products.
     """
 
     def __init__(self, attn: Attention, dtype: torch.dtype) -> None:
@@ -56,7 +60,7 @@ class IntegerAttention(nn.Module):
         width = self.out.outputs
         factors = ((width // self.heads) ** -0.5, 1.0, 1.0)
         quantizers = [Codes(quantizer) for quantizer in (scores.a, scores.b, context.b)]
-        self.rounding = Rounding(list(zip(quantizers, factors, strict=True)), whole=False)
+        self.rounding = Rounding(list(zip(quantizers, factors, strict=True)), as_int8=False)
         self.scale = float(scores.a.scale * scores.b.scale)
         self.step: Tensor
         self.register_buffer("step", context.b.scale.detach().clone())
@@ -75,11 +79,11 @@ class IntegerAttention(nn.Module):
             codes_out = self._without_first(qkv, causal)
         else:
             context = self._with_first(self.qkv.product(codes, torch.float32), self.first_key, self.first_value)
-            codes_out = context_codes(context, self.step, *rounds(self.out))
+            codes_out = context_codes(context, self.step, *input_grid(self.out))
         return self.out.product(codes_out, self.dtype, residual=residual)
 
     def _without_first(self, qkv: Tensor, causal: bool) -> Tensor:
-        """Codes of the context, from a kernel of ours where it takes such an input."""
+        """Codes of the context, from our own kernel where it takes such an input."""
         if qkv.is_cuda and can_compile() and not causal:
             from d4c.kernels import attention
 
@@ -87,10 +91,10 @@ class IntegerAttention(nn.Module):
                 return attention.forward(qkv, self.heads, self.scale, self.grid)
         q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
         context = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
-        return context_codes(context, self.step, *rounds(self.out))
+        return context_codes(context, self.step, *input_grid(self.out))
 
     def _with_first(self, qkv: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention with one more position that all see: few and short prompts, written out."""
+        """Causal attention with a first position that all others attend to, for few and short prompts."""
         first = split_heads(qkv.chunk(3, -1)[0], self.heads) @ key[..., None]
         q, k, v = (split_heads(part, self.heads) for part in self.rounding(qkv).chunk(3, -1))
         length = q.shape[2]
@@ -101,36 +105,37 @@ class IntegerAttention(nn.Module):
 
 
 class IntegerBlock(nn.Module):
-    """A block with its six products in integers; the residual stream is of `dtype`."""
+    """A transformer block with its six products in integers and a residual stream of `dtype`."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         super().__init__()
         mlp = block.mlp
-        activation_name(mlp.act)  # refuses one that has no kernel
+        activation_name(mlp.act)  # raises for an activation without a kernel
         self.norm1, self.norm2, self.act, self.dtype = block.norm1, block.norm2, mlp.act, dtype
         self.attn = IntegerAttention(block.attn, dtype)
         self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)
-        self.rounding = Rounding([(self.fc2.codes, 1.0)], whole=True)
+        self.rounding = Rounding([(self.fc2.codes, 1.0)], as_int8=True)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         x = x.to(self.dtype)
-        x = self.attn(before(self.norm1, self.attn.qkv, x), causal, x)
-        hidden = self.fc1.product(before(self.norm2, self.fc1, x), self.dtype, self.act, self.rounding)
+        x = self.attn(normed_codes(self.norm1, self.attn.qkv, x), causal, x)
+        hidden = self.fc1.product(normed_codes(self.norm2, self.fc1, x), self.dtype, self.act, self.rounding)
         return self.fc2.product(hidden, self.dtype, residual=x)
 
 
-def rounds(layer: IntegerLinear) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
+def input_grid(layer: IntegerLinear) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
+    """Return scale, zero point and ends of the codes that a layer reads."""
     return layer.codes.scale, layer.codes.zero_point, layer.codes.ends
 
 
-def before(norm: nn.LayerNorm, layer: IntegerLinear, x: Tensor) -> Tensor:
-    """The codes that a layer reads after its norm."""
-    return norm_codes(x, norm.weight, norm.bias, *rounds(layer), norm.eps)
+def normed_codes(norm: nn.LayerNorm, layer: IntegerLinear, x: Tensor) -> Tensor:
+    """Return the codes that a layer reads after its norm."""
+    return norm_codes(x, norm.weight, norm.bias, *input_grid(layer), norm.eps)
 
 
 @fused
 def patch_codes(pixels: Tensor, side: int, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
-    """Pixels [N, C, S, S] as codes of patches [N, S / side, S / side, C side side]."""
+    """Round pixels [N, C, S, S] to codes of patches [N, S / side, S / side, C side side]."""
     n, channels, size, _ = pixels.shape
     grid = size // side
     patches = pixels.view(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
@@ -146,12 +151,12 @@ class IntegerPatches(nn.Module):
         self.linear = integer(conv)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        codes = patch_codes(pixels, self.side, *rounds(self.linear))
+        codes = patch_codes(pixels, self.side, *input_grid(self.linear))
         return self.linear.product(codes, self.dtype).permute(0, 3, 1, 2)
 
 
 class IntegerEmbedding(nn.Module):
-    """A token table of one byte an entry."""
+    """A token table with one byte per entry."""
 
     def __init__(self, table: QuantizedEmbedding) -> None:
         super().__init__()
@@ -165,7 +170,7 @@ class IntegerEmbedding(nn.Module):
 
 
 class InFloat(nn.Module):
-    """A norm after the blocks, which reads their bf16 and has float32 weights."""
+    """A norm after the blocks, which computes in float32 whatever their type."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -176,7 +181,7 @@ class InFloat(nn.Module):
 
 
 def has_integer_form(tower: Tower) -> bool:
-    """Whether `to_integer` knows every part of a tower: transformer blocks, and a head of norms and linear layers."""
+    """Whether `to_integer` can convert every part of a tower: blocks, and a head of norms and linear layers."""
     head = [getattr(tower, part) for part in tower.head_parts]
     return all(isinstance(block, Block) for block in tower.blocks) and all(
         isinstance(part, nn.LayerNorm | QuantizedLinear) for part in head
@@ -184,7 +189,15 @@ def has_integer_form(tower: Tower) -> bool:
 
 
 def to_integer(tower: Tower, dtype: torch.dtype) -> None:
-    """Replace the quantized layers of a tower that has an integer form by integer ones, in place."""
+    """Replace the quantized layers of a tower by integer ones, in place.
+
+    Args:
+        tower: A tower for which `has_integer_form` is true.
+        dtype: Type between the products.
+
+    Raises:
+        SettingError: The tower is of track "paper" or has an activation without a kernel.
+    """
     first = tower.get_submodule(tower.first_layer)
     form: nn.Module
     if isinstance(first, QuantizedEmbedding):

@@ -1,4 +1,4 @@
-"""A product of int8 codes and what directly follows it: scales, activation, and the next sum or rounding."""
+"""Multiplies int8 codes and applies what directly follows: scales, activation, and the next sum or rounding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from d4c.integer.codes import Rounding
 from d4c.models.layers import QuickGELU
 
 DEPTH = 16
-"""The integer products of NVIDIA's library take depths that are multiples of this."""
+"""The integer products of NVIDIA's library take multiples of this depth."""
 ROWS = 17
-"""And at least this many rows."""
+"""The integer products of NVIDIA's library take at least this many rows."""
 
 
 def product(
@@ -30,12 +30,24 @@ def product(
     rounding: Rounding | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """act(scale (codes weight^T) + offset), rounded or added to `residual` [R, O] where asked: [R, O] of `dtype`.
+    """Compute act(scale (codes weight^T) + offset), optionally rounded or added to a residual.
 
-    `codes` [R, K] and `weight` [O, K] are int8, `scale` and `offset` [O] float32. Rounded to whole codes the result is
-    int8. On a GPU with Triton it is one kernel, which multiplies on the integer units and writes nothing in between.
+    On a GPU with Triton it is one kernel, which multiplies on the integer units and writes nothing in between.
+
+    Args:
+        codes: int8 [R, K].
+        weight: int8 [O, K].
+        scale: float32 [O].
+        offset: float32 [O].
+        dtype: Type of the result, unless it is rounded to int8 codes.
+        act: Activation.
+        rounding: Rounding of the result to codes.
+        residual: Summand [R, O].
+
+    Returns:
+        The result [R, O].
     """
-    if rounding is not None and rounding.whole:
+    if rounding is not None and rounding.as_int8:
         dtype = torch.int8
     if codes.is_cuda and can_compile():
         from d4c.kernels.integer_product import fused_product
@@ -50,13 +62,13 @@ def product(
 
 
 def int32_product(codes: Tensor, weight: Tensor) -> Tensor:
-    """codes [R, K] times weight^T [K, O] by PyTorch's library; K is a multiple of `DEPTH`."""
+    """Multiply codes [R, K] by weight^T [K, O] with PyTorch's library; K is a multiple of `DEPTH`."""
     rows = len(codes)
     return torch._int_mm(F.pad(codes, (0, 0, 0, max(0, ROWS - rows))), weight.t())[:rows]
 
 
 def activation_name(act: nn.Module) -> Literal["quick_gelu", "gelu"]:
-    """What the kernel calls an activation; raises SettingError for one that it does not know."""
+    """Return the kernel's name of an activation; raise SettingError if it has none."""
     if isinstance(act, QuickGELU):
         return "quick_gelu"
     if isinstance(act, nn.GELU):

@@ -1,1 +1,1 @@
-"""Triton kernels for GPUs, imported only where Triton is installed."""
+"""Triton kernels for GPUs; imported only where Triton is installed."""

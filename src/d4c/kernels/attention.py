@@ -1,8 +1,8 @@
 """Self-attention as one Triton kernel, reading q, k and v side by side as their product writes them.
 
-Libraries' kernels take q, k and v apart: gradients are then joined again, sums of a gradient may be added in the order
-in which blocks end, and codes for the next product need one more kernel. Here a block of queries or of keys belongs to
-one program, which adds in one order.
+Libraries' kernels take q, k and v separately: their gradients have to be joined, sums of a gradient may be added in the
+order in which blocks end, and codes for the next product need one more kernel. Here a block of queries or of keys
+belongs to one program, which adds in a fixed order.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from d4c.kernels.round_half_even import to_code
 
 LOG2_E = 1.4426950408889634
 BLOCK = 64
-"""Queries and keys taken at once."""
+"""Queries and keys that a program takes at once."""
 WIDTHS = (16, 32, 64, 128)
-"""Channels a head that the kernels take."""
+"""Channels per head that the kernels take."""
 
 
 @triton.jit
@@ -136,15 +136,22 @@ def _backward_queries(
 
 
 def fits(qkv: Tensor, heads: int) -> bool:
-    """Whether the kernels take such an input: 16 bits, and a number of channels a head that they know."""
+    """Whether the kernels take an input: it has 16 bits, and a number of channels per head from `WIDTHS`."""
     return qkv.dtype in (torch.bfloat16, torch.float16) and qkv.shape[-1] // (3 * heads) in WIDTHS
 
 
 def forward(qkv: Tensor, heads: int, scale: float, grid: Tensor | None = None, logs: Tensor | None = None) -> Tensor:
-    """softmax(scale q k^T) v of q, k, v side by side [N, L, 3 C]: [N, L, C] of their type.
+    """Compute softmax(scale q k^T) v.
 
-    With `grid` [4] = (factor, zero, lowest, highest) the result is int8: clamp(round(factor y) + zero). `logs`
-    [N, heads, L] takes the binary logarithms of the sums of exponentials, which the gradient reads.
+    Args:
+        qkv: q, k and v side by side [N, L, 3 C].
+        heads: Number of heads.
+        scale: Factor of the scores.
+        grid: Factor, zero point, lowest and highest code [4]; with it the result is clamp(round(factor y) + zero).
+        logs: Written with the binary logarithms of the sums of exponentials [N, heads, L], which `backward` reads.
+
+    Returns:
+        The joined heads [N, L, C], of the type of `qkv` or int8 with `grid`.
     """
     qkv = qkv.contiguous()
     n, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
@@ -159,14 +166,26 @@ def forward(qkv: Tensor, heads: int, scale: float, grid: Tensor | None = None, l
 
 
 def backward(qkv: Tensor, heads: int, scale: float, out: Tensor, logs: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient of qkv [N, L, 3 C] where that of `out` [N, L, C] is `gradient`."""
+    """Compute the gradient of `forward`.
+
+    Args:
+        qkv: q, k and v side by side [N, L, 3 C].
+        heads: Number of heads.
+        scale: Factor of the scores.
+        out: Result of `forward` [N, L, C].
+        logs: What `forward` wrote [N, heads, L].
+        gradient: Gradient of `out` [N, L, C].
+
+    Returns:
+        Gradient of `qkv` [N, L, 3 C].
+    """
     n, length, width = out.shape
     result, gradient = torch.empty_like(qkv), gradient.contiguous()
-    blocks, whole = (n * heads, triton.cdiv(length, BLOCK)), length <= BLOCK
+    blocks, single_block = (n * heads, triton.cdiv(length, BLOCK)), length <= BLOCK
     operands = qkv, out, gradient, logs, result, length, heads, scale * LOG2_E, scale
     shape = {"WIDTH": width, "D": width // heads, "BLOCK": BLOCK, "num_warps": 4}
-    _backward_keys[blocks](*operands, ALL=whole, num_stages=1, **shape)
-    if not whole:
+    _backward_keys[blocks](*operands, ALL=single_block, num_stages=1, **shape)
+    if not single_block:
         _backward_queries[blocks](*operands, num_stages=2, **shape)
     return result
 
@@ -212,5 +231,13 @@ _self_attention.register_autograd(_differentiate, setup_context=_keep)
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of q, k, v side by side [N, L, 3 C]: [N, L, C], with a gradient; compilers keep it."""
+    """Compute softmax(q k^T / sqrt(d)) v with a gradient, as an operator that `torch.compile` keeps.
+
+    Args:
+        qkv: q, k and v side by side [N, L, 3 C].
+        heads: Number of heads.
+
+    Returns:
+        The joined heads [N, L, C].
+    """
     return _self_attention(qkv, heads)[0]

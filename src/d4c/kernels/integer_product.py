@@ -1,4 +1,4 @@
-"""The Triton kernel behind `product`: int8 tiles multiplied on the tensor cores, the rest done before they are written.
+"""The Triton kernel of `integer.products`: multiplies int8 tiles on the tensor cores and finishes them before writing.
 
 Without it a product writes int32 and the next kernel reads it again, which takes longer than int8 saves.
 """
@@ -15,12 +15,12 @@ from torch import Tensor
 from d4c.kernels.round_half_even import to_code
 
 Grid = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of each quantizer that reads the product: factor, zero point, lowest and highest code; each of the four is [Q]."""
+"""Factor, zero point, lowest and highest code of the Q quantizers that read the product, each of the four [Q]."""
 ACTIVATIONS = {None: 0, "quick_gelu": 1, "gelu": 2}
 GROUP = 8
 """Tiles of rows that follow one another, so that the weights they share stay in the cache."""
 TILES = ((128, 128, 128, 4, 3), (128, 128, 64, 4, 5), (128, 64, 64, 4, 4))
-"""Rows, columns, depth, warps and stages of the tiles among which the first call of a shape chooses."""
+"""Rows, columns, depth, warps and stages of the tiles from which the first call of a shape chooses."""
 
 
 def _configs() -> list[Any]:
@@ -100,24 +100,25 @@ def fused_product(
     grid: Grid | None,
     residual: Tensor | None,
 ) -> Tensor:
-    """activation(scale (codes weight^T) + offset), rounded to codes or added to `residual`.
+    """Compute activation(scale (codes weight^T) + offset), optionally rounded to codes or added to a residual.
 
     Args:
         codes: int8 [R, K].
         weight: int8 [O, K].
-        scale: float32 [O], as is `offset`.
+        scale: float32 [O].
+        offset: float32 [O].
         dtype: Type of the result.
-        activation: What is applied before rounding, if anything.
-        grid: What the outputs are rounded to, in equal parts of O / Q neighbors.
-        residual: [R, O].
+        activation: Activation that is applied before rounding.
+        grid: Rounding of the outputs, in equal parts of O / Q neighbors.
+        residual: Summand [R, O].
 
     Returns:
-        [R, O] of `dtype`.
+        The result [R, O] of `dtype`.
     """
     codes, weight = codes.contiguous(), weight.contiguous()
     (r, k), o = codes.shape, len(weight)
     out = torch.empty(r, o, dtype=dtype, device=codes.device)
-    # Where a part is left out, any pointer will do.
+    # A pointer that the kernel does not read may be any.
     columns = (scale,) * 4 if grid is None else grid
     _kernel[lambda tile: (triton.cdiv(r, tile["ROWS"]) * triton.cdiv(o, tile["COLUMNS"]),)](
         codes, weight, scale, offset, *columns, out if residual is None else residual.contiguous(), out,

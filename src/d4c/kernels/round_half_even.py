@@ -1,8 +1,7 @@
-"""Rounding inside the Triton kernels: to the nearest whole number, halves to even ones.
+"""Rounding inside the Triton kernels: to the nearest integer, ties to even.
 
-Triton has no instruction for it on every device. float32 holds nothing finer than whole numbers beyond 2^23, so that
-adding 1.5 * 2^23 rounds, as every sum does, and taking it away again leaves the whole number. That holds for
-magnitudes up to 2^22, far beyond all codes.
+Triton has no instruction for it on every device. Beyond 2^23 float32 represents only integers, so adding 1.5 * 2^23
+rounds, and subtracting it leaves the integer. That holds for magnitudes up to 2^22, far beyond all codes.
 """
 
 from __future__ import annotations

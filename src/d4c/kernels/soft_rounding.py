@@ -1,7 +1,7 @@
-"""Rounding with its gradients as Triton kernels: of activations to their grid, of weights between floor and ceiling.
+"""Rounding with gradients as Triton kernels: of activations to their grid, and of weights between floor and ceiling.
 
-Written as PyTorch operations either is about ten small kernels and as many for its gradient, most of the time of a
-step of learned rounding, and of an evaluation on a GPU.
+As PyTorch operations each is about ten small kernels and as many for its gradient, which take most of the time of
+learned rounding and of an evaluation on a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from d4c.kernels.round_half_even import nearest
 BLOCK = 1024
 """Elements that a program takes at once."""
 PROGRAMS = 1024
-"""Programs at most, each of which leaves one part of a scale's gradient."""
+"""Largest number of programs, each of which writes one part of a scale's gradient."""
 
 
 @triton.jit
@@ -105,12 +105,24 @@ def _soft_backward(
 
 
 def fits(x: Tensor, scale: Tensor) -> bool:
-    """Whether a tensor has the type, and its quantizer the one scale, that the kernels take."""
+    """Whether the kernels take a tensor and a scale: float32, and one scale per tensor."""
     return x.dtype == torch.float32 and scale.numel() == 1 and 0 < x.numel() < 2**31
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, dropped: Tensor | None) -> Tensor:
-    """See `d4c.quantization.formats.affine.fake_quantize`; one scale for the whole tensor."""
+    """Fake-quantize a tensor with one scale; see `d4c.quantization.formats.affine.fake_quantize`.
+
+    Args:
+        x: float32 values.
+        scale: Scale with one element.
+        zero_point: Zero point with one element.
+        qmin: Smallest code.
+        qmax: Largest code.
+        dropped: Boolean of the shape of x, true where a value stays as it is.
+
+    Returns:
+        The dequantized values, of the shape of x.
+    """
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         return _FakeQuantize.apply(x, scale, zero_point, qmin, qmax, dropped)  # type: ignore[no-untyped-call]
     return _rounded(_dense(x), scale, zero_point, qmin, qmax, dropped)
@@ -154,7 +166,20 @@ class _FakeQuantize(torch.autograd.Function):
 def soft_weight(
     alpha: Tensor, floor: Tensor, scale: Tensor, zero_point: Tensor, temperature: Tensor, qmin: int, qmax: int
 ) -> Tensor:
-    """See `d4c.quantization.rounding.adaround.SoftRounding`; weights [O, ...] with one scale and zero point per row."""
+    """Compute the soft weight of `d4c.quantization.rounding.adaround.SoftRounding`.
+
+    Args:
+        alpha: Rounding variables [O, ...].
+        floor: Codes below the float weight [O, ...].
+        scale: One scale per row.
+        zero_point: One zero point per row.
+        temperature: Temperature T with one element.
+        qmin: Smallest code.
+        qmax: Largest code.
+
+    Returns:
+        The weight [O, ...], differentiable by `alpha`.
+    """
     return _SoftWeight.apply(alpha, floor, scale, zero_point, temperature, qmin, qmax)  # type: ignore[no-untyped-call]
 
 

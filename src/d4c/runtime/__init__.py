@@ -1,1 +1,1 @@
-"""Running exported models without PyTorch: nothing below this package imports it."""
+"""Runs exported models without PyTorch, which nothing in this package imports."""

@@ -1,4 +1,4 @@
-"""A file of embeddings with what they were made of: one .npz, read without pickle and written whole or not at all."""
+"""Stores embeddings of pictures in one .npz file, read without pickle and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,27 +15,36 @@ FORMAT_VERSION = 1
 
 
 class Stamp(NamedTuple):
-    """What says that a file is still the same: bytes, and nanoseconds of its last change."""
+    """The size in bytes and the time of change in nanoseconds by which a file counts as unchanged."""
 
     size: int
     changed: int
 
 
 class Entry(NamedTuple):
-    """The unit embedding [D] of a picture as it was."""
+    """The unit embedding [D] of a picture, and the stamp of the file that it was made from."""
 
     stamp: Stamp
     embedding: NDArray[np.float32]
 
 
 Entries = dict[str, Entry]
-"""By the picture's path."""
+"""Entries by the path of the picture."""
 
 
 def read_entries(file: Path, model: str, dimensions: int) -> Entries:
-    """What `write_entries` wrote; nothing if there is no file or it is of another model.
+    """Read what `write_entries` wrote.
 
-    Raises DataError if the file is damaged, of a newer version or something else.
+    Args:
+        file: The file.
+        model: Fingerprint of the model that made the embeddings.
+        dimensions: Width D of its embeddings.
+
+    Returns:
+        The entries; none if the file does not exist or belongs to another model.
+
+    Raises:
+        DataError: The file is damaged, of a newer version or something else.
     """
     if not file.exists():
         return {}
@@ -45,7 +54,7 @@ def read_entries(file: Path, model: str, dimensions: int) -> Entries:
             if version == FORMAT_VERSION and str(stored["model"]) == model:
                 paths, stamps, embeddings = (stored[key] for key in ("paths", "stamps", "embeddings"))
                 return _entries(paths, stamps, embeddings, dimensions)
-    except Exception as error:  # zip files and arrays are damaged in every way there is
+    except Exception as error:  # damaged zip files and arrays raise almost anything
         raise DataError(f"{file} is not a file of embeddings ({error}); remove it or name another one.") from None
     if version > FORMAT_VERSION:
         raise DataError(
@@ -69,7 +78,16 @@ def _entries(
 
 
 def write_entries(file: Path, model: str, entries: Entries) -> None:
-    """Put a complete file in place of an earlier one; raises DataError if that place cannot be written."""
+    """Write all entries to a file, which replaces an earlier one as a whole.
+
+    Args:
+        file: The file.
+        model: Fingerprint of the model that made the embeddings.
+        entries: The entries, at least one.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     try:
         with atomic_file(file) as new, new.open("wb") as stream:
             np.savez(

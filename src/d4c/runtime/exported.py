@@ -1,9 +1,10 @@
-"""The folder that `d4c export` wrote, checked before a runtime sees it."""
+"""Reads the folder that `d4c export` wrote and checks it before a runtime does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -19,10 +20,22 @@ FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What an export says of itself; `saturating` are the layers whose 8-bit weights need VNNI instructions.
+    """The settings of an export.
 
-    `eos_id` is None where the largest id of a prompt marks its end, `begin_id` where prompts may begin with any token;
-    `fingerprint` stands for everything that image embeddings depend on.
+    Args:
+        folder: Where it is.
+        name: Label of the model.
+        opset: Opset of the graphs.
+        embed_dim: Width D of the embeddings.
+        image_size: Side of the square input in pixels.
+        context_length: Largest number of tokens of a prompt.
+        eos_id: Token that marks the end of a prompt; None where the largest id does.
+        begin_id: Token that every prompt begins with; None where any token may.
+        logit_scale: Factor from cosine to logit.
+        mean: Mean of red, green and blue that pixels are normalized with.
+        std: Standard deviation of red, green and blue.
+        saturating: Layers whose 8-bit weights need VNNI instructions.
+        fingerprint: Hash of everything that image embeddings depend on.
     """
 
     folder: Path
@@ -47,17 +60,9 @@ def read_export(folder: Path) -> ExportedModel:
         folder: What `d4c export` wrote.
 
     Raises:
-        ArtifactError: If it is not an export, of a format without graphs, incomplete, damaged or from a newer version.
+        ArtifactError: It is not an export, of a format without graphs, incomplete, damaged or from a newer version.
     """
-    if not (folder / "export.json").is_file():
-        raise _not_an_export(folder)
-    data = read_json(folder / "export.json", ArtifactError, ADVICE)
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{folder / 'export.json'} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; "
-            "install a newer d4c."
-        )
+    data = _read_description(folder)
     try:
         if data["format"] != "onnx":
             raise ArtifactError(
@@ -89,8 +94,22 @@ def read_export(folder: Path) -> ExportedModel:
         ) from None
 
 
+def _read_description(folder: Path) -> Any:
+    """The contents of export.json, if this version of d4c can read its format."""
+    if not (folder / "export.json").is_file():
+        raise _not_an_export(folder)
+    data = read_json(folder / "export.json", ArtifactError, ADVICE)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder / 'export.json'} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; "
+            "install a newer d4c."
+        )
+    return data
+
+
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of an export; raises ArtifactError if its vocabulary is not CLIP's."""
+    """Read the tokenizer of an export; raise ArtifactError if its vocabulary is not CLIP's."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower

@@ -1,4 +1,4 @@
-"""A folder of pictures, searched by words."""
+"""Searches a folder of pictures by words."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from d4c.zeroshot.classification import unit_rows
 DEFAULT_NAME = ".d4c-search.npz"
 BATCH = 32
 SAVE_EVERY = 32
-"""Batches after which a long update is saved, so that stopping it loses little."""
+"""Batches between two saves of a long update, so that stopping it loses little."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A picture by its path below the folder, and the cosine of its embedding with the query's."""
+    """A picture, by its path relative to the folder, and the cosine of its embedding with the query's."""
 
     path: str
     score: float
@@ -35,9 +35,13 @@ class Match:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Unit embeddings [N, D] of the pictures at `paths`, relative to the folder and sorted.
+    """The pictures of a folder that can be searched.
 
-    `skipped` says of each file that does not decode why; `embedded` is how many pictures were new or changed.
+    Args:
+        paths: Paths of the N pictures relative to the folder, sorted.
+        embeddings: Their unit embeddings [N, D].
+        skipped: Why a file does not decode, by path.
+        embedded: Number of pictures that were new or changed.
     """
 
     paths: tuple[str, ...]
@@ -46,7 +50,16 @@ class Gallery:
     embedded: int
 
     def search(self, model: RuntimeCLIP, query: str, top: int = 10) -> list[Match]:
-        """The `top` best matches, best first; of equal ones the first by name."""
+        """Find the pictures that match a query best.
+
+        Args:
+            model: The model that embedded the pictures.
+            query: What to search for.
+            top: Number of matches to return.
+
+        Returns:
+            At most `top` matches, best first; equal ones are sorted by path.
+        """
         text = unit_rows(model.encode_text(model.tokenize(query)))[0]
         scores = np.einsum("nd,d->n", self.embeddings, text)  # unlike a product, it gives equal rows equal scores
         return [Match(self.paths[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
@@ -59,12 +72,22 @@ def open_gallery(
     *,
     progress: Progress | None = None,
 ) -> Gallery:
-    """Bring the embeddings in `file` up to date with the pictures below `folder`, and read them.
+    """Bring a file of embeddings up to date with the pictures below a folder, and read it.
 
-    `file` is by default .d4c-search.npz in the folder. A picture counts as unchanged while its size and its time of
-    change are the same; all are embedded anew for another model. Hidden files and folders are left out. `progress` is
-    called with the number of new pictures done and their total. Raises DataError if there is no picture to search,
-    or if `file` is damaged or something else.
+    A picture counts as unchanged while its size and its time of change are the same; for another model all are embedded
+    again. Hidden files and folders are left out.
+
+    Args:
+        model: Embeds the pictures.
+        folder: Folder with the pictures.
+        file: Where embeddings are kept, by default .d4c-search.npz in the folder.
+        progress: Called with the new pictures done and their number.
+
+    Returns:
+        The pictures with their embeddings.
+
+    Raises:
+        DataError: There is no picture to search, or `file` is damaged, something else or cannot be written.
     """
     root = Path(folder)
     store = root / DEFAULT_NAME if file is None else Path(file)
@@ -77,14 +100,18 @@ def open_gallery(
     skipped: dict[str, str] = {}
     for i, start in enumerate(range(0, len(new), BATCH), 1):
         batch = new[start : start + BATCH]
-        made = _embed(model, root, batch, skipped)
-        entries.update({path: Entry(stamps[path], row) for path, row in made})
+        rows = _embed(model, root, batch, skipped)
+        entries.update({path: Entry(stamps[path], row) for path, row in rows})
         if progress:
             progress(start + len(batch), len(new))
-        if made and i % SAVE_EVERY == 0:
+        if rows and i % SAVE_EVERY == 0:
             write_entries(store, fingerprint, entries)
     if not entries:
-        raise DataError(f"None of the {len(stamps)} pictures in {root} can be used ({next(iter(skipped.values()))}).")
+        reason = next(iter(skipped.values())).removesuffix(".")
+        raise DataError(
+            f"None of the {len(stamps)} pictures in {root} can be used ({reason}); give a folder with pictures that "
+            "decode."
+        )
     embedded = len(new) - len(skipped)
     if embedded or outdated:
         write_entries(store, fingerprint, entries)
@@ -98,7 +125,9 @@ def _scan(root: Path) -> dict[str, Stamp]:
         raise DataError(f"{root} is not a folder; give one with pictures.")
     files = sorted(_pictures(root))
     if not files:
-        raise DataError(f"{root} holds no pictures, expected files that end in {', '.join(IMAGE_SUFFIXES)}.")
+        raise DataError(
+            f"{root} holds no pictures, expected files that end in {', '.join(IMAGE_SUFFIXES)}; give another folder."
+        )
     return {path.relative_to(root).as_posix(): stamp for path, stamp in files}
 
 
@@ -116,7 +145,7 @@ def _pictures(root: Path) -> Iterator[tuple[Path, Stamp]]:
 def _embed(
     model: RuntimeCLIP, root: Path, paths: Sequence[str], skipped: dict[str, str]
 ) -> list[tuple[str, NDArray[np.float32]]]:
-    """The unit embeddings of those pictures that decode; why the others do not goes into `skipped`."""
+    """The unit embeddings of the pictures that decode; the errors of the others go into `skipped`."""
 
     def read(path: str) -> NDArray[np.float32] | DataError:
         try:

@@ -1,4 +1,4 @@
-"""Search results as one HTML file with thumbnails in it."""
+"""Writes search results as one HTML file with embedded thumbnails."""
 
 from __future__ import annotations
 
@@ -36,9 +36,17 @@ p.name b { display: block; font-variant-numeric: tabular-nums; font-weight: 600;
 
 
 def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], note: str) -> None:
-    """A page of thumbnails that lead to the pictures themselves; it appears whole or not at all.
+    """Write a page of thumbnails that link to the pictures; it appears whole or not at all.
 
-    Raises DataError if one of the pictures has gone in the meantime.
+    Args:
+        file: The HTML file.
+        query: What was searched for, the title of the page.
+        folder: Folder with the pictures.
+        matches: The pictures to show, in this order.
+        note: One line below the title.
+
+    Raises:
+        DataError: One of the pictures does not exist any more or does not decode.
     """
     title = escape(query)
     items = "\n".join(_item(match, folder, file.parent) for match in matches)
@@ -66,7 +74,7 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
 
 
 def printable(path: str) -> str:
-    """A path without control characters and without bytes that are not text."""
+    """Return a path with control characters, and bytes that are not text, replaced."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in path)
 
 

@@ -1,4 +1,4 @@
-"""Whether the processor adds products of 8-bit integers in 16 bits; `formats.pair_sums` says what fits there."""
+"""Finds out whether the processor adds products of 8-bit integers in 16 bits (see `formats.pair_sums`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def saturates() -> bool:
-    """Whether this is an x86 processor without VNNI; False where that cannot be told."""
+    """Whether this is an x86 processor without VNNI; False where that cannot be found out."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     if platform.system() == "Linux":
@@ -28,9 +28,10 @@ def _without_vnni_by_linux() -> bool:
 
 
 def _without_vnni_by_numpy(intel_mac: bool) -> bool:
-    """NumPy asks the processor on every system, but not for the VNNI of laptops without AVX-512.
+    """Whether NumPy knows that there is no VNNI.
 
-    Those have AVX2, and no Mac is among them. NumPy keeps that in a private module, which moved in 2.0.
+    NumPy detects features on every system, but not the VNNI of laptops without AVX-512. Those have AVX2, and no Mac is
+    among them. The features are in a private module, which moved in NumPy 2.0.
     """
     for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
         try:

@@ -1,4 +1,4 @@
-"""A quantized CLIP in a runtime: NumPy in, NumPy out."""
+"""`RuntimeCLIP`: a quantized CLIP in ONNX Runtime or OpenVINO, with NumPy arrays in and out."""
 
 from __future__ import annotations
 
@@ -22,16 +22,24 @@ from d4c.zeroshot.classification import Picture, classify
 
 
 class RuntimeCLIP:
-    """An export that ONNX Runtime or OpenVINO executes, used like the PyTorch model that it was made from.
+    """An export in a runtime, used like the PyTorch model that it was made from.
 
-    Raises ArtifactError if the export is damaged, incomplete or from a newer version, and SettingError if the runtime
-    is unknown, missing or too old. Warns where the processor would cut off sums of 8-bit products (see `processor`).
+    It warns where the processor would cut off sums of 8-bit products (see `processor`).
+
+    Args:
+        folder: Folder that `d4c export` wrote.
+        runtime: "onnxruntime" or "openvino".
+
+    Raises:
+        ArtifactError: The export is damaged, incomplete or from a newer version.
+        SettingError: The runtime is unknown, not installed or too old.
     """
 
     def __init__(self, folder: str | Path, runtime: str = "onnxruntime") -> None:
         if runtime not in ("onnxruntime", "openvino"):
             raise SettingError(
-                f"The runtime {runtime!r} is neither 'onnxruntime' nor 'openvino', which execute exports."
+                f"The runtime {runtime!r} is neither 'onnxruntime' nor 'openvino', which execute exports; "
+                "choose one of them."
             )
         self.exported = read_export(Path(folder))
         self.runtime = runtime
@@ -65,17 +73,24 @@ class RuntimeCLIP:
         return self.exported.logit_scale
 
     def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
-        """A picture of any size and mode to normalized pixels [3, S, S], the same as the PyTorch model's."""
+        """Turn a picture of any size and mode into normalized pixels [3, S, S], the same as the PyTorch model's."""
         return pixels(image, self.image_size, self.exported.mean, self.exported.std)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
-        """Prompts to token ids [N, context length], the same as the PyTorch model's."""
+        """Turn prompts into token ids [N, context length], the same as the PyTorch model's."""
         return token_ids(texts, self.exported.context_length, self._tokenizer)
 
     def encode_image(self, pixels: ArrayLike) -> NDArray[np.float32]:
-        """Preprocessed pixels [N, 3, S, S] to embeddings [N, D], not normalized to unit length.
+        """Encode images.
 
-        Raises DataError for another shape.
+        Args:
+            pixels: Preprocessed pixels [N, 3, S, S].
+
+        Returns:
+            Embeddings [N, D], not of unit length.
+
+        Raises:
+            DataError: The pixels have another shape.
         """
         values = np.ascontiguousarray(pixels, np.float32)
         shape = 3, self.image_size, self.image_size
@@ -84,25 +99,36 @@ class RuntimeCLIP:
                 f"The pixels have shape {list(values.shape)}, expected [N, {', '.join(map(str, shape))}]; "
                 "stack what `preprocess` gives."
             )
-        return self._image(values) if len(values) else self._nothing()
+        return self._image(values) if len(values) else self._no_embeddings()
 
     def encode_text(self, tokens: ArrayLike) -> NDArray[np.float32]:
-        """Token ids [N, L] to embeddings [N, D], not normalized to unit length.
+        """Encode prompts.
 
-        Positions after the longest prompt are cut off: they do not reach the output, and prompts are short. Raises
-        DataError for another shape, floating-point ids or ids that CLIP does not have.
+        Positions after the longest prompt are cut off: they do not reach the output, and prompts are short.
+
+        Args:
+            tokens: Token ids [N, L] from `tokenize`.
+
+        Returns:
+            Embeddings [N, D], not of unit length.
+
+        Raises:
+            DataError: The tokens have another shape, are not integers or are not ids of CLIP.
         """
         ids = np.asarray(tokens)
-        longest = self.exported.context_length
-        if ids.ndim != 2 or not 1 <= ids.shape[1] <= longest or not np.issubdtype(ids.dtype, np.integer):
+        context_length = self.exported.context_length
+        if ids.ndim != 2 or not 1 <= ids.shape[1] <= context_length or not np.issubdtype(ids.dtype, np.integer):
             raise DataError(
                 f"The tokens are {ids.dtype} of shape {list(ids.shape)}, expected integers of shape "
-                f"[N, 1 to {longest}]; give what `tokenize` gives."
+                f"[N, 1 to {context_length}]; give what `tokenize` gives."
             )
         if not len(ids):
-            return self._nothing()
+            return self._no_embeddings()
         if ids.min() < 0 or ids.max() >= VOCAB_SIZE:
-            raise DataError(f"The tokens run from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}.")
+            raise DataError(
+                f"The tokens range from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}; give what "
+                "`tokenize` gives."
+            )
         begin = self.exported.begin_id
         if begin is not None and (ids[:, 0] != begin).any():
             raise DataError(
@@ -116,7 +142,19 @@ class RuntimeCLIP:
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
     ) -> NDArray[np.float32]:
-        """Probabilities [N, L] of labels for pictures (files or PIL images); see `d4c.zeroshot.classification`."""
+        """Return the probabilities of labels for pictures; see `d4c.zeroshot.classification.classify`.
+
+        Args:
+            images: Files or PIL images.
+            labels: Names to choose from.
+            templates: Prompts with "{}" where a name goes.
+
+        Returns:
+            Probabilities [N, L].
+
+        Raises:
+            DataError: A picture does not decode, or there are no labels or templates.
+        """
         return classify(
             images,
             labels,
@@ -126,7 +164,7 @@ class RuntimeCLIP:
             embed_texts=lambda prompts: self.encode_text(self.tokenize(prompts)),
         )
 
-    def _nothing(self) -> NDArray[np.float32]:
+    def _no_embeddings(self) -> NDArray[np.float32]:
         return np.zeros((0, self.exported.embed_dim), np.float32)
 
 

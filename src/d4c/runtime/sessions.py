@@ -1,6 +1,6 @@
-"""One graph in one runtime, as a function of an array.
+"""Opens one graph in one runtime as a function of an array.
 
-ONNX Runtime and OpenVINO compute the same integers; what is left in floating point stays float32 in both.
+ONNX Runtime and OpenVINO compute the same integers; everything else stays float32 in both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ Graph = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 def onnxruntime_graph(file: Path, opset: int, *, wide_sums: bool) -> Graph:
-    """A graph with one input and one output on the CPU; `wide_sums` avoids 16-bit sums at the price of speed.
+    """Open a graph with one input and one output in ONNX Runtime on the CPU.
 
-    Raises SettingError if this ONNX Runtime cannot read the opset.
+    Args:
+        file: The ONNX file.
+        opset: Its opset, for the error message.
+        wide_sums: Avoid 16-bit sums of products, which is slower.
+
+    Returns:
+        The graph as a function.
+
+    Raises:
+        SettingError: This ONNX Runtime cannot read the graph.
     """
     session = open_session(file, opset, wide_sums=wide_sums)
     name = session.get_inputs()[0].name
@@ -28,7 +37,20 @@ def onnxruntime_graph(file: Path, opset: int, *, wide_sums: bool) -> Graph:
 
 
 def open_session(model: bytes | Path, opset: int, *, optimized: Path | None = None, wide_sums: bool = False) -> Any:
-    """A CPU session with default optimizations, whose graph goes to `optimized` as well; raises as above."""
+    """Open an ONNX Runtime session on the CPU with default optimizations.
+
+    Args:
+        model: A serialized graph, or a file that holds one.
+        opset: Its opset, for the error message.
+        optimized: File to write the optimized graph to.
+        wide_sums: Avoid 16-bit sums of products, which is slower.
+
+    Returns:
+        The session.
+
+    Raises:
+        SettingError: This ONNX Runtime cannot read the graph.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -45,11 +67,22 @@ def open_session(model: bytes | Path, opset: int, *, optimized: Path | None = No
 
 
 def openvino_graph(file: Path, opset: int) -> Graph:
-    """The same in OpenVINO. Raises SettingError if it is not installed or cannot read the graph."""
+    """Open a graph with one input and one output in OpenVINO on the CPU.
+
+    Args:
+        file: The ONNX file.
+        opset: Its opset, for the error message.
+
+    Returns:
+        The graph as a function.
+
+    Raises:
+        SettingError: OpenVINO is not installed or cannot read the graph.
+    """
     openvino = require("openvino", "openvino", "The runtime 'openvino' needs")
     core = openvino.Core()
     try:
-        # Left to itself it computes in bfloat16 on processors that can.
+        # By default it computes in bfloat16 on processors that can.
         compiled = core.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:
         raise _unreadable(file, opset, "OpenVINO", openvino.__version__, "openvino", error) from None

@@ -1,1 +1,1 @@
-"""Towers as ONNX graphs, checked against PyTorch in ONNX Runtime."""
+"""Writes towers as ONNX graphs and checks them against PyTorch in ONNX Runtime."""

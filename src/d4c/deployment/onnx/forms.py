@@ -1,12 +1,13 @@
-"""How quantized tensors are written so that runtimes keep them integers: measured forms, not the obvious ones.
+"""Writes quantized tensors in the forms that runtimes keep as integers.
 
-An activation is QuantizeLinear to uint8, below 8 bits Clip of the codes, DequantizeLinear: runtimes have no 4- or 6-bit
-activations, and without the Clip values outside the range would not be clamped. Operands of attention products are
-clamped before QuantizeLinear instead: a Clip of codes there keeps OpenVINO from fusing the attention.
-A weight is an int8 tensor that DequantizeLinear reads with a scale for each output channel. Up to 4 bits it is stored
-as INT4 and cast (DequantizeLinear straight on INT4 runs in floating point everywhere); 5 and 6 bits as 4 + 2, joined by
-float arithmetic (OpenVINO computes the bit-shifting form wrongly, and reads no 2-bit tensors). ONNX Runtime and
-OpenVINO fold all of it to int8 when they load.
+An activation is QuantizeLinear to uint8, Clip of the codes below 8 bits, and DequantizeLinear: runtimes have no 4- or
+6-bit activations, and without the Clip values outside the range would not be clamped. Operands of attention products
+are clamped before QuantizeLinear instead, since a Clip of codes there keeps OpenVINO from fusing the attention.
+
+A weight is an int8 tensor that DequantizeLinear reads with one scale per output channel. Up to 4 bits it is stored as
+INT4 and cast, since DequantizeLinear of INT4 runs in floating point everywhere. 5 and 6 bits are stored as 4 + 2 and
+joined by float arithmetic, since OpenVINO computes the bit-shifting form wrongly and reads no 2-bit tensors. ONNX
+Runtime and OpenVINO fold all of it to int8 when they load.
 """
 
 from __future__ import annotations
@@ -21,10 +22,18 @@ from d4c.quantization.quantized_layers import ActivationQuantizer
 
 
 def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, *, clip_values: bool = False) -> str:
-    """The values that x stands for once quantized; readers that share a quantizer share the nodes.
+    """Emit the fake quantization of an activation; readers that share a quantizer share the nodes.
 
-    Below 8 bits codes are clamped, or with `clip_values` the values before them, which is the same: the ends of the
-    range round to the first and the last code.
+    Args:
+        g: The graph.
+        x: The activation.
+        quantizer: Its quantizer.
+        name: Prefix of the new tensors.
+        clip_values: Below 8 bits, clamp values instead of codes, with the same result: the ends of the range round to
+            the first and the last code.
+
+    Returns:
+        The dequantized activation.
     """
     key = x, id(quantizer)
     if key not in g.quantized:
@@ -50,7 +59,17 @@ def _code(g: Graph, value: int) -> str:
 
 
 def weight_codes(g: Graph, codes: NDArray[np.int8], bits: int, name: str) -> str:
-    """Signed codes as an int8 tensor, stored in as few bits as runtimes read."""
+    """Emit signed codes as an int8 tensor, stored in as few bits as runtimes read.
+
+    Args:
+        g: The graph.
+        codes: The codes of a weight.
+        bits: Their number of bits.
+        name: Prefix of the new tensors.
+
+    Returns:
+        The int8 tensor.
+    """
     if g.unpacked or bits > 6:
         return g.constant(f"{name}/weight", codes)
     if bits <= 4:
@@ -59,7 +78,7 @@ def weight_codes(g: Graph, codes: NDArray[np.int8], bits: int, name: str) -> str
 
 
 def _four_and_two(g: Graph, codes: NDArray[np.int8], name: str) -> str:
-    """6 bits as 4 * high + low, the low parts of two halves along the first even axis in one 4-bit tensor."""
+    """6 bits as 4 * high + low, with the low parts of two halves along the first even axis in one 4-bit tensor."""
     axis = next((axis for axis, size in enumerate(codes.shape) if size % 2 == 0), None)
     if axis is None:
         return g.constant(f"{name}/weight", codes)  # not a shape of any CLIP

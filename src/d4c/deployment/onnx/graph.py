@@ -1,4 +1,4 @@
-"""An ONNX graph under construction."""
+"""`Graph`: an ONNX graph under construction."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor
 
-# Opset 21 is the first with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too.
 OPSET = 21
+"""The first opset with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too."""
 IR_VERSION = 10
 
 Shape = Sequence[int | str]
@@ -20,7 +20,13 @@ Shape = Sequence[int | str]
 
 @dataclass(frozen=True)
 class Layer:
-    """The tensors that a module of the PyTorch model reads and the one that it writes, `factor` times, in the graph."""
+    """The tensors that correspond to a module of the PyTorch model.
+
+    Args:
+        inputs: Tensors that the module reads.
+        output: Tensor that it writes.
+        factor: What the module's output is multiplied with in the graph.
+    """
 
     inputs: tuple[str, ...]
     output: str
@@ -28,12 +34,16 @@ class Layer:
 
 
 class Graph:
-    """Nodes and constants in order of execution; every method returns the name of a tensor.
+    """Nodes and constants in order of execution; every method that adds one returns the name of a tensor.
 
-    A node carries the name of what it computes. Tensors are called after the modules of the PyTorch model, and
-    `layers` says what each module reads and writes, so that the two can be compared piece by piece, and `products`
-    which node multiplies in each quantized layer. `rows` are tensors of which a graph takes one row of the module's.
-    `unpacked` stores all weights as int8.
+    A node has the name of the tensor that it computes, and tensors are named after the modules of the PyTorch model.
+    `layers` maps each module to the tensors that it reads and writes, so that the two can be compared part by part.
+    `products` maps each quantized layer to the node that multiplies. `rows` are tensors with a single row of the
+    module's.
+
+    Args:
+        name: Name of the graph.
+        unpacked: Store all weights as int8.
     """
 
     def __init__(self, name: str, unpacked: bool = False) -> None:
@@ -49,10 +59,12 @@ class Graph:
         self.quantized: dict[tuple[str, int], str] = {}
 
     def input(self, name: str, dtype: int, shape: Shape) -> str:
+        """Declare an input of the graph."""
         self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
     def output(self, name: str, shape: Shape) -> str:
+        """Declare a float output of the graph."""
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         return name
 
@@ -67,7 +79,7 @@ class Graph:
         return name
 
     def split(self, x: str, sizes: str, names: Sequence[str]) -> list[str]:
-        """Parts of a tensor along its last axis; `sizes` is a tensor as well."""
+        """Split a tensor along its last axis into parts whose sizes are a tensor as well."""
         self.nodes.append(helper.make_node("Split", [x, sizes], list(names), name=f"{x}/split", axis=-1))
         return list(names)
 
@@ -78,7 +90,7 @@ class Graph:
         return name
 
     def int4(self, name: str, codes: NDArray[np.int8], signed: bool) -> str:
-        """Store integers of 4 bits two to a byte, the first in the lower half."""
+        """Store 4-bit integers two to a byte, the first in the lower half."""
         flat = codes.reshape(-1).astype(np.uint8) & 15
         flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
         kind = TensorProto.INT4 if signed else TensorProto.UINT4
@@ -87,18 +99,19 @@ class Graph:
         return name
 
     def integers(self, *values: int) -> str:
-        """A constant int64 vector, such as a shape."""
+        """Store a constant int64 vector, such as a shape."""
         return self.constant("integers/" + "_".join(map(str, values)), np.array(values, np.int64))
 
     def scalar(self, value: float) -> str:
-        """A constant float32 number."""
+        """Store a constant float32 number."""
         return self.constant(f"scalar/{value}", np.array(value, np.float32))
 
     def reshape(self, x: str, shape: Sequence[int], name: str) -> str:
-        """Reshape; 0 keeps a dimension, -1 is what is left."""
+        """Append a Reshape; 0 keeps a dimension, -1 takes what is left."""
         return self.node("Reshape", [x, self.integers(*shape)], name)
 
     def model(self, version: str) -> ModelProto:
+        """Return the complete model, as written by this version of d4c."""
         graph = helper.make_graph(
             self.nodes,
             self.name,

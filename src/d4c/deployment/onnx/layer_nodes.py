@@ -1,4 +1,4 @@
-"""Layers as ONNX nodes: each function takes a module of the PyTorch model and the name that it has there."""
+"""Emits layers as ONNX nodes: each function takes a module of the PyTorch model and its name there."""
 
 from __future__ import annotations
 
@@ -16,16 +16,27 @@ from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPoo
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
 
 Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
-# A layer, and what its output is multiplied with.
 Scaled = tuple[Product, float]
+"""A layer, and the factor of its output."""
 
 
 def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None, factor: float = 1.0) -> str:
-    """x W^T + b over the last axis of x, times a factor, as MatMul and Sub(-b).
+    """Emit factor * (x W^T + b) over the last axis of x, as MatMul and Sub(-b).
 
-    ONNX Runtime makes a float Gemm of MatMul and Add(b) where shapes are static, and dequantizes its weight in every
+    Where shapes are static, ONNX Runtime turns MatMul and Add(b) into a float Gemm and dequantizes the weight in every
     run, which is slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
-    patches, since ONNX Runtime computes a convolution in integers only when its output is quantized.
+    patches, since ONNX Runtime computes a convolution in integers only if its output is quantized.
+
+    Args:
+        g: The graph.
+        x: Input of the layer.
+        layer: A linear layer, or a convolution whose patches are rows of x.
+        name: Name of the layer.
+        output: Name of the result, by default that of the layer.
+        factor: Factor of the result.
+
+    Returns:
+        The result.
     """
     assert isinstance(layer, Product)
     output = output or name
@@ -34,10 +45,19 @@ def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = N
 
 
 def joint_linear(g: Graph, x: str, layers: Mapping[str, Scaled], name: str) -> list[str]:
-    """Linear layers that read one tensor through one quantizer, as one product whose columns are split.
+    """Emit linear layers that read one tensor through one quantizer as one product whose columns are split.
 
     For the few rows of one prompt a wide product takes less time than several. For hundreds of rows it does not, and
     the split copies them.
+
+    Args:
+        g: The graph.
+        x: Input of the layers.
+        layers: Layers with their factors, by name.
+        name: Name of the product.
+
+    Returns:
+        The results, in the order of the layers.
     """
     product = _product(g, x, layers, name, name)
     sizes = g.integers(*(len(layer.weight) for layer, _ in layers.values()))
@@ -48,7 +68,7 @@ def joint_linear(g: Graph, x: str, layers: Mapping[str, Scaled], name: str) -> l
 
 
 def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
-    """Convolution; a quantized layer has its bias on the steps of the accumulator, to which runtimes round it."""
+    """Emit a convolution; the bias of a quantized one lies on steps of the accumulator, to which runtimes round it."""
     assert isinstance(layer, nn.Conv2d | QuantizedConv2d)
     if isinstance(layer, QuantizedConv2d):
         weight = _weight(g, {name: (layer, 1.0)}, 0, name)
@@ -64,7 +84,7 @@ def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 
 def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
-    """Product of two activations of an attention, quantized where the scheme says so."""
+    """Emit the product of two activations of an attention, quantized where the scheme says so."""
     if not isinstance(layer, QuantizedMatMul):
         return g.node("MatMul", [a, b], name)  # PyTorch fuses it with the softmax: no layer to compare with
     operands = [
@@ -76,7 +96,7 @@ def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
 
 
 def add(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
-    """Sum of two activations, which ONNX Runtime computes in integers where both and the result are quantized."""
+    """Emit the sum of two activations; ONNX Runtime adds integers where both and the result are quantized."""
     operands = [a, b]
     if isinstance(layer, QuantizedAdd):
         operands = [fake_quantized(g, a, layer.a, f"{name}.a"), fake_quantized(g, b, layer.b, f"{name}.b")]
@@ -85,7 +105,7 @@ def add(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
 
 
 def average_pool(g: Graph, x: str, layer: nn.Module, name: str) -> str:
-    """Average over squares side by side; nothing where a block keeps its size."""
+    """Emit the average over adjacent squares; nothing where a block keeps its size."""
     size = pool_factor(layer)
     if size == 1:
         return x
@@ -95,7 +115,7 @@ def average_pool(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 
 def pool_factor(layer: nn.Module) -> int:
-    """By how much a pool shrinks each side."""
+    """Return the factor by which a pool shrinks each side."""
     if isinstance(layer, nn.Identity):
         return 1
     assert isinstance(layer, nn.AvgPool2d | QuantizedAvgPool2d)
@@ -104,14 +124,14 @@ def pool_factor(layer: nn.Module) -> int:
 
 
 def layer_norm(g: Graph, x: str, layer: nn.LayerNorm, name: str) -> str:
-    """LayerNorm over the last axis, in floating point."""
+    """Emit LayerNorm over the last axis, in floating point."""
     inputs = [x, g.constant(f"{name}/weight", layer.weight), g.constant(f"{name}/bias", layer.bias)]
     g.node("LayerNormalization", inputs, name, axis=-1, epsilon=layer.eps)
     return _record(g, layer, name, (x,), name)
 
 
 def activation(g: Graph, x: str, layer: nn.Module, name: str) -> str:
-    """QuickGELU, as the nodes that ONNX Runtime fuses, or GELU."""
+    """Emit QuickGELU, as the nodes that ONNX Runtime fuses, or GELU."""
     if isinstance(layer, QuickGELU):
         gate = g.node("Sigmoid", [g.node("Mul", [x, g.scalar(1.702)], f"{name}/scaled")], f"{name}/gate")
         g.node("Mul", [x, gate], name)
@@ -121,7 +141,7 @@ def activation(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 
 def batch_norm(g: Graph, x: str, layer: nn.Module, name: str) -> str:
-    """BatchNorm of a tower that is not quantized; nothing where it was folded into its convolution."""
+    """Emit BatchNorm of a tower that is not quantized; nothing where it was folded into its convolution."""
     if isinstance(layer, nn.Identity):
         return x
     assert isinstance(layer, nn.BatchNorm2d)
@@ -134,9 +154,9 @@ def batch_norm(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 
 def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
-    """Rows of the token table; of a quantized one, 8-bit rows times the scale of each.
+    """Emit the rows of the token table; of a quantized one, 8-bit rows times the scale of each.
 
-    Rows that are all zero are not stored: one row of zeros at the end stands for them.
+    Rows that are all zero are not stored: one row of zeros at the end represents them.
     """
     assert isinstance(layer, nn.Embedding | QuantizedEmbedding)
     if isinstance(layer, nn.Embedding):
@@ -158,7 +178,7 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
 
 
 def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: str) -> str:
-    """The node that multiplies in linear layers side by side; their sums with the biases go to `output`."""
+    """The node that multiplies for adjacent linear layers; sums with the biases go to `output`."""
     first, _ = next(iter(layers.values()))
     if isinstance(first, QuantizedLinear | QuantizedConv2d):
         operands = [fake_quantized(g, x, first.input_quantizer, name), _weight(g, layers, 1, name)]
@@ -175,14 +195,16 @@ def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: 
 
 def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str) -> str:
     """Dequantized weights with their output channels along `axis`, each stored in its own bits."""
-    packed, scales = [], []
+    code_tensors, scales = [], []
     for part, (layer, factor) in layers.items():
         assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
         codes = layer.codes.flatten(1).t() if axis == 1 else layer.codes
         array = codes.contiguous().cpu().numpy().astype(np.int8)
-        packed.append(weight_codes(g, array, layer.weight_args.num_bits, part))
+        code_tensors.append(weight_codes(g, array, layer.weight_args.num_bits, part))
         scales.append(factor * layer.weight_scale.flatten())
-    joined = packed[0] if len(packed) == 1 else g.node("Concat", packed, f"{name}/weight_codes", axis=axis)
+    joined = code_tensors[0]
+    if len(code_tensors) > 1:
+        joined = g.node("Concat", code_tensors, f"{name}/weight_codes", axis=axis)
     scale = g.constant(f"{name}/weight_scale", torch.cat(scales))
     return g.node("DequantizeLinear", [joined, scale], f"{name}/weight_values", axis=axis)
 

@@ -1,7 +1,4 @@
-"""ONNX as an export target: one graph per tower.
-
-image.onnx, text.onnx    see `tower_graphs` for their inputs and outputs
-"""
+"""The export target "onnx": image.onnx and text.onnx, whose inputs and outputs `tower_graphs` describes."""
 
 from __future__ import annotations
 
@@ -19,10 +16,19 @@ if TYPE_CHECKING:
 def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write both towers as graphs and compare each layer and each block with PyTorch in ONNX Runtime.
 
+    Args:
+        clip: The artifact in PyTorch.
+        folder: Empty folder to write into.
+        options: Whether to store int8 weights and whether to compare.
+        progress: Called with (thousandths done, 1000).
+
+    Returns:
+        Settings for export.json, and the parity by tower.
+
     Raises:
-        ArtifactError: If ONNX Runtime computes something else.
+        ArtifactError: ONNX Runtime computes something else.
     """
-    # onnx is an extra, and torch takes a second to import: the table of targets needs neither.
+    # Imported here: onnx is an extra and torch takes a second, and the table of targets needs neither.
     from d4c.deployment.onnx.graph import OPSET
     from d4c.deployment.onnx.parity import check_tower
     from d4c.deployment.onnx.tower_graphs import image_graph, text_graph

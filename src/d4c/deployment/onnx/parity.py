@@ -1,11 +1,11 @@
-"""Does ONNX Runtime compute from the file what PyTorch computes from the artifact?
+"""Checks that ONNX Runtime computes from a file what PyTorch computes from the artifact.
 
 Each layer gets exactly the input that it has in PyTorch: its codes are then the same, and only the order of float32
 sums may differ. Each stage of a tower (embedding, block, head) gets the input that it has in PyTorch and runs as the
 optimizer fuses it: a last-bit difference inside can move a value across a rounding boundary, so that single codes
-differ by one step. Over a whole tower such steps add up: two runtimes with one file differ there as well, which is why
-the end-to-end figures are reported and not judged. Of what the last block computes for one row alone, that row is
-compared. Where the processor needs wide sums for this artifact, the check has them, as `RuntimeCLIP` does.
+differ by one step. Over a whole tower such steps add up. Two runtimes with one file differ there as well, so the
+end-to-end figures are reported but have no tolerance. Where the last block computes a single row, that row is compared.
+Where the processor needs wide sums for this artifact, the check uses them, as `RuntimeCLIP` does.
 """
 
 from __future__ import annotations
@@ -36,16 +36,19 @@ from d4c.quantization.stages import Stage, stages
 from d4c.runtime import processor
 
 LAYER_TOLERANCE = 1e-4
-# Most blocks differ by nothing but the order of float32 sums. Where a code at a rounding boundary falls differently, a
-# transformer block stays below 4e-3 and a bottleneck of 3-bit weights and 5-bit activations at 3e-3.
+"""Largest relative difference of a layer."""
 STAGE_TOLERANCE = 0.02
+"""Largest relative difference of a stage; a code that is rounded differently changes a block by less than 4e-3."""
 
 
 @dataclass(frozen=True)
 class StageParity:
-    """`error`: root mean square difference of the stage's output over the root mean square of the output.
+    """The differences of a stage.
 
-    `layer_error`: of its layers, each on its own, the largest difference over the layer's largest value.
+    Args:
+        error: Root mean square difference of the stage's output over the root mean square of the output.
+        layer_error: Largest difference over the largest value of a layer, for the worst of its layers.
+        worst_layer: Name of that layer.
     """
 
     error: float
@@ -55,7 +58,16 @@ class StageParity:
 
 @dataclass(frozen=True)
 class TowerParity:
-    """Stages by name; cosines and largest relative error of whole embeddings; which layers do not run in integers."""
+    """The differences of a tower.
+
+    Args:
+        stages: Differences by name of the stage.
+        cosine_mean: Mean cosine between embeddings of both.
+        cosine_min: Smallest cosine.
+        embedding_error: Largest difference over the largest value of the embeddings.
+        integer_layers: Number of quantized products that run in integers.
+        float_layers: Those that do not, with the type of their node.
+    """
 
     stages: dict[str, StageParity]
     cosine_mean: float
@@ -65,6 +77,7 @@ class TowerParity:
     float_layers: dict[str, str]
 
     def summary(self) -> str:
+        """Return one line for the command line."""
         layers = self.integer_layers + len(self.float_layers)
         worst = max(stage.error for stage in self.stages.values())
         return (
@@ -73,11 +86,12 @@ class TowerParity:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-ready form."""
         return asdict(self)
 
 
 def probes(clip: CLIP, tower: str) -> Tensor:
-    """Inputs that need no data: prompts, or pictures of dead leaves and one of noise far outside every range."""
+    """Make inputs without data: prompts, or pictures of dead leaves and one of noise far outside every range."""
     if tower == "text":
         return clip.text.crop(clip.tokenize(generic_prompts(4)))
     generator = torch.Generator().manual_seed(0)
@@ -100,19 +114,19 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str, progress:
         The differences of all stages and layers, which are within the tolerances.
 
     Raises:
-        ArtifactError: If a layer or a stage differs; the message names the first one.
+        ArtifactError: A layer or a stage differs; the message names the first one.
     """
     inputs = probes(clip, tower)
     wide_sums = processor.saturates() and bool(saturating_layers(clip))
     parts = _Parts(onnx.load(file), g, _read_rows(clip, tower, inputs), wide_sums)
     state, input_name = inputs, g.inputs[0].name
-    chain = stages(clip, tower)
+    tower_stages = stages(clip, tower)
     stage_parities = {}
-    for done, stage in enumerate(chain, 1):
-        output_name = g.outputs[0].name if stage is chain[-1] else stage.name
+    for done, stage in enumerate(tower_stages, 1):
+        output_name = g.outputs[0].name if stage is tower_stages[-1] else stage.name
         state, stage_parities[stage.name] = _check_stage(parts, clip, stage, input_name, output_name, state, inputs)
         input_name = output_name
-        progress(done, len(chain))
+        progress(done, len(tower_stages))
     computed = run(open_session(file, wide_sums=wide_sums), {g.inputs[0].name: inputs.numpy()})[0]
     cosine = torch.cosine_similarity(torch.from_numpy(computed), state, dim=-1)
     nodes = kernels(file, g.products, wide_sums=wide_sums)
@@ -121,7 +135,7 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str, progress:
         stage_parities,
         float(cosine.mean()),
         float(cosine.min()),
-        _largest(computed, state.numpy()),
+        _largest_error(computed, state.numpy()),
         len(nodes) - len(in_float),
         in_float,
     )
@@ -130,23 +144,23 @@ def check_tower(file: Path, g: Graph, clip: QuantizedCLIP, tower: str, progress:
 def _check_stage(
     parts: _Parts, clip: QuantizedCLIP, stage: Stage, input_name: str, output_name: str, state: Tensor, inputs: Tensor
 ) -> tuple[Tensor, StageParity]:
-    feeds = {parts.g.inputs[0].name: inputs.numpy(), input_name: parts.of(input_name, state.numpy())}
-    nodes = parts.between(feeds, output_name)
+    feeds = {parts.g.inputs[0].name: inputs.numpy(), input_name: parts.graph_value(input_name, state.numpy())}
+    nodes = parts.nodes_between(feeds, output_name)
     written = {name for node in nodes for name in node.output}
     layers = [name for name, layer in parts.g.layers.items() if layer.output in written]
-    with _recorded(clip, layers) as seen:
-        expected = stage.run(clip, state, inputs)
-    errors = dict(zip(layers, _layer_errors(parts, nodes, feeds, layers, seen), strict=True))
+    with _recorded(clip, layers) as records:
+        torch_output = stage.run(clip, state, inputs)
+    errors = dict(zip(layers, _layer_errors(parts, nodes, feeds, layers, records), strict=True))
     for name, error in errors.items():
         if not error <= LAYER_TOLERANCE:
             raise _mismatch(clip, name, error, LAYER_TOLERANCE, parts.wide_sums)
     computed = parts.run(nodes, feeds, [output_name])[0]
-    want = parts.of(output_name, expected.numpy())
-    difference = _rms(computed - want) / max(_rms(want), 1e-30)
+    expected = parts.graph_value(output_name, torch_output.numpy())
+    difference = _rms(computed - expected) / max(_rms(expected), 1e-30)
     if not difference <= STAGE_TOLERANCE:
         raise _mismatch(clip, stage.name, difference, STAGE_TOLERANCE, parts.wide_sums)
     worst = max(errors, key=lambda name: errors[name])
-    return expected, StageParity(difference, errors[worst], worst)
+    return torch_output, StageParity(difference, errors[worst], worst)
 
 
 def _mismatch(clip: QuantizedCLIP, name: str, error: float, tolerance: float, wide_sums: bool) -> ArtifactError:
@@ -159,46 +173,47 @@ def _mismatch(clip: QuantizedCLIP, name: str, error: float, tolerance: float, wi
 
 
 def _layer_errors(
-    parts: _Parts, nodes: Sequence[NodeProto], feeds: dict[str, NDArray[Any]], layers: Sequence[str], seen: _Seen
+    parts: _Parts, nodes: Sequence[NodeProto], feeds: dict[str, NDArray[Any]], layers: Sequence[str], records: _Records
 ) -> Iterator[float]:
-    """Largest relative error of each layer, given its PyTorch input under a name of its own."""
+    """Largest relative error of each layer, which reads its input in PyTorch under a new name."""
     tensors = dict(feeds)
     renamed = {}
     for layer in layers:
-        for tensor, value in zip(parts.g.layers[layer].inputs, seen[layer][0], strict=True):
-            renamed[tensor] = f"{tensor}/given"
-            tensors[renamed[tensor]] = parts.of(tensor, value)
-    apart = []
+        for tensor, value in zip(parts.g.layers[layer].inputs, records[layer][0], strict=True):
+            renamed[tensor] = f"{tensor}/torch"
+            tensors[renamed[tensor]] = parts.graph_value(tensor, value)
+    isolated_nodes = []
     for node in nodes:
         copy = NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = [renamed.get(name, name) for name in node.input]
-        apart.append(copy)
+        isolated_nodes.append(copy)
     outputs = [parts.g.layers[layer].output for layer in layers]
-    for layer, got in zip(layers, parts.run(apart, tensors, outputs), strict=True):
-        want = parts.of(parts.g.layers[layer].output, seen[layer][1]) * np.float32(parts.g.layers[layer].factor)
-        if want.ndim > got.ndim:  # the patch embedding, a linear layer in the graph
-            want = want.reshape(*want.shape[:2], -1).swapaxes(1, 2)
-        yield _largest(got, want)
+    for layer, computed in zip(layers, parts.run(isolated_nodes, tensors, outputs), strict=True):
+        traced = parts.g.layers[layer]
+        expected = parts.graph_value(traced.output, records[layer][1]) * np.float32(traced.factor)
+        if expected.ndim > computed.ndim:  # the patch embedding, a linear layer in the graph
+            expected = expected.reshape(*expected.shape[:2], -1).swapaxes(1, 2)
+        yield _largest_error(computed, expected)
 
 
-_Seen = dict[str, tuple[tuple[NDArray[Any], ...], NDArray[Any]]]
+_Records = dict[str, tuple[tuple[NDArray[Any], ...], NDArray[Any]]]
 
 
 @contextmanager
-def _recorded(clip: CLIP, layers: Iterable[str]) -> Iterator[_Seen]:
-    """Inputs and output of modules, by name, once the body has run them."""
-    seen: _Seen = {}
+def _recorded(clip: CLIP, layers: Iterable[str]) -> Iterator[_Records]:
+    """Inputs and output of modules, by name, after the block has run them."""
+    records: _Records = {}
 
     def keep(name: str) -> Any:
         def hook(_module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = tuple(x.numpy() for x in inputs), output.numpy()
+            records[name] = tuple(x.numpy() for x in inputs), output.numpy()
 
         return hook
 
     handles = [clip.get_submodule(name).register_forward_hook(keep(name)) for name in layers]
     try:
-        yield seen
+        yield records
     finally:
         for handle in handles:
             handle.remove()
@@ -211,7 +226,14 @@ def _read_rows(clip: CLIP, tower: str, inputs: Tensor) -> NDArray[Any]:
 
 
 class _Parts:
-    """Pieces of a graph as models of their own; `rows` are those of each sample that the head reads."""
+    """Parts of a graph as separate models.
+
+    Args:
+        whole: The file.
+        g: What the file was written from.
+        rows: The row of each sample that the head reads.
+        wide_sums: Avoid 16-bit sums of products.
+    """
 
     def __init__(self, whole: ModelProto, g: Graph, rows: NDArray[Any], wide_sums: bool) -> None:
         self.whole, self.g, self.rows, self.wide_sums = whole, g, rows, wide_sums
@@ -219,19 +241,19 @@ class _Parts:
         self.constants = {tensor.name: tensor for tensor in whole.graph.initializer}
         graph = whole.graph
         self.infos = {info.name: info for info in [*graph.input, *graph.output, *graph.value_info]}
-        # Up to the last state, whatever is computed of one row has one row.
-        self.of_one_row = set(g.rows)
-        for node in self.between((), g.states[-1].name):
-            if self.of_one_row.intersection(node.input):
-                self.of_one_row.update(node.output)
+        # Up to the last state, whatever is computed from one row has one row.
+        self.single_row_tensors = set(g.rows)
+        for node in self.nodes_between((), g.states[-1].name):
+            if self.single_row_tensors.intersection(node.input):
+                self.single_row_tensors.update(node.output)
 
-    def of(self, tensor: str, value: NDArray[Any]) -> NDArray[Any]:
-        """What a tensor of the graph holds of a value [N, ..., rows, C] of PyTorch."""
-        if tensor not in self.of_one_row:
+    def graph_value(self, tensor: str, value: NDArray[Any]) -> NDArray[Any]:
+        """The part of a value [N, ..., rows, C] of PyTorch that a tensor of the graph holds."""
+        if tensor not in self.single_row_tensors:
             return value
         return np.take_along_axis(value, self.rows.reshape(-1, *[1] * (value.ndim - 1)), axis=-2)
 
-    def between(self, inputs: Iterable[str], output: str) -> list[NodeProto]:
+    def nodes_between(self, inputs: Iterable[str], output: str) -> list[NodeProto]:
         """The nodes that lead from `inputs` to `output`, in order."""
         needed, open_ends = set(), [output]
         while open_ends:
@@ -244,7 +266,7 @@ class _Parts:
     def run(
         self, nodes: Sequence[NodeProto], inputs: dict[str, NDArray[Any]], outputs: Sequence[str]
     ) -> list[NDArray[Any]]:
-        """What ONNX Runtime computes of `inputs` with some of the nodes."""
+        """What ONNX Runtime computes from `inputs` with some of the nodes."""
         return run(open_session(self.model(nodes, inputs, outputs), wide_sums=self.wide_sums), inputs)
 
     def model(self, nodes: Sequence[NodeProto], inputs: dict[str, NDArray[Any]], outputs: Sequence[str]) -> bytes:
@@ -269,5 +291,5 @@ def _rms(x: NDArray[Any]) -> float:
     return float(np.sqrt(np.square(x, dtype=np.float64).mean()))
 
 
-def _largest(got: NDArray[Any], want: NDArray[Any]) -> float:
-    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
+def _largest_error(computed: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.abs(computed - expected).max() / max(np.abs(expected).max(), 1e-30))

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions of a graph and of its parts, and what the optimizer made of them."""
+"""Runs graphs and their parts in ONNX Runtime, and reads which kernels the optimizer chose."""
 
 from __future__ import annotations
 
@@ -17,31 +17,37 @@ INTEGER_KERNELS = {"MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearCon
 
 
 def open_session(model: bytes | Path, optimized: Path | None = None, *, wide_sums: bool = False) -> Any:
-    """A CPU session with the optimizations and the sums that the runtime of an export has.
+    """Open a CPU session with the optimizations and the sums that the runtime of an export has.
 
     Args:
         model: A serialized graph, or a file that holds one.
         optimized: File to write the optimized graph to.
-        wide_sums: Whether products are added beyond 16 bits, see `d4c.runtime.sessions`.
+        wide_sums: Avoid 16-bit sums of products, see `d4c.runtime.sessions`.
+
+    Returns:
+        The session.
 
     Raises:
-        SettingError: If this ONNX Runtime cannot read the graph.
+        SettingError: This ONNX Runtime cannot read the graph.
     """
     return sessions.open_session(model, OPSET, optimized=optimized, wide_sums=wide_sums)
 
 
 def run(session: Any, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    """All outputs of a session, in their order."""
+    """Return all outputs of a session, in their order."""
     return list(session.run(None, dict(feeds)))
 
 
 def kernels(model: Path, products: Mapping[str, str], *, wide_sums: bool) -> dict[str, str]:
-    """The node type that computes each layer's product once ONNX Runtime has optimized the graph.
+    """Return the type of the node that computes each layer's product after ONNX Runtime has optimized the graph.
 
     Args:
         model: File of the graph.
         products: Names of the nodes in the file, by layer.
-        wide_sums: As `open_session` takes it.
+        wide_sums: Avoid 16-bit sums of products.
+
+    Returns:
+        Node types by layer; "folded" where no node is left.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"

@@ -1,4 +1,4 @@
-"""OpenAI's ModifiedResNet as ONNX nodes."""
+"""Emits OpenAI's ModifiedResNet as ONNX nodes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from d4c.models.resnet import AttentionPool, Bottleneck, Downsample, ModifiedRes
 
 
 def emit_resnet(g: Graph, pixels: str, tower: ModifiedResNet, size: int, output: str) -> None:
+    """Emit the nodes of a ResNet tower.
+
+    Args:
+        g: The graph.
+        pixels: Input [batch, 3, S, S].
+        tower: The tower.
+        size: Side S of the input in pixels.
+        output: Name of the embedding [batch, D].
+    """
     side = size // 4
     x = _stem(g, pixels, tower.stem, "image.stem")
     x = g.state(g.node("Identity", [x], "image.embed"), ["batch", len(tower.stem.conv3.weight), side, side])

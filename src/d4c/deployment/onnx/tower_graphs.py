@@ -1,4 +1,4 @@
-"""The towers of an artifact as ONNX graphs."""
+"""Builds the ONNX graphs of the towers of an artifact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EMITTERS: dict[type[Tower], Callable[[Graph, str, Any, int, str], None]] = {
     ModifiedResNet: emit_resnet,
     TextTransformer: emit_text_transformer,
 }
-"""What writes the nodes of a kind of tower, given its input, the module, the size of the input, and its output."""
+"""Emit the nodes of each kind of tower, from the graph, its input, the module, the size of the input and its output."""
 
 
 def _emit(g: Graph, inputs: str, clip: CLIP, name: str) -> None:
@@ -33,14 +33,14 @@ def _emit(g: Graph, inputs: str, clip: CLIP, name: str) -> None:
         kinds = ", ".join(kind.__name__ for kind in EMITTERS)
         raise SettingError(
             f"The {name} tower of {clip.name!r} is a {type(tower).__name__}, and only {kinds} can be written as ONNX; "
-            "add what writes its nodes to EMITTERS."
+            "add a function that emits its nodes to EMITTERS."
         )
     size = clip.image_size if name == "image" else clip.config.text.context_length
     EMITTERS[type(tower)](g, inputs, tower, size, OUTPUT)
 
 
 def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
-    """`pixels` [batch, 3, S, S], normalized, to `embedding` [batch, D], not of unit length."""
+    """Build the graph from normalized `pixels` [batch, 3, S, S] to `embedding` [batch, D], not of unit length."""
     g = Graph("image", unpacked)
     size = clip.image_size
     pixels = g.input("pixels", TensorProto.FLOAT, ["batch", 3, size, size])
@@ -50,10 +50,10 @@ def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
 
 
 def text_graph(clip: CLIP, unpacked: bool = False) -> Graph:
-    """`tokens` int64 [batch, length] to `embedding` [batch, D], not of unit length.
+    """Build the graph from `tokens`, int64 [batch, length], to `embedding` [batch, D], not of unit length.
 
-    Any length up to the context length that holds the end-of-text of every row will do: positions after it do not
-    reach the output, so whoever calls crops the batch after its longest prompt.
+    The length may be any up to the context length that holds the end-of-text of every row. Positions after it do not
+    reach the output, so callers crop the batch after its longest prompt.
     """
     g = Graph("text", unpacked)
     tokens = g.input("tokens", TensorProto.INT64, ["batch", "length"])

@@ -1,7 +1,7 @@
-"""Vision and text transformers as ONNX nodes.
+"""Emits vision and text transformers as ONNX nodes.
 
-One row of the last block reaches the embedding: the class token, or the end of a prompt. So that block computes keys
-and values of all rows, and everything else of that row alone.
+One row of the last block reaches the embedding: the class token, or the end of a prompt. So this block computes keys
+and values of all rows, and everything else of that row only.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from d4c.models.vit import VisionTransformer
 
 @dataclass(frozen=True)
 class First:
-    """Key and value [heads, d] of one more position that all see; its products stay float.
+    """A first position that all others attend to, with a constant key and value; its products stay float.
 
-    `sizes` is a tensor with how many positions there are of its kind and of the others: 1 and the length.
+    Args:
+        key: Its key [heads, d].
+        value: Its value [heads, d].
+        sizes: Tensor with the numbers of first and of other positions: 1 and the length.
     """
 
     key: Tensor
@@ -38,7 +41,9 @@ class First:
 class Row:
     """The row of each sample that reaches the embedding.
 
-    `pick` takes it from a tensor [batch, length, C], as [batch, 1, C]; `mask` is what a causal mask has for it.
+    Args:
+        pick: Emits the nodes that take it from a tensor [batch, length, C], as [batch, 1, C].
+        mask: Its row of the causal mask, if there is one.
     """
 
     pick: Callable[[str], str]
@@ -46,6 +51,15 @@ class Row:
 
 
 def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, size: int, output: str) -> None:
+    """Emit the nodes of a vision transformer.
+
+    Args:
+        g: The graph.
+        pixels: Input [batch, 3, S, S].
+        tower: The tower.
+        size: Side S of the input in pixels.
+        output: Name of the embedding [batch, D].
+    """
     conv = tower.patch_embed
     patch = conv.weight.shape[-1]
     width = conv.weight.shape[0]
@@ -60,7 +74,7 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
     x = g.reshape(x, [0, side * side, 3 * patch * patch], "image.embed/flat_patches")
     x = linear(g, x, conv, "image.patch_embed")
     g.layers["image.patch_embed"] = Layer((pixels,), x)  # what the convolution reads
-    # A row of zeros in front, which the class token is added to together with the positions.
+    # A first row of zeros, which the class token is added to together with the positions.
     x = g.node("Pad", [x, g.integers(0, 1, 0, 0, 0, 0)], "image.embed/padded")
     table = tower.positional_embedding.detach().clone()
     table[0] += tower.class_embedding
@@ -79,10 +93,19 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
 
 
 def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context: int, output: str) -> None:
+    """Emit the nodes of a text transformer.
+
+    Args:
+        g: The graph.
+        tokens: Input int64 [batch, length].
+        tower: The tower.
+        context: Largest length.
+        output: Name of the embedding [batch, D].
+    """
     width = tower.positional_embedding.shape[1]
     without_begin = int(tower.begin_id is not None)
     if without_begin:
-        # The begin-of-text position has no state; it lives on in the keys and values that the blocks keep.
+        # The begin-of-text position has no state; the blocks keep its keys and values.
         tokens = g.node("Slice", [tokens, g.integers(1), g.integers(context), g.integers(1)], "text.embed/tokens")
     length = g.node("Shape", [tokens], "text.embed/length", start=1, end=2)
     x = embedding(g, tokens, tower.token_embedding, "text.token_embedding")
@@ -150,7 +173,7 @@ def _block(
 
 
 def _attention(g: Graph, query: str, x: str, attn: Attention, name: str, mask: str | None, sizes: str | None) -> str:
-    """What `query`, which is x or one row of it, attends to in x."""
+    """Attention of `query`, which is x or one row of it, over x."""
     q, k, v = (f"{name}.{part}" for part in "qkv")
     factor = query_factor(attn)
     shared: dict[str, Scaled] = {k: (attn.k, 1.0), v: (attn.v, 1.0)}
@@ -173,7 +196,7 @@ def _attention(g: Graph, query: str, x: str, attn: Attention, name: str, mask: s
 
 
 def query_factor(module: Attention | AttentionPool) -> float:
-    """1 / sqrt(d), which the weight of q takes in, so that no node is left to multiply."""
+    """Return 1 / sqrt(d), which is folded into the weight of q, so that no node has to multiply."""
     return float((len(module.q.weight) // module.heads) ** -0.5)
 
 
@@ -187,7 +210,21 @@ def attend(
     mask: str | None = None,
     first: First | None = None,
 ) -> str:
-    """softmax(q k^T) v over heads, joined to [batch, length, C]; q, k, v are that, too, and q times `query_factor`."""
+    """Emit softmax(q k^T) v over heads.
+
+    Args:
+        g: The graph.
+        q: Queries times `query_factor` [batch, length, C].
+        k: Keys [batch, length, C].
+        v: Values [batch, length, C].
+        module: The attention, with its quantized products.
+        name: Name of the attention.
+        mask: Causal mask that is added to the scores.
+        first: A first position that all others attend to.
+
+    Returns:
+        The joined heads [batch, length, C].
+    """
     width = len(module.k.weight)
     depth = width // module.heads
 
@@ -200,7 +237,7 @@ def attend(
     if mask is not None:
         scores = g.node("Add", [scores, mask], f"{name}.scores/masked")
     if first is not None:
-        # One dot product a query: too little for a matrix product.
+        # One dot product per query: too little for a matrix product.
         scores_of_first = g.node(
             "Mul", [queries, g.constant(f"{name}/first_key", first.key[:, None])], f"{name}.first/products"
         )
