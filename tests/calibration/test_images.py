@@ -170,7 +170,7 @@ def test_folders_without_pictures_are_refused(demo_vit: CLIP, tmp_path: Path) ->
     for folder, message in (("none", "is not a folder"), (".", "neither a calibration set nor pictures")):
         with pytest.raises(DataError, match=message):
             load_calibration(tmp_path / folder, demo_vit)
-    with pytest.raises(DataError, match="give at least one"):
+    with pytest.raises(DataError, match="no pictures to calibrate with, expected at least one"):
         CalibrationSet.from_pictures(demo_vit, [])
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="does not decode as an image"):

@@ -109,7 +109,7 @@ def test_a_kill_in_the_first_minute_loses_at_most_half(
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100])
-def test_a_damaged_checkpoint_is_made_anew(tiny: CLIP, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_checkpoint_is_made_again(tiny: CLIP, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "partial.0").write_bytes(content)
     assert torch.equal(make(tiny, tmp_path / "partial"), make(tiny, None))
 

@@ -1,1 +1,1 @@
-"""What a model is calibrated with: sets of images, prompts, and pictures that need no model."""
+"""What a model is calibrated with: sets of images, prompts, and images that are made without a model."""

@@ -1,4 +1,4 @@
-"""`CalibrationSet`: images to calibrate with, what they are meant to show, and how they were made."""
+"""`CalibrationSet`: calibration images, the prompts that they are made for, and how they were made."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TENSORS = "calibration.safetensors"
 RECORD = "provenance.json"
 FORMAT = 1
 PICTURES = "pictures"
-"""The method in the provenance of a set that was not made but given."""
+"""The method in the provenance of a set of a user's pictures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +38,17 @@ class CalibrationSet:
 
     Args:
         pixels: float32 [N, 3, S, S] on the CPU, normalized with the model's mean and std.
-        prompts: each image's target prompt, "" where it has none.
-        targets: int64 [N], the index of each image's prompt in `texts`, -1 where it has none.
-        texts: all prompts that were candidates.
-        provenance: how the images were made, JSON-ready: method, settings, seed, model, versions. "mean" and "std"
-            must be in it, since they turn pixels back into pictures.
-        boxes: int64 [N, 4], the left, top, right and bottom edges in pixels, the last two just outside, of the square
-            that each image's object was put into; None where the method has no foreground, and in sets saved before
-            boxes were kept.
+        prompts: Target prompt of each image, "" where it has none.
+        targets: Index of each image's prompt in `texts`, int64 [N], -1 where it has none.
+        texts: All prompts that were candidates.
+        provenance: How the images were made, JSON-ready: method, settings, seed, model, versions. "mean" and "std" are
+            required, since they turn pixels back into pictures.
+        boxes: Square that each image's object was put into, int64 [N, 4]: left, top, right and bottom edge in pixels,
+            the last two just outside; None where the method has no foreground, and in sets saved before boxes were
+            kept.
 
     Raises:
-        DataError: when these do not fit together.
+        DataError: These do not fit together.
     """
 
     pixels: Tensor
@@ -62,26 +62,30 @@ class CalibrationSet:
         pixels, targets = self.pixels, self.targets
         n = len(self.prompts)
         if pixels.dtype != torch.float32 or pixels.device.type != "cpu" or pixels.dim() != 4 or not pixels.numel():
-            raise DataError(f"The pixels are {describe(pixels)}, expected float32 [N, 3, S, S] on the CPU.")
+            raise DataError(
+                f"The pixels are {describe(pixels)}, expected float32 [N, 3, S, S] on the CPU; convert them."
+            )
         if pixels.shape[1] != 3 or pixels.shape[2] != pixels.shape[3]:
-            raise DataError(f"The pixels are {describe(pixels)}, expected square images of 3 channels.")
+            raise DataError(
+                f"The pixels are {describe(pixels)}, expected square images of 3 channels; use the model's preprocess."
+            )
         if len(pixels) != n or targets.dtype != torch.int64 or list(targets.shape) != [n]:
             raise DataError(
-                f"There are {len(pixels)} images, {n} prompts and targets of {describe(targets)}; "
-                "expected one prompt and one int64 target for each image."
+                f"There are {len(pixels)} images, {n} prompts and targets of {describe(targets)}, "
+                "expected one prompt and one int64 target for each image; add what is missing."
             )
         if not bool(torch.isfinite(pixels).all()):
-            raise DataError("The pixels hold values that are not finite; make the images anew.")
+            raise DataError("The pixels hold values that are not finite numbers; make the images again.")
         for i, (prompt, target) in enumerate(zip(self.prompts, targets.tolist(), strict=True)):
             if not -1 <= target < len(self.texts) or prompt != (self.texts[target] if target >= 0 else ""):
                 raise DataError(
                     f"Image {i} has prompt {prompt[:60]!r} and target {target}, which is another of the "
-                    f"{len(self.texts)} texts or none; expected texts[target], or '' and -1."
+                    f"{len(self.texts)} texts or none, expected texts[target], or '' and -1; correct one of them."
                 )
         if self.boxes is not None and not are_boxes(self.boxes, n, pixels.shape[-1]):
             raise DataError(
                 f"The boxes are {describe(self.boxes)}, expected int64 [{n}, 4] with left < right and top < bottom "
-                f"inside of {pixels.shape[-1]} pixels; make the images anew."
+                f"within {pixels.shape[-1]} pixels; make the images again."
             )
         mean, std = self.provenance.get("mean"), self.provenance.get("std")
         if not is_triple(mean) or not is_triple(std) or min(std) <= 0:
@@ -91,27 +95,27 @@ class CalibrationSet:
         return len(self.pixels)
 
     def pictures(self) -> NDArray[np.uint8]:
-        """The images as 8-bit RGB [N, S, S, 3]; values outside [0, 1] are clipped, in the pictures only."""
+        """Return the images as 8-bit RGB [N, S, S, 3], with values outside [0, 1] clipped."""
         mean, std = (torch.tensor(self.provenance[key])[:, None, None] for key in ("mean", "std"))
         values = ((self.pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         return values.permute(0, 2, 3, 1).contiguous().numpy()
 
     @classmethod
     def from_pictures(cls, clip: CLIP, pictures: Sequence[str | Path | Image.Image]) -> CalibrationSet:
-        """A set of one's own pictures, preprocessed as the model does it, so that no synthesis is needed.
+        """Make a set of your own pictures, preprocessed as the model does it, so that no synthesis is needed.
 
         Args:
-            clip: the model to calibrate.
-            pictures: files or PIL images of any size and mode; transparent parts become white.
+            clip: The model to calibrate.
+            pictures: Files or PIL images of any size and mode; transparent parts become white.
 
         Returns:
             A set without prompts, whose provenance has "method": "pictures" and the names of the files.
 
         Raises:
-            DataError: if there are no pictures, or one does not decode.
+            DataError: There are no pictures, or one does not decode.
         """
         if not pictures:
-            raise DataError("There are no pictures to calibrate with; give at least one.")
+            raise DataError("There are no pictures to calibrate with, expected at least one; give a picture.")
         opened = (on_white(p) if isinstance(p, Image.Image) else open_picture(p) for p in pictures)
         pixels = torch.stack([clip.preprocess(picture).cpu() for picture in opened])
         provenance = {
@@ -128,7 +132,11 @@ class CalibrationSet:
     def save(self, folder: str | Path) -> None:
         """Write the exact tensors, the provenance, each image as PNG and a contact sheet; all of it or nothing.
 
-        An earlier set in `folder` is replaced; ArtifactError is raised if something else is there.
+        Args:
+            folder: Folder to write; an earlier set there is replaced.
+
+        Raises:
+            ArtifactError: The folder holds something else.
         """
         path = Path(folder)
         refuse_occupied(path, is_calibration_set, "a calibration set")
@@ -155,19 +163,32 @@ class CalibrationSet:
 
     @classmethod
     def load(cls, folder: str | Path) -> CalibrationSet:
-        """Read what `save` wrote, bit for bit; raises ArtifactError for anything else."""
+        """Read what `save` wrote, bit for bit.
+
+        Args:
+            folder: The folder.
+
+        Returns:
+            The set.
+
+        Raises:
+            ArtifactError: The folder does not hold a calibration set, or the set is damaged.
+        """
         path = Path(folder)
         record = read_record(path)
         try:
             if sha256(path / TENSORS) != record["sha256"]:
-                raise ArtifactError(f"{path / TENSORS} differs from what was saved; make the calibration set anew.")
+                raise ArtifactError(f"{path / TENSORS} differs from what was saved; make the calibration set again.")
             tensors = load_file(path / TENSORS)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(
-                f"{path / TENSORS} cannot be read ({type(error).__name__}); make the calibration set anew."
+                f"{path / TENSORS} cannot be read ({type(error).__name__}); make the calibration set again."
             ) from None
         if set(tensors) - {"boxes"} != {"pixels", "targets"}:
-            raise ArtifactError(f"{path / TENSORS} holds {sorted(tensors)}, expected pixels, targets and maybe boxes.")
+            raise ArtifactError(
+                f"{path / TENSORS} holds {sorted(tensors)}, expected pixels, targets and optionally boxes; "
+                "make the calibration set again."
+            )
         prompts, texts = tuple(record["prompts"]), tuple(record["texts"])
         try:
             return cls(prompts=prompts, texts=texts, provenance=record["provenance"], **tensors)
@@ -176,18 +197,18 @@ class CalibrationSet:
 
 
 def load_calibration(path: str | Path, clip: CLIP) -> CalibrationSet:
-    """The calibration images in a folder: a saved set, or pictures.
+    """Load the calibration images in a folder: a saved set, or pictures.
 
     Args:
-        path: a folder that `CalibrationSet.save` wrote, or one with pictures, in sub-folders as well.
-        clip: the model that pictures are preprocessed for.
+        path: Folder that `CalibrationSet.save` wrote, or folder of pictures, which may be in sub-folders.
+        clip: The model that pictures are preprocessed for.
 
     Returns:
         The saved set, or the pictures in the order of their paths.
 
     Raises:
-        ArtifactError: for a damaged set.
-        DataError: for a folder that is missing or holds no pictures, and for a picture that does not decode.
+        ArtifactError: The saved set is damaged.
+        DataError: The folder does not exist or holds no pictures, or a picture does not decode.
     """
     folder = Path(path)
     if is_calibration_set(folder):
@@ -209,30 +230,33 @@ def is_calibration_set(folder: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of provenance.json with every field of the right kind."""
+    """Read provenance.json and check the type of every field; raise ArtifactError if it is not what `save` wrote."""
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
     except OSError:
         raise ArtifactError(f"{path} has no readable {RECORD}; give the folder of a calibration set.") from None
     except ValueError:
-        raise ArtifactError(f"{path / RECORD} is not JSON; make the calibration set anew.") from None
+        raise ArtifactError(f"{path / RECORD} is not JSON; make the calibration set again.") from None
     kinds = {"format": int, "sha256": str, "provenance": dict, "prompts": list, "texts": list}
     if not isinstance(record, dict) or any(not isinstance(record.get(name), kind) for name, kind in kinds.items()):
-        raise ArtifactError(f"{path / RECORD} lacks one of {', '.join(kinds)}; make the calibration set anew.")
+        raise ArtifactError(f"{path / RECORD} lacks one of {', '.join(kinds)}; make the calibration set again.")
     if record["format"] != FORMAT:
-        raise ArtifactError(f"{path / RECORD} has format {record['format']}, this d4c reads {FORMAT}; make it anew.")
+        raise ArtifactError(
+            f"{path / RECORD} has format {record['format']}, but this d4c reads {FORMAT}; "
+            "make the calibration set again."
+        )
     if not all(isinstance(text, str) for text in record["prompts"] + record["texts"]):
-        raise ArtifactError(f"{path / RECORD} has a prompt that is not a string; make the calibration set anew.")
+        raise ArtifactError(f"{path / RECORD} has a prompt that is not a string; make the calibration set again.")
     return record
 
 
 def describe(tensor: Tensor) -> str:
-    """Type, shape and device of a tensor for a message."""
+    """Return type, shape and device of a tensor for an error message."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
 
 
 def are_boxes(boxes: Tensor, n: int, size: int) -> bool:
-    """Whether these are n boxes that are not empty inside of images of `size` pixels a side."""
+    """Whether a tensor holds n boxes that are not empty, within images of `size` x `size` pixels."""
     if boxes.dtype != torch.int64 or list(boxes.shape) != [n, 4]:
         return False
     low, high = boxes[:, :2], boxes[:, 2:]

@@ -1,7 +1,7 @@
-"""Images that cost nothing: Gaussian noise, 1/f noise and dead leaves, with no model and no optimization.
+"""Draws images without a model or optimization: Gaussian noise, 1/f noise and dead leaves.
 
 1/f noise and dead leaves have the second-order and edge statistics of photographs (Ruderman 1994, Lee et al. 2001;
-Baradad et al. 2021, "Learning to see by looking at noise"), and are the controls that any synthesis has to beat.
+Baradad et al. 2021, "Learning to see by looking at noise"). They are the controls that any synthesis has to beat.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Generator, Tensor
 
 
 def uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
-    """`n` numbers spread evenly from `low` to `high`."""
+    """Draw `n` numbers uniformly from `low` to `high`."""
     return torch.rand(n, generator=generator, device=generator.device) * (high - low) + low
 
 
 def gaussian_noise(n: int, size: int, generator: Generator) -> Tensor:
-    """N(0, 1) in normalized pixel space, [n, 3, size, size]: where the published synthesis starts."""
+    """Draw N(0, 1) in normalized pixel space, [n, 3, size, size], from which the published synthesis starts."""
     return torch.randn(n, 3, size, size, generator=generator, device=generator.device)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread of the CPU what would be rounded differently by another number of them."""
+    """Use one CPU thread in the block, whose results would depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()  # for MKL's transforms
 def spectral_noise(n: int, size: int, generator: Generator) -> Tensor:
-    """Noise of amplitude 1/f, each channel of zero mean and unit variance, [n, 3, size, size]."""
+    """Draw noise of amplitude 1/f, each channel with zero mean and unit variance, [n, 3, size, size]."""
     spectrum = torch.fft.rfft2(gaussian_noise(n, size, generator))
     y = torch.fft.fftfreq(size, device=spectrum.device)[:, None]
     x = torch.fft.rfftfreq(size, device=spectrum.device)
@@ -48,7 +48,7 @@ def spectral_noise(n: int, size: int, generator: Generator) -> Tensor:
 
 
 def pink_noise(n: int, size: int, generator: Generator) -> Tensor:
-    """1/f noise as pictures with values in [0, 1], [n, 3, size, size].
+    """Draw 1/f noise as pictures with values in [0, 1], [n, 3, size, size].
 
     As in photographs, channels are strongly correlated, and brightness and contrast differ between images.
     """
@@ -62,10 +62,19 @@ def pink_noise(n: int, size: int, generator: Generator) -> Tensor:
 
 
 def dead_leaves(n: int, size: int, generator: Generator, shapes: int = 300) -> Tensor:
-    """Overlapping colored discs and rectangles with a faint 1/f texture, values in [0, 1], [n, 3, size, size].
+    """Draw overlapping colored discs and rectangles with a faint 1/f texture (dead leaves).
 
-    Radii have density r^-3 between 0.03 and 1 of the side, for which the picture looks alike at every scale; with 300
-    shapes little of it stays the color of the ground. All images are painted at once, one shape after the other.
+    Radii have density r^-3 between 0.03 and 1 of the side, for which the picture looks alike at every scale. With 300
+    shapes little of the ground stays visible. All images are painted at once, one shape after the other.
+
+    Args:
+        n: Number of images.
+        size: Side of the images in pixels.
+        generator: Source of random numbers, whose device the images are made on.
+        shapes: Number of shapes per image.
+
+    Returns:
+        Pictures with values in [0, 1], [n, 3, size, size].
     """
     device = generator.device
     count = n * shapes

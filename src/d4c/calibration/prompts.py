@@ -1,4 +1,4 @@
-"""The prompts that images are made for, and those that calibrate the text tower."""
+"""Resolves the prompts that images are made for, and makes those that calibrate the text tower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from d4c.models.tokenizer import clean, tokenizer
 from d4c.templates import fill_template
 
 NOUNS = tuple((files("d4c.calibration") / "nouns.txt").read_text(encoding="utf-8").splitlines())
-"""The project's own 180 nouns: concrete, everyday, singular, spread over what photographs show."""
+"""d4c's list of 180 nouns: concrete, everyday, singular, and varied as the subjects of photographs are."""
 
 TEMPLATE = "a photo of a {}."
 CALIBRATION_TEMPLATES = (
@@ -39,25 +39,25 @@ CALIBRATION_TEMPLATES = (
 
 
 def is_prompt(entry: str) -> bool:
-    """Whether an entry of a list is a whole prompt rather than a name: it ends in a full stop or has an article."""
+    """Whether an entry of a list is a whole prompt rather than a name: it ends in a period or has an article."""
     words = entry.lower().split()
     return entry.rstrip().endswith(".") or "a" in words or "an" in words or words[:1] == ["the"]
 
 
 def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ...]:
-    """Distinct prompts from what a user gives.
+    """Turn names, prompts or a file of them into distinct prompts.
 
     Args:
-        prompts: a list, or the path of a .txt file with one entry in each line, of names ("tabby cat"), which go into
-            `TEMPLATE`, and whole prompts ("a drawing of a cat."); or the path of a .json file with
-            {"classnames": [...], "templates": [...]}, each template with {} or {c} for the name, all combinations of
-            which are used. None means the project's own 180 nouns.
+        prompts: A list of names ("tabby cat"), which go into `TEMPLATE`, and whole prompts ("a drawing of a cat."); or
+            the path of a .txt file with one of these per line; or the path of a .json file with
+            {"classnames": [...], "templates": [...]}, whose templates have {} or {c} for the name and are combined with
+            every name. None means d4c's 180 nouns.
 
     Returns:
         The prompts in their order; of equal ones only the first.
 
     Raises:
-        DataError: when nothing usable is there.
+        DataError: There is no prompt, or the file or list cannot be used.
     """
     if prompts is None:
         return tuple(fill_template(TEMPLATE, name) for name in NOUNS)
@@ -74,12 +74,12 @@ def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ..
     else:
         resolved = from_entries(prompts)
     if not resolved:
-        raise DataError("There are no prompts in what was given; give at least one name such as 'cat'.")
+        raise DataError("The list of prompts is empty, expected at least one; give a name such as 'cat'.")
     return tuple(dict.fromkeys(resolved))
 
 
 def from_entries(entries: Sequence[str]) -> list[str]:
-    """Prompts from names and whole prompts."""
+    """Turn names and whole prompts into prompts; raise DataError for entries that are not strings."""
     for entry in entries:
         if not isinstance(entry, str):
             raise DataError(f"A prompt is {type(entry).__name__}, expected a string; pass a list of strings.")
@@ -88,7 +88,7 @@ def from_entries(entries: Sequence[str]) -> list[str]:
 
 
 def from_json(text: str, path: Path) -> list[str]:
-    """Prompts from class names and templates; `path` is for messages."""
+    """Combine the class names and templates of a JSON file, whose path is for error messages."""
     try:
         data: Any = json.loads(text)
     except json.JSONDecodeError as error:
@@ -97,12 +97,12 @@ def from_json(text: str, path: Path) -> list[str]:
     templates = data.get("templates", [TEMPLATE]) if isinstance(data, dict) else None
     if not (is_strings(names) and is_strings(templates)):
         raise DataError(
-            f'{path} has other content than {{"classnames": [strings], "templates": [strings]}}; use these.'
+            f'{path} is not of the form {{"classnames": [strings], "templates": [strings]}}; write it like this.'
         )
     plain = [template.replace("{c}", "{}") for template in templates]
     for template in plain:
         if "{}" not in template:
-            raise DataError(f"The template {template!r} of {path} has no {{}} for the name; put it in.")
+            raise DataError(f"The template {template!r} of {path} has no {{}} for the name; insert it.")
     return [fill_template(template, name.strip()) for name in names if name.strip() for template in plain]
 
 
@@ -112,57 +112,59 @@ def is_strings(value: Any) -> TypeGuard[list[str]]:
 
 
 def generic_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
-    """Distinct prompts to calibrate a text tower with, from the 180 nouns under 12 templates.
+    """Make distinct prompts to calibrate a text tower with, from 180 nouns and 12 templates.
 
-    Each noun comes floor or ceil of count / 180 times, each time under another template, and the templates are
-    as even. The same count and seed give the same prompts everywhere.
+    Each noun comes floor or ceil of count / 180 times, each time in another template, and templates are used equally
+    often. The same count and seed give the same prompts everywhere.
 
     Args:
-        count: how many prompts.
-        seed: of the order of the nouns.
+        count: Number of prompts.
+        seed: Seed of the order of the nouns.
 
     Returns:
         The prompts.
 
     Raises:
-        DataError: when more are asked for than there are combinations.
+        DataError: The count is below 1 or above the number of combinations.
     """
-    most = len(NOUNS) * len(CALIBRATION_TEMPLATES)
-    if not 1 <= count <= most:
-        raise DataError(f"{count} generic prompts were asked for, expected 1 to {most}; choose such a number.")
+    combinations = len(NOUNS) * len(CALIBRATION_TEMPLATES)
+    if not 1 <= count <= combinations:
+        raise DataError(
+            f"{count} generic prompts are requested, expected 1 to {combinations}; choose a number in this range."
+        )
     names = random.Random(seed).sample(NOUNS, len(NOUNS))
-    out = []
+    prompts = []
     for i in range(count):
         turn, noun = divmod(i, len(NOUNS))
-        out.append(fill_template(CALIBRATION_TEMPLATES[(noun + turn) % len(CALIBRATION_TEMPLATES)], names[noun]))
-    return tuple(out)
+        prompts.append(fill_template(CALIBRATION_TEMPLATES[(noun + turn) % len(CALIBRATION_TEMPLATES)], names[noun]))
+    return tuple(prompts)
 
 
 def check_length(clip: CLIP, prompts: Sequence[str]) -> None:
     """Raise DataError for a prompt that the tokenizer would cut, since its image would be made for other words."""
-    room = clip.config.text.context_length - 2
+    max_tokens = clip.config.text.context_length - 2
     for prompt, encoding in zip(prompts, tokenizer().encode_batch([clean(p) for p in prompts]), strict=True):
-        if len(encoding.ids) > room:
+        if len(encoding.ids) > max_tokens:
             raise DataError(
-                f"The prompt {prompt[:40] + '...'!r} has {len(encoding.ids)} tokens, expected at most {room}; "
+                f"The prompt {prompt[:40] + '...'!r} has {len(encoding.ids)} tokens, expected at most {max_tokens}; "
                 "shorten it."
             )
 
 
 @torch.no_grad()
 def prompt_features(clip: CLIP, prompts: Sequence[str], batch: int = 256) -> Tensor:
-    """Unit text embeddings of prompts.
+    """Embed prompts and scale their embeddings to unit length.
 
     Args:
-        clip: the model, whose text tower is used where it is.
+        clip: The model.
         prompts: P prompts.
-        batch: how many go through the tower at once.
+        batch: Number of prompts that go through the text tower at once.
 
     Returns:
-        [P, D] on the model's device.
+        Unit embeddings [P, D] on the model's device.
 
     Raises:
-        DataError: for a prompt that the tokenizer would cut.
+        DataError: The tokenizer would cut a prompt.
     """
     check_length(clip, prompts)
     parts = [clip.encode_text(part.to(clip.device)).float() for part in clip.tokenize(prompts).split(batch)]

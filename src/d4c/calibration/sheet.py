@@ -1,4 +1,4 @@
-"""Images with their prompts on one page, for a person to look at."""
+"""Draws images and their prompts on one page for a person to look at."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LINES = 2
 
 
 def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str]) -> Image.Image:
-    """One picture of all pictures in rows, each with its caption below in up to two lines.
+    """Arrange pictures in rows, each with its caption below in up to two lines.
 
     Small pictures are enlarged without smoothing so that each pixel stays visible; large ones are reduced.
 
     Args:
         pictures: 8-bit RGB [N, S, S, 3].
-        captions: one for each picture.
+        captions: One caption per picture.
 
     Returns:
         The sheet.
@@ -45,7 +45,7 @@ def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str]) -> Image
 
 
 def wrap(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Up to `LINES` lines no wider than a tile, broken at spaces; what does not fit ends in an ellipsis."""
+    """Break a text at spaces into up to `LINES` lines no wider than a tile, with an ellipsis if it does not fit."""
     lines: list[str] = []
     words = text.split()
     while words and len(lines) < LINES:
@@ -60,7 +60,7 @@ def wrap(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | Image
 
 
 def shorten(line: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """A line cut to the width of a tile, with an ellipsis where something is missing."""
+    """Cut a line to the width of a tile, with an ellipsis if something is missing."""
     if draw.textlength(line, font) <= TILE:
         return line
     kept = line.removesuffix(" ...")

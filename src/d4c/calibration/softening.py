@@ -1,7 +1,7 @@
-"""Calibration images at several sharpnesses: what is fitted to sharp ones alone fails on enlarged or blurred pictures.
+"""Softens calibration images: weights that are fitted to sharp images only fail on enlarged or blurred pictures.
 
-A synthetic image has detail at every scale, a photograph may have none at the finest: CIFAR-10's 32 pixels, enlarged,
-have none. GPTQ moves the errors of rounding to where its images hold little, which is just there.
+Synthetic images have detail at every scale. Photographs may have none at the finest, such as CIFAR-10's 32 pixels after
+enlargement. GPTQ moves rounding errors to where its images hold little, which is at the scales of such pictures.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHARPNESS = (1, 2, 1, 4)
-"""By how much the width of every fourth image, counted from the first, second, third and fourth one, is divided."""
+"""Divisors of the width of images, in rotation."""
 
 
 def softened(pixels: Tensor) -> Tensor:
-    """Every second image reduced to a half or a quarter of its size and enlarged again.
+    """Reduce every second image to a half or a quarter of its size and enlarge it again.
 
     Args:
-        pixels: [N, 3, S, S].
+        pixels: Images [N, 3, S, S].
 
     Returns:
-        New images [N, 3, S, S]; the others are as they were.
+        New images [N, 3, S, S], of which every second one is a plain copy.
     """
     result = pixels.clone()
     size = pixels.shape[-1]

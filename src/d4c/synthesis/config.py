@@ -1,4 +1,4 @@
-"""The settings of the synthesis and its presets."""
+"""`SynthesisConfig`: the settings of the synthesis, and its presets."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ Precision = Literal["float32", "bf16", "auto"]
 class SynthesisConfig:
     """Every setting of the synthesis; the defaults are the published ones.
 
-    Which method reads a setting is said in parentheses where it is not every one that optimizes; "views" are the
-    methods that perturb what the tower is shown ("d4c", "pgsi+pae"), "boxes" those with a foreground ("d4c",
-    "pgsi+scg"). Raises SettingError for an unknown method and for values of the wrong type or out of range.
+    Parentheses name the methods that read a setting, unless all that optimize do: "views" are those that perturb images
+    before the tower sees them ("d4c", "pgsi+pae"), "boxes" those with a foreground ("d4c", "pgsi+scg").
+
+    Raises:
+        SettingError: The method is unknown, or a value has the wrong type or is out of range.
     """
 
     method: str = "d4c"
     """A name in the table of methods (`d4c.synthesis.methods.table`)."""
     images: int = 128
-    """How many images to make (every method)."""
+    """Number of images to make (every method)."""
     iterations: int = 3000
     lr: float = 0.01
     """Learning rate of Adam, in units of normalized pixels."""
@@ -41,7 +43,7 @@ class SynthesisConfig:
     start: Literal["noise", "pink"] = "noise"
     """N(0, 1) in normalized pixel space, or pictures of 1/f noise, which give smoother images in fewer iterations."""
     optimizer: Literal["shared", "independent"] = "shared"
-    """One Adam that steps once a group while the other groups coast on their momentum, or one step an iteration."""
+    """One Adam that steps once per group while the other groups coast on their momentum, or one step per iteration."""
     area_min: float = 0.4
     """Smallest share of the image's area that a box has (boxes)."""
     area_max: float = 0.7
@@ -57,7 +59,7 @@ class SynthesisConfig:
     translate: float = 0.05
     """Largest shift on the grid from -1 to 1 (views)."""
     brightness: float = 0.4
-    """Largest change of the factor on brightness; `contrast` and `saturation` alike (views)."""
+    """Largest change of the factor of brightness; also of `contrast` and `saturation` (views)."""
     contrast: float = 0.4
     saturation: float = 0.4
     blur_p: float = 0.3
@@ -71,17 +73,17 @@ class SynthesisConfig:
     pse_form: Literal["published", "psaq"] = "published"
     """The baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form ("pse")."""
     tv_target: float = 0.2
-    """Total variation at which an image of 224 pixels a side is held; smaller images have more ("psaq").
+    """Total variation at which an image of 224 x 224 pixels is held; smaller images have more ("psaq").
 
     It is PSAQ-ViT's norm of 2,750 over 4 directions and 32 images."""
     jitter: float = 15 / 224
     """Largest shift as a share of the side ("psaq")."""
     precision: Precision = "float32"
-    """What the image tower computes in; "auto" is bf16 on devices with the arithmetic for it and float32 on others.
+    """Type that the image tower computes in; "auto" is bf16 on devices with bf16 arithmetic and float32 on others.
 
-    Images, loss and optimizer are float32 in any case."""
+    Images, loss and optimizer are always float32."""
     seed: int = 0
-    """Of everything random, from 0 to 2^63 - 1 (every method)."""
+    """Seed of everything random, from 0 to 2^63 - 1 (every method)."""
     batch: int | None = None
     """Images that go through the tower at once, in whole groups, to save memory; None means all. Changes no image."""
 
@@ -113,13 +115,15 @@ class SynthesisConfig:
         self.expect("scale", 0 <= self.scale <= 0.9, "from 0 to 0.9")
         self.expect("area_min", 0 < self.area_min <= self.area_max, "more than 0 and at most area_max")
         self.expect("area_max", self.area_max < 1, "less than 1")
-        whole = self.batch is None or (self.batch >= 1 and self.batch % self.group_size == 0)
-        self.expect("batch", whole, f"whole groups, a multiple of group_size = {self.group_size}")
-        cut = self.inseparable > self.group_size and self.batch is not None
-        self.expect("batch", not cut, f'None since {self.method!r} compares the whole set (or statistics "batch")')
+        whole_groups = self.batch is None or (self.batch >= 1 and self.batch % self.group_size == 0)
+        self.expect("batch", whole_groups, f"whole groups, a multiple of group_size = {self.group_size}")
+        splits_set = self.inseparable > self.group_size and self.batch is not None
+        self.expect(
+            "batch", not splits_set, f'None since {self.method!r} compares the whole set (or statistics "batch")'
+        )
 
     def expect(self, name: str, holds: bool, expected: str) -> None:
-        """Raise SettingError for a field that does not hold what is expected of it."""
+        """Raise SettingError for a field unless a condition holds."""
         if not holds:
             raise SettingError(f"The synthesis setting {name} is {getattr(self, name)}, expected {expected}.")
 
@@ -132,22 +136,25 @@ def synthesis_config(
     preset: Preset | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> SynthesisConfig:
-    """A record, or a preset with a method, with some fields replaced; those that are None stay as they are.
+    """Make a record from a preset or another record with some fields replaced.
 
     Args:
-        method: a name in the table of methods, or a record.
-        preset: a name in `PRESETS`; not beside a record.
-        settings: values by field of `SynthesisConfig`.
+        method: A name in the table of methods, or a record.
+        preset: A name in `PRESETS`; not together with a record.
+        settings: New values by field of `SynthesisConfig`; fields whose value is None stay as they are.
+
+    Returns:
+        The record.
 
     Raises:
-        SettingError: for an unknown name, a value out of range, and a preset that is given beside a record.
+        SettingError: A name is unknown, a value is out of range, or a preset is given together with a record.
     """
     changes = dict(settings or {})
     if isinstance(method, SynthesisConfig):
         if preset is not None:
             raise SettingError(f"The preset {preset!r} is given beside a SynthesisConfig; leave one of them out.")
         return with_settings(method, changes, "synthesis")
-    chosen = preset or DEFAULT_PRESET
-    if chosen not in PRESETS:
-        raise SettingError(f"The preset {chosen!r} is unknown; use one of {', '.join(PRESETS)}.")
-    return with_settings(PRESETS[chosen], {"method": method, **changes}, "synthesis")
+    name = preset or DEFAULT_PRESET
+    if name not in PRESETS:
+        raise SettingError(f"The preset {name!r} is unknown; use one of {', '.join(PRESETS)}.")
+    return with_settings(PRESETS[name], {"method": method, **changes}, "synthesis")

@@ -1,4 +1,4 @@
-"""The optimization itself: one step for all images, and the loop around it."""
+"""Optimizes images: one step for all of them, and the loop around it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,22 @@ from d4c.synthesis.setup import Setup
 from d4c.synthesis.views import Draws, draw_step
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the loss: a look waits for a GPU, which otherwise computes while the host prepares."""
+"""Seconds between two looks at the loss; each waits for the GPU, which otherwise computes while the host prepares."""
 
 
 class Loop:
-    """Images on their way: `images` change in place, `history` holds the mean loss of each iteration.
+    """The state of an optimization: `images` change in place, `history` holds the mean loss of each iteration.
 
-    `rows` are the images that this process makes, whole groups of all N; random numbers are drawn for all of them, so
-    that it does not matter how many processes share the work. Nothing in a step waits for the device or depends on
-    the host, so that it can be captured and replayed.
+    Random numbers are drawn for all N images, so that the number of processes changes no image. Nothing in a step waits
+    for the device or depends on the host, so that it can be captured and replayed.
+
+    Args:
+        clip: The model.
+        config: The settings.
+        setup: Targets, groups and boxes of all N images.
+        start: Start images [N, 3, S, S] in normalized pixel space.
+        generator: Source of the random numbers of all steps.
+        rows: The images that this process makes, in whole groups.
     """
 
     def __init__(
@@ -53,7 +60,7 @@ class Loop:
         self.repeat = Repeated(self.step, start.device, [generator])
 
     def step(self) -> None:
-        """One iteration for all images, on the device alone."""
+        """Do one iteration for all images, on the device only."""
         draws = draw_step(self.config.images, self.clip.image_size, self.config, self.generator)[self.rows]
         losses, gradient = evaluate_step(self.clip, self.config, self.setup, self.images, draws)
         self.history.index_copy_(0, self.adam.iteration[None], losses.mean()[None])
@@ -62,9 +69,13 @@ class Loop:
             self.images.clamp_(self.black, self.white)
 
     def run(self, watch: Callable[[], None] | None = None) -> None:
-        """All iterations that are left, with a call of `watch` about twice a second and after the last one.
+        """Do all remaining iterations.
 
-        Raises SettingError once the loss is not finite.
+        Args:
+            watch: Called about twice per second and after the last iteration.
+
+        Raises:
+            SettingError: The loss is not finite.
         """
         last, looks = self.config.iterations, Interval(LOOK_EVERY)
         while self.done < last:
@@ -79,18 +90,18 @@ class Loop:
         """Raise SettingError for a loss that is not finite."""
         if not bool(self.history[: self.done].isfinite().all()):
             raise SettingError(
-                f"The synthesis loss is no longer finite within {self.done} iterations; lower lr (now "
+                f"The synthesis loss is not a finite number within {self.done} iterations; lower lr (now "
                 f"{self.config.lr}) or check the model."
             )
 
     def state(self) -> dict[str, Tensor]:
-        """All that the rest of the loop depends on, as tensors on the CPU."""
+        """Return everything that the rest of the loop depends on, as tensors on the CPU."""
         tensors = {"images": self.images, "m": self.adam.m, "v": self.adam.v, "history": self.history}
         state = {name: tensor.cpu() for name, tensor in tensors.items()}
         return {**state, "generator": self.generator.get_state(), "done": torch.tensor(self.done)}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Resume from what `state` gave, in place."""
+        """Resume from a result of `state`, in place."""
         for name, tensor in (("images", self.images), ("m", self.adam.m), ("v", self.adam.v)):
             tensor.copy_(state[name])
         self.history.copy_(state["history"])
@@ -99,7 +110,7 @@ class Loop:
         self.adam.iteration.fill_(self.done)
 
     def advance(self) -> None:
-        """One iteration; where the device's memory is too small for it, with half as many images at once."""
+        """Do one iteration; if the device's memory is too small, with half as many images at once."""
         while True:
             random_state = self.generator.get_state()
             try:
@@ -120,7 +131,7 @@ class Loop:
 
 
 def too_large(config: SynthesisConfig, size: int) -> SettingError:
-    """What is raised where not even the fewest images that belong together fit into the device's memory."""
+    """Return the error for images that belong together but do not fit into the device's memory."""
     advice = f"set group_size to less than {config.group_size}"
     if config.inseparable > config.group_size:
         advice = f'set statistics to "batch" and batch to a multiple of {config.group_size}'
@@ -128,7 +139,7 @@ def too_large(config: SynthesisConfig, size: int) -> SettingError:
 
 
 def chunks(n: int, config: SynthesisConfig) -> Iterator[slice]:
-    """Ranges of images that go through the tower together: whole groups, so that negatives stay together."""
+    """Yield the ranges of images that go through the tower together: whole groups, so that negatives stay together."""
     size = config.batch or n
     for begin in range(0, n, size):
         yield slice(begin, begin + size)
@@ -137,7 +148,18 @@ def chunks(n: int, config: SynthesisConfig) -> Iterator[slice]:
 def evaluate_step(
     clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws
 ) -> tuple[Tensor, Tensor]:
-    """Loss of each image [N], and the gradient of the sum over groups of each group's mean loss [N, 3, S, S]."""
+    """Compute losses and gradients of one step.
+
+    Args:
+        clip: The model.
+        config: The settings.
+        setup: Targets, groups and boxes of N images.
+        images: Images [N, 3, S, S] in normalized pixel space.
+        draws: Random numbers of the step.
+
+    Returns:
+        Loss of each image [N], and the gradient of the sum over groups of each group's mean loss [N, 3, S, S].
+    """
     losses: list[Tensor] = []
     gradients: list[Tensor] = []
     for rows in chunks(len(images), config):
@@ -149,7 +171,7 @@ def evaluate_step(
 
 
 def image_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """What the method minimizes, for each image [N]."""
+    """Return the losses of the method for each image [N]."""
     method = METHODS[config.method]
     assert method.losses is not None, "methods that paint have no losses"
     losses: Tensor = method.losses(clip, config, setup, images, draws)

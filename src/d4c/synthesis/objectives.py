@@ -1,4 +1,4 @@
-"""What synthesized images are to achieve: the contrastive loss to a prompt, and smoothness."""
+"""Objectives that several methods share: the contrastive loss to a prompt, and total variation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from torch import Tensor
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared horizontal plus mean squared vertical difference of neighbors, [N, C, H, W] to [N]."""
+    """Return the mean squared horizontal plus the mean squared vertical difference of neighbors.
+
+    Args:
+        images: Images [N, C, H, W].
+
+    Returns:
+        Total variation of each image [N].
+    """
     horizontal = (images[..., 1:] - images[..., :-1]).square().mean((1, 2, 3))
     vertical = (images[..., 1:, :] - images[..., :-1, :]).square().mean((1, 2, 3))
     return horizontal + vertical
@@ -17,11 +24,20 @@ def total_variation(images: Tensor) -> Tensor:
 def prompt_loss(
     features: Tensor, texts: Tensor, targets: Tensor, temperature: float, backgrounds: Tensor | None, group: Tensor
 ) -> Tensor:
-    """Cross-entropy of each image to its prompt among all prompts and the backgrounds of its own group: [N].
+    """Compute the cross-entropy of each image to its prompt among all prompts and the backgrounds of its group.
 
-    logits = [f T^t, f b^t] / temperature with unit rows. `features` and `backgrounds` are [N, D] as the tower gives
-    them, `texts` [P, D] is of unit length, `targets` and `group` are int64 [N]. Without backgrounds only the
-    prompts compete. Gradients flow into features and backgrounds alike.
+    logits = [f T^t, f b^t] / temperature with unit rows. Gradients flow into features and backgrounds.
+
+    Args:
+        features: Embeddings f of the images [N, D], of any length.
+        texts: Unit embeddings T of the prompts [P, D].
+        targets: Index of each image's prompt, int64 [N].
+        temperature: Divisor of the cosines.
+        backgrounds: Embeddings b of the backgrounds [N, D], of any length; without them only the prompts compete.
+        group: Group of each image, int64 [N].
+
+    Returns:
+        Losses [N].
     """
     features = F.normalize(features, dim=-1)
     logits = features @ texts.T
@@ -32,5 +48,5 @@ def prompt_loss(
 
 
 def same_group(group: Tensor) -> Tensor:
-    """Which images are in one group, from int64 [N] to boolean [N, N]."""
+    """Tell which pairs of images are in one group, from int64 [N] to boolean [N, N]."""
     return group[:, None] == group

@@ -1,4 +1,4 @@
-"""An unfinished synthesis on disk: one file with the state of its loop."""
+"""Saves an unfinished synthesis as one file with the state of its loop."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from d4c.synthesis.loop import Loop
 
 
 class Checkpoint:
-    """The state of a loop in a file; `key` is everything that the images depend on."""
+    """The state of a loop in a file.
+
+    Args:
+        path: The file.
+        key: Everything that the images depend on; a file with another key does not count.
+    """
 
     def __init__(self, path: Path, key: dict[str, Any]) -> None:
         self.path, self.saves = path, Saves(key)
 
     def restore(self, loop: Loop) -> None:
-        """Put a loop where the file says, if there is one for this key; otherwise leave it at its start."""
+        """Set a loop to the state in the file if there is one for this key; otherwise leave it at its start."""
         state = self.saves.read(self.path, loop.state())
         if state is not None:
             loop.set_state(state)
 
     def save_if_due(self, loop: Loop) -> None:
-        """Write the state if the last time was long enough ago."""
+        """Write the state if it was last written long enough ago."""
         if self.saves.due():
             self.saves.write({self.path: loop.state()})
 
 
 def remove_checkpoints(prefix: Path) -> None:
-    """Remove the checkpoints of a synthesis, one for each process, once its result is saved."""
+    """Remove the checkpoints of a synthesis, one per process, after its result is saved."""
     remove_saves(prefix.parent, f"{prefix.name}.[0-9]*")

@@ -1,4 +1,4 @@
-"""What a synthesis starts from: each image's prompt, group and box, and the images before the first step."""
+"""Draws what a synthesis starts from: each image's prompt, group and box, and the start images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from d4c.synthesis.views import Windows, draw_boxes, windows
 class Setup:
     """What stays the same through all steps, for N images.
 
-    `texts` [P, D] unit prompt features, none where the method has no prompts; `targets` int64 [N] their indices, -1
-    where there are none; `group` int64 [N]; `weight` [N] is 1 / size of the image's group, so that each group's loss
-    is a mean and gets its own gradient from the sum. Where the method has foreground boxes, `boxes` int64 [N, 4] are
-    their left, top, right and bottom edges in pixels, the last two just outside of the box, and `window` cuts them out.
+    Args:
+        texts: Unit embeddings of the prompts [P, D], none where the method has no prompts.
+        targets: Index of each image's prompt, int64 [N], -1 where the method has no prompts.
+        group: Group of each image, int64 [N].
+        weight: 1 / size of the image's group [N], so that the sum of all losses has the gradient of each group's mean.
+        boxes: Left, top, right and bottom edge of each foreground box in pixels, int64 [N, 4], the last two just
+            outside; None where the method has no boxes.
+        window: What cuts the boxes out.
     """
 
     texts: Tensor
@@ -39,19 +43,19 @@ class Setup:
 
 
 def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: int) -> tuple[Setup, Tensor, Generator]:
-    """Everything that is drawn before the first step.
+    """Draw everything that is needed before the first step.
 
     Args:
-        clip: the model; its text tower embeds the prompts.
-        config: the settings.
-        prompts: candidates for the images' targets; unused where the method needs none.
-        seed: of the generator on the model's device.
+        clip: The model; its text tower embeds the prompts.
+        config: The settings.
+        prompts: Candidates for the images' targets; unused where the method needs none.
+        seed: Seed of the generator on the model's device.
 
     Returns:
-        The setup, the start images [N, 3, S, S] in normalized pixel space, and the generator for the steps to come.
+        The setup, the start images [N, 3, S, S] in normalized pixel space, and the generator for the steps.
 
     Raises:
-        DataError: for a prompt that the tokenizer would cut.
+        DataError: The tokenizer would cut a prompt.
     """
     device, n = clip.device, config.images
     generator = torch.Generator(device).manual_seed(seed)
@@ -77,7 +81,18 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
 
 
 def draw_targets(n: int, prompts: int, how: str, generator: Generator) -> Tensor:
-    """Each image's prompt, int64 [n]: drawn alone ("random"), or each floor or ceil of n / prompts times ("even")."""
+    """Draw the prompt of each image.
+
+    Args:
+        n: Number of images.
+        prompts: Number of prompts.
+        how: "random" draws each image's prompt independently; "even" uses each prompt floor or ceil of n / prompts
+            times.
+        generator: Source of random numbers.
+
+    Returns:
+        Indices int64 [n].
+    """
     device = generator.device
     if how == "random":
         return torch.randint(prompts, (n,), generator=generator, device=device)

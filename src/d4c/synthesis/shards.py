@@ -1,4 +1,4 @@
-"""One synthesis spread over the processes that torchrun started: each has whole groups, which never meet."""
+"""Divides a synthesis among the processes of torchrun: each makes whole groups, which do not interact."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from torch import Tensor
 
 @contextmanager
 def workers(device: str) -> Iterator[tuple[str, bool]]:
-    """Join the processes of torchrun, if it started this one: the device to use, and whether this process writes.
+    """Join the processes of torchrun, if it started this one.
 
-    Without torchrun that is the device given, and yes. On GPUs each process takes the one of its local rank.
+    Args:
+        device: Device of a single process; on GPUs each process of torchrun takes the one of its local rank.
+
+    Yields:
+        The device to use, and whether this process writes files.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device, True
@@ -27,20 +31,25 @@ def workers(device: str) -> Iterator[tuple[str, bool]]:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield device, dist.get_rank() == 0
-        dist.barrier()  # nobody leaves before what is written lies there
+        dist.barrier()  # no process leaves before all files are written
     finally:
         dist.destroy_process_group()
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Rank and number of the processes that work together."""
+    """Return the rank of this process and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def share(images: int, unit: int) -> slice:
-    """The rows of this process: consecutive units of `unit` images that go through the tower together.
+    """Return the rows of this process.
 
-    No process has more than the first.
+    Args:
+        images: Number of images of all processes.
+        unit: Number of images that go through the tower together and are not divided.
+
+    Returns:
+        Consecutive whole units; no process has more than the first.
     """
     rank, count = rank_and_count()
     units = -(-images // unit)
@@ -48,7 +57,16 @@ def share(images: int, unit: int) -> slice:
 
 
 def join(part: Tensor, rows: slice, images: int) -> Tensor:
-    """The rows of all processes as one float32 tensor of `images` rows, on each of them, bit for bit."""
+    """Join the rows of all processes, bit for bit, on each of them.
+
+    Args:
+        part: float32 rows of this process.
+        rows: Where they belong.
+        images: Number of rows of all processes.
+
+    Returns:
+        float32 [images, ...].
+    """
     if rank_and_count()[1] == 1:
         return part
     whole = part.new_zeros(images, *part.shape[1:])
@@ -58,7 +76,7 @@ def join(part: Tensor, rows: slice, images: int) -> Tensor:
 
 
 def sum_of_processes(value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
+    """Sum a tensor over all processes, in place."""
     if rank_and_count()[1] > 1:
         dist.all_reduce(value)
     return value

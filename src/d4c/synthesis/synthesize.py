@@ -1,4 +1,4 @@
-"""`synthesize`: calibration images from a CLIP alone."""
+"""`synthesize`: makes calibration images from a CLIP alone."""
 
 from __future__ import annotations
 
@@ -44,33 +44,34 @@ def synthesize(
 ) -> CalibrationSet:
     """Make calibration images for a CLIP without any data.
 
-    The same seed, settings and device give the same images, bit for bit. How many go through the tower at once
-    (`batch`), and on a CPU the number of threads, only round float sums in another way; the provenance has both. Under
-    torchrun, after `torch.distributed.init_process_group`, each process makes its share and all return the whole set:
-    the images of one process, bit for bit if that has the same `batch` and threads and every share is a multiple of it.
+    The same seed, settings and device give the same images, bit for bit. The number of images that go through the tower
+    at once (`batch`), and the number of threads on a CPU, only change how float sums round; the provenance has both.
+    Under torchrun, after `torch.distributed.init_process_group`, each process makes its share and all return the whole
+    set. It equals that of one process, bit for bit if that has the same `batch` and threads and every share is a
+    multiple of it.
 
     Args:
-        clip: the model. It runs where it is, or as a copy on `device`, and is not changed.
+        clip: The model. It runs where it is, or as a copy on `device`, and is not changed.
         method: "d4c" (the published method), its ablations "pgsi", "pgsi+scg" and "pgsi+pae", one of the baselines
             "bns" (BatchNorm statistics, ResNets only) and "pse" (patch-similarity entropy, transformers only), or one
             of the controls that ask nothing of the model: "noise", "pink", "leaves"; or a record of all settings.
-        preset: "paper" (every published setting), "default" or "quick" (two CPU cores), where the settings start that
-            are not given one by one.
-        prompts: what the images are to show, see `resolve_prompts`; "bns", the published form of "pse" and the
-            controls ignore them.
-        device: where to compute, if not where the model is.
-        progress: called with (iterations done, all); "auto" shows a bar on a terminal, None shows nothing.
-        checkpoint: files that begin with this path keep what is done, every few seconds at first and every half
-            minute later. A call with the same arguments resumes there and ends with the same images; remove the files
-            after saving the result (`remove_checkpoints`).
-        **settings: fields of `SynthesisConfig` to replace, such as `images=64`, `iterations=100` or `seed=1`.
+        preset: Source of all other settings: "paper" (every published setting), "default" or "quick" (two CPU cores).
+        prompts: What the images are to show, see `resolve_prompts`; "bns", the published form of "pse" and the
+            controls ignore it.
+        device: Where to compute, by default where the model is.
+        progress: Called with the iterations done and their number; "auto" shows a bar on a terminal, None shows
+            nothing.
+        checkpoint: Files that begin with this path keep the state, every few seconds at first and every half minute
+            later. A call with the same arguments resumes where it stopped and ends with the same images. Remove the
+            files after saving the result (`remove_checkpoints`).
+        **settings: Fields of `SynthesisConfig` to replace, such as `images=64`, `iterations=100` or `seed=1`.
 
     Returns:
         The images, normalized for the model, with their prompts and provenance.
 
     Raises:
-        SettingError: for a setting that cannot be used, and a tower that the method cannot serve.
-        DataError: for prompts that cannot be used.
+        SettingError: A setting cannot be used, or the method cannot serve the image tower.
+        DataError: The prompts cannot be used.
     """
     config = synthesis_config(method, preset, settings)
     METHODS[config.method].check(clip)
@@ -86,18 +87,18 @@ def synthesize(
     }
     with reporting(progress, f"synthesize {config.method}") as report:
         if METHODS[config.method].losses is None:
-            made = paint(clip, config, report)
+            images = paint(clip, config, report)
         else:
             texts = resolve_prompts(prompts) if config.needs.prompts else ()
-            made = optimize(working_copy(clip, device), config, texts, provenance, report, checkpoint)
-    record = {**provenance, **made.provenance, "seconds": round(time.perf_counter() - started, 3)}
-    chosen = tuple(made.texts[target] if target >= 0 else "" for target in made.targets.tolist())
-    return CalibrationSet(made.pixels, chosen, made.targets, made.texts, record, made.boxes)
+            images = optimize(working_copy(clip, device), config, texts, provenance, report, checkpoint)
+    record = {**provenance, **images.provenance, "seconds": round(time.perf_counter() - started, 3)}
+    image_prompts = tuple(images.texts[target] if target >= 0 else "" for target in images.targets.tolist())
+    return CalibrationSet(images.pixels, image_prompts, images.targets, images.texts, record, images.boxes)
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a method made, on the CPU: the fields of a `CalibrationSet`, and its own part of the provenance."""
+class MethodResult:
+    """The images of a method on the CPU: fields of a `CalibrationSet`, and the method's part of the provenance."""
 
     pixels: Tensor
     targets: Tensor
@@ -106,14 +107,14 @@ class Made:
     provenance: dict[str, Any]
 
 
-def paint(clip: CLIP, config: SynthesisConfig, progress: Progress) -> Made:
-    """Images of a method that paints them, made on the CPU so that they are the same for every device."""
+def paint(clip: CLIP, config: SynthesisConfig, progress: Progress) -> MethodResult:
+    """Make the images of a method that paints them, on the CPU, so that they are the same for every device."""
     method, n = METHODS[config.method], config.images
     assert method.paint is not None, "methods that optimize do not paint"
     progress(0, n)
     pixels = method.paint(clip, n, torch.Generator().manual_seed(config.seed))
     progress(n, n)
-    return Made(pixels, torch.full((n,), -1), (), None, {"device": "cpu"})
+    return MethodResult(pixels, torch.full((n,), -1), (), None, {"device": "cpu"})
 
 
 def optimize(
@@ -123,10 +124,19 @@ def optimize(
     key: dict[str, Any],
     progress: Progress,
     checkpoint: str | Path | None,
-) -> Made:
-    """Images of a method that optimizes them, with a working copy of the model, which becomes faster on the way.
+) -> MethodResult:
+    """Make the images of a method that optimizes them.
 
-    `key` is what the caller knows that the images depend on, for the checkpoint.
+    Args:
+        model: A working copy of the model, which is changed to be faster.
+        config: The settings.
+        texts: Candidates for the images' prompts.
+        key: What the images depend on beyond the other arguments, for the checkpoint.
+        progress: Called with the iterations done and their number.
+        checkpoint: Beginning of the path of the checkpoint, if there is to be one.
+
+    Returns:
+        The images of all processes.
     """
     progress(0, config.iterations)
     config = replace(config, precision=resolve_precision(config.precision, model.device))
@@ -146,11 +156,11 @@ def optimize(
         provenance["recognized"] = recognized(model, loop.config, setup, pixels)
     provenance["loss"] = thin(losses)
     boxes = None if setup.boxes is None else setup.boxes.cpu()
-    return Made(pixels.cpu(), setup.targets.cpu(), texts, boxes, provenance)
+    return MethodResult(pixels.cpu(), setup.targets.cpu(), texts, boxes, provenance)
 
 
 def finish(loop: Loop, file: Path | None, key: dict[str, Any], progress: Progress) -> None:
-    """Run a loop to its end, from and with a checkpoint in `file` if it is given."""
+    """Run a loop to its end; resume from a checkpoint in `file` and keep it up to date, if there is to be one."""
     checkpoint = None if file is None else Checkpoint(file, key)
     if checkpoint is not None:
         checkpoint.restore(loop)
@@ -166,20 +176,20 @@ def finish(loop: Loop, file: Path | None, key: dict[str, Any], progress: Progres
 
 @torch.no_grad()
 def recognized(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor) -> dict[str, float]:
-    """Share of images whose nearest prompt is their target: of the whole "image", and of the "foreground" if boxed."""
+    """Return the share of images whose nearest prompt is their target, for the "image" and for its "foreground" box."""
     views = {"image": images}
     if setup.window is not None:
         views["foreground"] = crop(images, setup.window)
-    out = {}
+    shares = {}
     for name, pixels in views.items():
         features = torch.cat([encode(clip, pixels[rows]) for rows in chunks(len(images), config)])
         nearest = (F.normalize(features, dim=-1) @ setup.texts.T).argmax(-1)
-        out[name] = float((nearest == setup.targets).float().mean())
-    return out
+        shares[name] = float((nearest == setup.targets).float().mean())
+    return shares
 
 
 def thin(losses: Tensor, most: int = 100) -> list[list[float]]:
-    """About `most` pairs of [iteration, loss] spread over a run, the first and the last among them."""
+    """Keep about `most` pairs of [iteration, loss] at even distances over a run, including the first and the last."""
     values = losses.tolist()
     kept = sorted({round(k * (len(values) - 1) / most) for k in range(most + 1)})
     return [[step + 1, round(values[step], 5)] for step in kept]

@@ -1,7 +1,7 @@
-"""What the image tower is shown of each image: a foreground box, its perturbation, and the background.
+"""Makes the views of each image that the image tower sees: a foreground box, its perturbation, and the background.
 
-Published method, section "image synthesis". Everything is batched over images; all random numbers of a step are
-drawn for the whole set at once, so that how the set is cut into batches changes no image.
+They follow the section "image synthesis" of the published method. Everything is batched over images. All random numbers
+of a step are drawn for the whole set at once, so that batches change no image.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from d4c.synthesis.warp import reach, warp
 
 
 def uniform_integers(most: Tensor, generator: Generator) -> Tensor:
-    """One integer from 0 to each value of `most`, both ends possible."""
+    """Draw one integer from 0 to each value of `most`, including both ends."""
     draw = torch.rand(most.shape, generator=generator, device=generator.device)
     return torch.minimum((draw * (most + 1)).long(), most)
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """One square box an image, in pixels: `top`, `left` and `side` are int64 [N]."""
+    """One square box per image, in pixels: `top`, `left` and `side` are int64 [N]."""
 
     top: Tensor
     left: Tensor
@@ -37,7 +37,7 @@ class Boxes:
 
 
 def draw_boxes(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Boxes:
-    """Boxes of a random share of the area (uniform between the configured ends), at a uniform place inside."""
+    """Draw boxes with a uniform share of the area between the configured ends, at a uniform position inside."""
     share = torch.rand(n, generator=generator, device=generator.device)
     share = config.area_min + share * (config.area_max - config.area_min)
     side = (share * size * size).floor().sqrt().floor().long().clamp(min=1)
@@ -48,9 +48,13 @@ def draw_boxes(n: int, size: int, config: SynthesisConfig, generator: Generator)
 class Perturbation:
     """How the foreground of each image is perturbed in one step.
 
-    `theta` [N, 2, 3] maps output to input coordinates in [-1, 1] (flip, rotation, scale, translation), `reach` bounds
-    how far apart in the output two pixels are that are at most one apart, per axis, in the input; `gain` and
-    `saturation` [N] are factors, `blur` [N] is 0 or 1, `keep` [N, 1, S, S] is 0 in the erased square and 1 elsewhere.
+    Args:
+        theta: Maps [N, 2, 3] of output to input coordinates in [-1, 1] (flip, rotation, scale, translation).
+        gain: Factor of all colors [N].
+        saturation: Factor of the difference from gray [N].
+        blur: 1 where an image is blurred, else 0 [N].
+        keep: 0 in the erased square, else 1 [N, 1, S, S].
+        reach: Bound of the distance in the output, per axis, of two pixels that are at most one apart in the input.
     """
 
     theta: Tensor
@@ -69,7 +73,7 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class Move:
-    """How each image is moved in one step: pixels `down` and `right`, int64 [N], then mirrored where `flip` [N]."""
+    """How each image is moved in one step: by pixels `down` and `right`, int64 [N], then mirrored where `flip` [N]."""
 
     down: Tensor
     right: Tensor
@@ -81,7 +85,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Draws:
-    """All random numbers of one step, where the method has them: perturbation, the background's N(0, 1), move."""
+    """All random numbers of one step that the method needs: perturbation, N(0, 1) of the background, and move."""
 
     perturbation: Perturbation | None
     noise: Tensor | None
@@ -94,7 +98,7 @@ class Draws:
 
 
 def draw_step(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Draws:
-    """The draws of one step for n images of `size` pixels a side."""
+    """Draw the random numbers of one step for n images of `size` x `size` pixels."""
     needs = config.needs
     perturbation = draw_perturbation(n, size, config, generator) if needs.perturbation else None
     noise = torch.randn(n, 3, size, size, generator=generator, device=generator.device) if needs.boxes else None
@@ -102,14 +106,14 @@ def draw_step(n: int, size: int, config: SynthesisConfig, generator: Generator) 
 
 
 def draw_move(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Move:
-    """Shifts of up to the configured share of the side in each direction, and a flip."""
+    """Draw shifts of up to the configured share of the side in each direction, and a flip."""
     most = torch.full((n,), 2 * int(config.jitter * size), device=generator.device)
     down, right = (uniform_integers(most, generator) - most // 2 for _ in range(2))
     return Move(down, right, uniform(n, 0, 1, generator) < config.flip_p)
 
 
 def draw_perturbation(n: int, size: int, config: SynthesisConfig, generator: Generator) -> Perturbation:
-    """The random numbers of `perturb`, uniform between the configured ends."""
+    """Draw the random numbers of `perturb`, uniform between the configured ends."""
     c = config
     flip = uniform(n, 0, 1, generator) < c.flip_p
     angle = uniform(n, -math.radians(c.rotation), math.radians(c.rotation), generator)
@@ -135,7 +139,7 @@ def draw_perturbation(n: int, size: int, config: SynthesisConfig, generator: Gen
 
 
 def box_mask(boxes: Boxes, size: int) -> Tensor:
-    """Boolean [N, 1, size, size], true inside each box."""
+    """Return a boolean [N, 1, size, size] that is true inside each box."""
     position = torch.arange(size, device=boxes.top.device)
 
     def inside(start: Tensor) -> Tensor:
@@ -146,10 +150,15 @@ def box_mask(boxes: Boxes, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Windows:
-    """What the boxes do to images: `rows` and `columns` [N, S, S] resize the box to full size, `outside` masks it.
+    """Boxes as matrices that resize them to full size, and as masks.
 
-    Linear resizing acts on rows and columns apart, so it is a product with a matrix on each side; its gradient is one
-    too, and unlike that of a sampler on a GPU it is the same in every run. `outside` [N, 1, S, S] is 0 in the box.
+    Linear resizing acts on rows and columns separately, so it is a product with a matrix on each side. So is its
+    gradient, which, unlike that of a sampler on a GPU, is the same in every run.
+
+    Args:
+        rows: Matrices that resize the rows of each box [N, S, S].
+        columns: Matrices that resize the columns of each box [N, S, S].
+        outside: 0 in the box, else 1 [N, 1, S, S].
     """
 
     rows: Tensor
@@ -161,13 +170,13 @@ class Windows:
 
 
 def windows(boxes: Boxes, size: int) -> Windows:
-    """The boxes as matrices for images of `size` pixels a side."""
+    """Return the boxes as matrices and masks for images of `size` x `size` pixels."""
     outside = (~box_mask(boxes, size)).float()
     return Windows(resize_matrix(boxes.top, boxes.side, size), resize_matrix(boxes.left, boxes.side, size), outside)
 
 
 def resize_matrix(start: Tensor, side: Tensor, size: int) -> Tensor:
-    """Weights [N, out, in] of `F.interpolate(mode="bilinear", align_corners=False)` from each box to full size.
+    """Return the weights [N, out, in] of `F.interpolate(mode="bilinear", align_corners=False)` from box to full size.
 
     Output pixel i reads (i + 1/2) side / S - 1/2 of the box, clamped to the box.
     """
@@ -179,13 +188,13 @@ def resize_matrix(start: Tensor, side: Tensor, size: int) -> Tensor:
 
 
 def crop(images: Tensor, window: Windows) -> Tensor:
-    """Each image's box resized to full size, [N, 3, S, S]."""
+    """Cut out each image's box and resize it to full size, [N, 3, S, S]."""
     rows, columns = (matrix[:, None].to(images.dtype) for matrix in (window.rows, window.columns))
     return rows @ images @ columns.transpose(2, 3)
 
 
 def blur(images: Tensor, amount: Tensor) -> Tensor:
-    """The [1 2 1] / 4 filter along both axes, zeros beyond the border, where `amount` [N] is 1; nothing where it is 0.
+    """Apply the filter [1 2 1] / 4 along both axes, with zeros beyond the border, where `amount` [N] is 1.
 
     It is the sum of two neighbors, twice along each axis. On a CPU, sums are faster than a pooling.
     """
@@ -198,7 +207,7 @@ def blur(images: Tensor, amount: Tensor) -> Tensor:
 
 
 def perturb(images: Tensor, draws: Perturbation) -> Tensor:
-    """Flip, rotate, scale and shift (zeros beyond the border); color gain; saturation; blur; an erased square."""
+    """Perturb images: affine map (zeros beyond the border), gain, saturation, blur, and an erased square."""
     images = warp(images, draws.theta, draws.reach)
     gain, saturation = (factor[:, None, None, None].to(images.dtype) for factor in (draws.gain, draws.saturation))
     gray = images.mean(1, keepdim=True) * (gain * (1 - saturation))
@@ -206,12 +215,12 @@ def perturb(images: Tensor, draws: Perturbation) -> Tensor:
 
 
 def background(images: Tensor, window: Windows, noise: Tensor) -> Tensor:
-    """Each image with its box set to zero, plus noise everywhere."""
+    """Set each image's box to zero and add noise everywhere."""
     return torch.addcmul(noise.to(images.dtype), images, window.outside.to(images.dtype))
 
 
 def move(images: Tensor, draws: Move) -> Tensor:
-    """Each image shifted, what leaves on one side coming back on the other, then mirrored left to right."""
+    """Shift each image cyclically, then mirror it left to right where drawn."""
     position = torch.arange(images.shape[-1], device=images.device)
     rows = (position - draws.down[:, None]) % len(position)
     mirrored = torch.where(draws.flip[:, None], position.flip(0), position)

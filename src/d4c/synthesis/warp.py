@@ -1,4 +1,4 @@
-"""Images under affine maps, with a gradient that is the same in every run."""
+"""Warps images by affine maps, with a gradient that is the same in every run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from torch import Tensor
 
 
 def reach(rotation: float, scale: float) -> float:
-    """How far apart in the output, per axis, two pixels are that are at most one apart per axis in the input.
+    """Bound the distance in the output, per axis, of two pixels that are at most one apart per axis in the input.
 
-    For maps that turn by up to `rotation` degrees and scale by 1 - `scale` or more.
+    Args:
+        rotation: Largest rotation of the maps in degrees.
+        scale: The maps scale by 1 - `scale` or more.
+
+    Returns:
+        The distance in pixels.
     """
     angle = math.radians(min(rotation, 45.0))
     return (math.cos(angle) + math.sin(angle)) / (1 - scale)
@@ -23,9 +28,9 @@ def reach(rotation: float, scale: float) -> float:
 class _Warp(torch.autograd.Function):
     """`F.grid_sample` along affine maps, with a gradient that is the same in every run on a GPU.
 
-    The usual gradient adds up in whatever order threads arrive. Here every input pixel gathers from the output pixels
-    that read it: those whose maps come within one pixel of it lie in a square of `reach` pixels around the place
-    that the inverse map gives.
+    The usual gradient adds in the order in which threads arrive. Here every input pixel gathers from the output pixels
+    that read it: those that map to within one pixel of it lie in a square of `reach` pixels around its position under
+    the inverse map.
     """
 
     @staticmethod
@@ -48,7 +53,7 @@ class _Warp(torch.autograd.Function):
         first_x = ((e * (x - c) - b * (y - f)) / det - ctx.reach).ceil()
         first_y = ((a * (y - f) - d * (x - c)) / det - ctx.reach).ceil()
         flat = gradient.flatten(2)
-        total = torch.zeros_like(gradient)
+        image_gradient = torch.zeros_like(gradient)
         taps = range(math.floor(2 * ctx.reach) + 1)
         for row, column in product(taps, taps):
             v, u = first_y + row, first_x + column
@@ -56,16 +61,22 @@ class _Warp(torch.autograd.Function):
             weight = weight * ((u >= 0) & (u < size) & (v >= 0) & (v < size))
             index = (v.clamp(0, size - 1) * size + u.clamp(0, size - 1)).long().flatten(1)
             values = flat.gather(2, index[:, None].expand_as(flat)).view_as(gradient)
-            total = total + values * weight[:, None]
-        return total, None, None
+            image_gradient = image_gradient + values * weight[:, None]
+        return image_gradient, None, None
 
 
 def warp(images: Tensor, theta: Tensor, reach: float) -> Tensor:
-    """Images [N, C, S, S] moved by affine maps [N, 2, 3] of output to input coordinates, zeros beyond the border.
+    """Warp images by affine maps, with zeros beyond the border.
 
-    `reach` is that of the maps.
+    Args:
+        images: Images [N, C, S, S].
+        theta: Maps [N, 2, 3] of output to input coordinates.
+        reach: Bound of the maps, from the function of this name.
+
+    Returns:
+        The warped images [N, C, S, S].
     """
-    precise = images.to(torch.promote_types(images.dtype, torch.float32))  # places need more digits than colors
+    precise = images.to(torch.promote_types(images.dtype, torch.float32))  # positions need more digits than colors
     theta = theta.to(precise.dtype)
     if images.is_cuda:
         return _Warp.apply(precise, theta, reach).to(images.dtype)  # type: ignore[no-untyped-call]

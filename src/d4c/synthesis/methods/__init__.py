@@ -1,1 +1,1 @@
-"""Ways to make calibration images: one file each, and `table.py` with a row for each."""
+"""Methods that make calibration images: one file each, and `table.py` with a row for each."""

@@ -1,4 +1,4 @@
-"""The objective of "bns": activations with the mean and variance that BatchNorm layers remember of real images."""
+"""The objective of "bns": activations with the mean and variance of real images that BatchNorm layers store."""
 
 from __future__ import annotations
 
@@ -15,11 +15,24 @@ from d4c.synthesis.views import Draws
 
 
 def statistics_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """Distance of each group's BatchNorm statistics to the running ones plus weighted total variation: [N].
+    """Compute the distance of each group's BatchNorm statistics to the running ones, plus weighted total variation.
 
-    Summed over layers, the mean over channels of (mean - running mean)^2 + (variance - running variance)^2, with the
-    biased variance over images and positions (Yin et al. 2020, "Dreaming to distill", with squares for norms). Every
-    image of a group has the group's distance; nothing is drawn. Raises SettingError for a tower without BatchNorm.
+    The distance is the sum over layers of the mean over channels of (mean - running mean)^2 + (variance - running
+    variance)^2, with the biased variance over images and positions (Yin et al. 2020, "Dreaming to distill", with
+    squares instead of norms).
+
+    Args:
+        clip: The model.
+        config: `tv_weight` is read.
+        setup: The groups of N images.
+        images: Images [N, 3, S, S] in normalized pixel space.
+        draws: Not used.
+
+    Returns:
+        Losses [N]; every image of a group has the distance of the group.
+
+    Raises:
+        SettingError: The image tower has no BatchNorm.
     """
     layers = batch_norms(clip)
     _, inputs = encode_and_record(clip, images, layers)
@@ -37,7 +50,7 @@ def statistics_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
 
 
 def batch_norms(clip: CLIP) -> list[nn.BatchNorm2d]:
-    """The BatchNorm layers of the image tower."""
+    """Return the BatchNorm layers of the image tower; raise SettingError if there are none."""
     layers = [module for module in clip.image.modules() if isinstance(module, nn.BatchNorm2d)]
     if not layers:
         raise SettingError(

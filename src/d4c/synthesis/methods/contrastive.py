@@ -1,4 +1,4 @@
-"""The objective of D4C and its ablations: recognized as the prompt, apart from backgrounds, and smooth."""
+"""The objective of D4C and its ablations: images that are recognized as the prompt, unlike backgrounds, and smooth."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from d4c.synthesis.views import Draws, Windows, background, crop, perturb
 
 
 def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """Cross-entropy to the prompt plus weighted total variation.
+    """Compute the cross-entropy to the prompt plus weighted total variation.
+
+    As published, total variation is that of the image itself, or of the perturbed image where whole images are
+    perturbed.
 
     Args:
-        clip: the model, whose image tower sees foregrounds and backgrounds together.
+        clip: The model, whose image tower sees foregrounds and backgrounds together.
         config: `temperature`, `tv_weight` and `background_noise` are read.
-        setup: targets, groups and, where the method has boxes, the windows of N images.
-        images: [N, 3, S, S] in normalized pixel space.
-        draws: the random numbers of this step.
+        setup: Targets, groups and, where the method has boxes, the windows of N images.
+        images: Images [N, 3, S, S] in normalized pixel space.
+        draws: Random numbers of this step.
 
     Returns:
-        The loss of each image [N]. As published, total variation is that of the image itself, but where images are
-        perturbed whole, it is that of the perturbed image.
+        Losses [N].
     """
     views, smooth = show(images, setup.window, draws, config, tower_dtype(clip))
     features, *backgrounds = encode(clip, views).split(len(images))
@@ -39,7 +41,7 @@ def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images
 def show(
     images: Tensor, window: Windows | None, draws: Draws, config: SynthesisConfig, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """What the tower is shown, foregrounds [N, 3, S, S] and then backgrounds if there are any, and smoothness [N]."""
+    """Return foregrounds [N, 3, S, S] followed by backgrounds, if there are any, and the total variation [N]."""
     shown = images.to(dtype)
     views = []
     if window is not None and draws.noise is not None:

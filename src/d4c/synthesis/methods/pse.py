@@ -1,7 +1,7 @@
-"""The objective of "pse": patches whose similarities are as spread out as those of real images.
+"""The objective of "pse": patches whose similarities vary as much as those of real images.
 
-PSAQ-ViT (Li et al. 2022, arXiv 2203.02250) observes that in real images the cosine similarities between patches take
-many values, in noise few, and makes images by maximizing the differential entropy of their distribution.
+PSAQ-ViT (Li et al. 2022, arXiv 2203.02250) observes that the cosine similarities between patches take many values in
+real images and few in noise. It makes images by maximizing the differential entropy of their distribution.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BANDWIDTH = 0.01
 """Standard deviation of the Gaussian kernel, in units of cosine similarity."""
 
 POINTS = 10
-"""Where the density is evaluated and integrated, from the smallest to the largest similarity of a group."""
+"""Points at which the density is evaluated and integrated, from the smallest to the largest similarity of a group."""
 
 FLOOR = 1e-4
 """Added to the density, so that its logarithm is finite between distant similarities."""
@@ -36,14 +36,27 @@ TV_HOLD = 0.05 * 2750
 
 
 def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """Minus the entropy of patch similarities, summed over blocks, and what the form adds, for each image [N].
+    """Compute minus the entropy of patch similarities, summed over blocks, plus the terms of the form.
 
-    "psaq" is the method as its authors have it, on attention times values averaged over heads, with their
-    cross-entropy to a one-hot class replaced by that to the image's prompt, since a CLIP has no classes; the norm of
-    neighbor differences is held at a target, and the images are moved and flipped each step (and clipped to colors
-    that exist, after the step). The learning rate and Adam's constants are those of the other methods here.
+    "psaq" is the method of its authors, on attention times values averaged over heads. Their cross-entropy to a one-hot
+    class is replaced by that to the image's prompt, since a CLIP has no classes. The norm of neighbor differences is
+    held at a target, images are moved and flipped in each step, and after it they are clipped to valid colors. The
+    learning rate and Adam's constants are those of the other methods here.
     "published" is the baseline in the code of D4C: attention times the input of the attention layer, plus weighted
-    total variation, and nothing else. Raises SettingError for a tower without patches.
+    total variation, and nothing else.
+
+    Args:
+        clip: The model.
+        config: `pse_form`, `tv_weight`, `tv_target` and `temperature` are read.
+        setup: Targets and groups of N images.
+        images: Images [N, 3, S, S] in normalized pixel space.
+        draws: Random numbers of this step.
+
+    Returns:
+        Losses [N].
+
+    Raises:
+        SettingError: The image tower has no patches.
     """
     blocks, first = attentions(clip)
     if config.pse_form == "published":
@@ -63,16 +76,20 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
 
 
 def total_variation_target(config: SynthesisConfig, size: int) -> float:
-    """The configured target, which is for 224 pixels a side, at another size.
+    """Convert the configured target, which is for 224 x 224 pixels, to another size.
 
-    The fewer pixels, the further apart are neighbors in the scene, and the more they differ. The power 2/3 is close
-    to that of dead leaves drawn at several sizes, and a small image is held near what small photographs have.
+    The fewer pixels there are, the further apart are neighbors in the scene, and the more they differ. The power 2/3 is
+    close to that of dead leaves drawn at several sizes, and holds a small image near the value of small photographs.
     """
     return config.tv_target * (224 / size) ** (2 / 3)
 
 
 def attentions(clip: CLIP) -> tuple[list[Attention], int]:
-    """The attention layers that mix patches with each other, and how many rows come before the patches."""
+    """Return the attention layers that mix patches, and the number of rows before the patches.
+
+    Raises:
+        SettingError: The image tower has no patches.
+    """
     patches = clip.image.patches()
     if patches is None or not patches.attentions:
         raise SettingError(
@@ -82,19 +99,26 @@ def attentions(clip: CLIP) -> tuple[list[Attention], int]:
 
 
 def mixed_inputs(attn: Attention, x: Tensor) -> Tensor:
-    """Attention weights, averaged over heads, times the layer's own input [N, L, C]."""
-    given = x.to(attn.q.weight.dtype)
-    q, k = (split_heads(layer(given).to(x.dtype), attn.heads) for layer in (attn.q, attn.k))
+    """Multiply the attention weights, averaged over heads, by the input of the layer [N, L, C]."""
+    layer_input = x.to(attn.q.weight.dtype)
+    q, k = (split_heads(layer(layer_input).to(x.dtype), attn.heads) for layer in (attn.q, attn.k))
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
     return weights.mean(1) @ x
 
 
 def similarity_entropy(patches: Tensor, same: Tensor) -> Tensor:
-    """Differential entropy of the cosine similarities of all pairs of patches [N, P, C] of an image: [N].
+    """Estimate the differential entropy of the cosine similarities of all pairs of patches of an image.
 
-    -integral of p log p by the trapezoidal rule, with p a Gaussian kernel density. The points lie between the
-    smallest and the largest similarity in the images that are the `same` group, boolean [N, N]; no gradient flows
-    through these ends. They are further apart than the kernel is wide, so the estimate is a coarse one, in both codes.
+    It is -integral of p log p by the trapezoidal rule, where p is a Gaussian kernel density. The points lie between the
+    smallest and the largest similarity in the group; no gradient flows through these ends. They are further apart than
+    the kernel is wide, so the estimate is coarse, as in both published codes.
+
+    Args:
+        patches: Patches [N, P, C].
+        same: Pairs of images in one group, boolean [N, N].
+
+    Returns:
+        Entropies [N] in nats.
     """
     unit = F.normalize(patches, dim=-1)
     values = (unit @ unit.transpose(1, 2)).flatten(1)

@@ -1,8 +1,8 @@
-"""The table of methods: all that differs between them, one row each.
+"""The table of methods, with everything that differs between them in one row each.
 
 To add a method, write one file here with its function and one row in `METHODS`. Nothing else in the package compares
-names of methods. The table needs no PyTorch, so that settings are checked and help is printed without it; what a row
-calls is imported when it is first called.
+names of methods. The table needs no PyTorch, so that settings are checked and help is printed without it; the functions
+of a row are imported when they are first called.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the loop around it; the default is nothing."""
+    """What a method needs from the loop around it; the default is nothing."""
 
     prompts: bool = False
     """Each image has a target prompt."""
     boxes: bool = False
     """Each image has a foreground box, and the background around it is drawn noise at each step."""
     perturbation: bool = False
-    """What the tower is shown is perturbed at each step."""
+    """Images are perturbed at each step before the tower sees them."""
     moves: bool = False
     """Images are shifted and mirrored at each step."""
     real_colors: bool = False
-    """Images are clipped to colors that exist after each step."""
+    """Images are clipped to valid colors after each step."""
     whole_set: bool = False
     """The losses of all images depend on one another, not only those of one group."""
     inner_layers: bool = False
@@ -42,12 +42,12 @@ class Method:
     """One way to make images, which either optimizes them (`losses`) or paints them directly (`paint`).
 
     Args:
-        name: what `synthesize` and the command line call it.
-        summary: one line for help and documentation.
-        losses: `losses(clip, config, setup, images, draws)` gives what is minimized for each image, [N], from images
+        name: Name for `synthesize` and the command line.
+        summary: One line for help and documentation.
+        losses: `losses(clip, config, setup, images, draws)` returns the loss of each image [N], from images
             [N, 3, S, S] in normalized pixel space, a `SynthesisConfig`, a `Setup` and the `Draws` of the step.
-        paint: `paint(clip, images, generator)` gives that many images [N, 3, S, S] in normalized pixel space.
-        needs: what the method needs under a `SynthesisConfig`.
+        paint: `paint(clip, images, generator)` returns that many images [N, 3, S, S] in normalized pixel space.
+        needs: Returns what the method needs under a `SynthesisConfig`.
         check: `check(clip)` raises SettingError for an image tower that the method cannot serve.
     """
 
@@ -60,7 +60,7 @@ class Method:
 
 
 def late(module: str, function: str) -> Callable[..., Any]:
-    """A function of a module that is imported at the first call."""
+    """Return a function that imports its module at the first call."""
 
     def call(*args: Any) -> Any:
         return getattr(import_module(module), function)(*args)

@@ -1,1 +1,1 @@
-"""The copy of the image tower that is fast to differentiate."""
+"""The working copy of the image tower, which is fast to differentiate."""

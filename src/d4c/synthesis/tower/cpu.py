@@ -1,4 +1,4 @@
-"""The image tower as a CPU computes it fastest, where its weights learn nothing."""
+"""Makes an image tower without weight gradients fast on a CPU."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ from d4c.models.tower import Tower, replace_module
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` without a gradient of weight and bias.
+    """Compute `F.linear` without gradients of weight and bias.
 
-    PyTorch for x86 has two libraries for it, and hands products in float32 to MKL, which does not take the widest
-    instructions of every maker's processors; oneDNN does. Products in bf16 are oneDNN's anyway, but PyTorch adds the
-    bias in a pass of its own.
+    PyTorch for x86 has two libraries for it. It gives products in float32 to MKL, which does not use the widest
+    instructions of every vendor's processors; oneDNN does. Products in bf16 go to oneDNN anyway, but PyTorch adds the
+    bias in a separate pass.
+
+    Args:
+        x: Input [..., K].
+        weight: Weight [O, K].
+        bias: Bias [O].
+
+    Returns:
+        Output [..., O].
     """
-    x = x.contiguous()  # of a slice of tokens PyTorch makes a batch of products with as many copies of the weight
+    x = x.contiguous()  # PyTorch turns a slice of tokens into a batch of products with as many copies of the weight
     if x.device.type == "cpu" and onednn_has(x.dtype):
         result: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return result
@@ -30,7 +38,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @cache
 def onednn_has(dtype: torch.dtype) -> bool:
-    """Whether this is an x86 processor for which PyTorch has products by oneDNN in this type."""
+    """Whether this is an x86 processor for which PyTorch has products by oneDNN in a type."""
     known = torch.backends.mkldnn.is_available() and platform.machine().lower() in ("x86_64", "amd64")
     if not (known and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
@@ -55,7 +63,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Product(nn.Module):
-    """A linear layer by `product`."""
+    """A linear layer that computes with `product`."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -66,7 +74,7 @@ class Product(nn.Module):
 
 
 def use_products(tower: nn.Module) -> None:
-    """Put a `Product` in the place of every linear layer."""
+    """Replace every linear layer by a `Product`."""
     for parent in list(tower.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):

@@ -1,4 +1,4 @@
-"""Image embeddings for an objective, with what enters chosen layers on the way."""
+"""Encodes images for an objective and records the inputs of layers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from d4c.models.clip import CLIP
 
 
 def tower_dtype(clip: CLIP) -> torch.dtype:
-    """What the image tower computes in."""
+    """Return the type that the image tower computes in."""
     return next(clip.image.parameters()).dtype
 
 
 def encode(clip: CLIP, pixels: Tensor) -> Tensor:
-    """Image embeddings, float32 unless the tower is of a finer type, computed in the type of the tower."""
+    """Encode pixels [N, 3, S, S] in the type of the tower, to embeddings [N, D] in at least float32."""
     features = clip.encode_image(pixels.to(tower_dtype(clip)))
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def encode_and_record(clip: CLIP, pixels: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor]]:
-    """Embeddings as `encode` gives them, and what enters each layer, in the order of `layers` and with gradients."""
-    found: dict[nn.Module, Tensor] = {}
+    """Encode images and record the inputs of layers.
+
+    Args:
+        clip: The model.
+        pixels: Normalized pixels [N, 3, S, S].
+        layers: Layers of the image tower.
+
+    Returns:
+        Embeddings [N, D], and the input of each layer in the type of the pixels, with gradients.
+    """
+    layer_inputs: dict[nn.Module, Tensor] = {}
 
     def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found[layer] = inputs[0].to(pixels.dtype)
+        layer_inputs[layer] = inputs[0].to(pixels.dtype)
 
     handles = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
@@ -35,4 +44,4 @@ def encode_and_record(clip: CLIP, pixels: Tensor, layers: Sequence[nn.Module]) -
     finally:
         for handle in handles:
             handle.remove()
-    return features, [found[layer] for layer in layers]
+    return features, [layer_inputs[layer] for layer in layers]

@@ -1,4 +1,4 @@
-"""Attention whose gradient is the same in every run on a GPU."""
+"""Computes attention whose gradient is the same in every run on a GPU."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from d4c.compiled import can_compile
 from d4c.models.layers import join_heads, split_heads
 
 ORDERLESS = 128
-"""Tokens up to which any kernel will do: gradients of queries are then sums of at most two blocks of 64 keys."""
+"""Tokens up to which any kernel works: gradients of queries are then sums of at most two blocks of 64 keys."""
 KERNELS = can_compile()  # looked up here, since the compiler warns of a cached function in what it traces
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of q, k and v side by side [N, L, 3 C], joined to [N, L, C].
+    """Compute softmax(q k^T / sqrt(d)) v over heads.
 
-    Where it can be, it is one kernel of ours with an ordered gradient. The gradient of the libraries' kernels adds
-    blocks of keys as they come; asked for an order, it still differed between two runs of a compiled ViT-L/14.
+    Where possible it is our own kernel, whose gradient adds in a fixed order. The gradient of the libraries' kernels
+    adds blocks of keys as they arrive; even their deterministic mode differed between two runs of a compiled ViT-L/14.
+
+    Args:
+        qkv: q, k and v side by side [N, L, 3 C].
+        heads: Number of heads.
+
+    Returns:
+        The joined heads [N, L, C].
     """
     if qkv.is_cuda and KERNELS:
         from d4c.kernels import attention
@@ -32,6 +39,6 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
 
 
 def by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same of [N, heads, L, d] by two matrix products, whose gradients are products too."""
+    """Compute attention of q, k and v [N, heads, L, d] by two matrix products, whose gradients are products too."""
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     return scores.to(torch.promote_types(q.dtype, torch.float32)).softmax(-1).to(v.dtype) @ v

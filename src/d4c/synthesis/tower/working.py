@@ -1,4 +1,4 @@
-"""The model as the synthesis runs it: a copy on the device, in the precision asked for, that learns nothing."""
+"""Makes the working copy of the model: on the device, in the configured precision, without weight gradients."""
 
 from __future__ import annotations
 
@@ -26,32 +26,40 @@ QUICK_GELU = 1.702
 
 
 def working_copy(clip: CLIP, device: str | torch.device | None) -> CLIP:
-    """The CLIP in evaluation mode and without weight gradients, on `device` or where it is.
+    """Copy a CLIP, in evaluation mode and without weight gradients.
 
-    Raises SettingError for a device that cannot be used.
+    Args:
+        clip: The model.
+        device: Device of the copy, by default that of the model.
+
+    Returns:
+        The copy.
+
+    Raises:
+        SettingError: The device cannot be used.
     """
     try:
         model = copy.deepcopy(clip).to(clip.device if device is None else device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingError(f"device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
+        raise SettingError(f"The device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
     return model.eval().requires_grad_(False)
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What "auto" means on a device: bf16 where it has the arithmetic for it, as GPUs and some processors do."""
+    """Resolve "auto" for a device: bf16 where it has bf16 arithmetic, as GPUs and some processors do."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every PyTorch that we run with
-        fast = device.type == "cpu" and any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+        features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported PyTorch
+        fast = device.type == "cpu" and any(features.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return "bf16" if fast else "float32"
 
 
 class PatchProduct(nn.Module):
-    """A convolution whose stride is its kernel, as one matrix product: the gradient of the input is one, too."""
+    """A convolution whose stride is its kernel, as one matrix product; so is the gradient of its input."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -80,7 +88,7 @@ class JointAttention(nn.Module):
 
 
 class HostAttention(JointAttention):
-    """The same on a CPU, where in bf16 the gradient of PyTorch's fused kernel is slower than that of products."""
+    """`JointAttention` for a CPU, where in bf16 the gradient of PyTorch's fused kernel is slower than of products."""
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         qkv = product(x, self.weight, self.bias)
@@ -90,7 +98,7 @@ class HostAttention(JointAttention):
 
 
 class LastBlock(nn.Module):
-    """The last block for the class token alone, the only one that reaches the embedding: [N, L, C] to [N, 1, C]."""
+    """The last block for the class token only, which alone reaches the embedding: [N, L, C] to [N, 1, C]."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -105,33 +113,37 @@ class LastBlock(nn.Module):
 
 
 def speed_up(model: CLIP, config: SynthesisConfig) -> None:
-    """Make the image tower of a working copy faster, in place: same function, to the rounding of its precision.
+    """Make the image tower of a working copy faster, in place; its function stays the same up to rounding.
 
-    Patches and q, k, v each come from one product; the last block computes the class token alone; x sigmoid(1.702 x)
+    Patches and q, k, v each come from one product; the last block computes the class token only; x sigmoid(1.702 x)
     becomes SiLU(1.702 x) / 1.702, one kernel with the factors in the weights around it. On a CPU products are those of
-    oneDNN, kernels lie in its favorite layout, and BatchNorm is part of the convolutions. In bf16 everything but a
-    BatchNorm that is left, whose statistics need more digits, is held in bf16. On a GPU the parts of the tower are
-    compiled. The baselines look inside the tower: for them it keeps its parts and is not compiled.
+    oneDNN, kernels have its preferred layout, and BatchNorm is folded into the convolutions. In bf16 all parameters are
+    bf16 except those of a remaining BatchNorm, whose statistics need more digits. On a GPU the parts of the tower are
+    compiled. For methods that read inner layers the tower keeps its parts and is not compiled.
+
+    Args:
+        model: The working copy.
+        config: The settings, with a resolved precision.
     """
-    tower, whole, cpu = model.image, not config.needs.inner_layers, model.device.type == "cpu"
-    if whole:
+    tower, may_restructure, cpu = model.image, not config.needs.inner_layers, model.device.type == "cpu"
+    if may_restructure:
         restructure(tower, HostAttention if cpu else JointAttention)
     if cpu:
         use_products(tower)
-        if whole:
+        if may_restructure:
             fold_batchnorms(tower)
         tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.precision == "bf16":
         for module in tower.modules():
             if not isinstance(module, nn.BatchNorm2d):
                 to_bf16(module)
-    if model.device.type == "cuda" and can_compile() and whole:
+    if model.device.type == "cuda" and can_compile() and may_restructure:
         for part in (*tower.blocks, *map(tower.get_submodule, tower.costly_parts)):
             compile_part(part)
 
 
 def restructure(tower: Tower, attention: type[JointAttention]) -> None:
-    """Put faster modules into the place of those that there are faster ones for."""
+    """Replace patch embedding, activations and attention by faster modules."""
     first = tower.get_submodule(tower.first_layer)
     if isinstance(first, nn.Conv2d) and first.stride == first.kernel_size:
         replace_module(tower, tower.first_layer, PatchProduct(first))
@@ -156,7 +168,7 @@ def simplify_activation(mlp: MLP) -> None:
 
 
 def to_bf16(module: nn.Module) -> None:
-    """The module's own parameters in bf16, kernels in the layout in which a GPU's convolutions are fast."""
+    """Convert the direct parameters of a module to bf16, kernels in the layout in which GPUs convolve fast."""
     for parameter in module.parameters(recurse=False):
         kernel = parameter.ndim == 4
         layout = torch.channels_last if kernel else torch.contiguous_format
@@ -165,10 +177,9 @@ def to_bf16(module: nn.Module) -> None:
 
 @contextmanager
 def reproducible(precision: Precision) -> Iterator[None]:
-    """Arithmetic whose results are the same in every run on a device; with bf16, products of float32 may be in TF32.
+    """Make results the same in every run on a device while the block runs; with bf16, float32 products may use TF32.
 
-    Kernels that have an order-independent form are told to use it. The one operation left that PyTorch calls
-    non-deterministic adds integers (see `warp`).
+    Kernels that have a deterministic form use it.
     """
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
