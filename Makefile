@@ -31,8 +31,8 @@ $(VENV)/.docs: $(VENV)/.core
 	$(BIN)/python $(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
-demo: $(VENV)/.core ## Quantize the embedded demo CLIP without data and measure what accuracy is left.
-	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick -o $(RUN)
+demo: $(VENV)/.core ## Quantize an embedded CLIP without data at two schemes and measure what accuracy is left.
+	$(BIN)/d4c run --model demo-rn --scheme W4A8 --scheme W4A4 --preset quick -o $(RUN)
 
 search: $(VENV)/.core ## Export a quantized demo CLIP and find emoji by words: a page in runs/search.
 	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick --safe-int8 -o $(SEARCH)

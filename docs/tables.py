@@ -50,7 +50,7 @@ def peers() -> str:
                 f"{timed['bytes'] / 1e6:.0f}",
                 f"{timed['to_onnxruntime_float']['median']:.2f}",
                 f"{metrics['top1']['value']:.1f}",
-                f"{metrics['fidelity']['agreement']['value']:.0f}",
+                f"{metrics['fidelity']['same_class']['value']:.0f}",
             ]
         rows.append(row)
     return _markdown(["", *heads], rows)
@@ -83,9 +83,10 @@ def demo() -> str:
     rows = []
     for row in _read("demo_run", "demo_run")["rows"]:
         close = row.get("fidelity")
-        same = "" if close is None else f"{close['agreement']['value']:.0f}"
+        same = "" if close is None else f"{close['same_class']['value']:.0f}"
         cosine = "" if close is None else f"{close['cosine']:.3f}"
-        rows.append([row["name"], f"{row['bytes'] / 1e6:.1f}", _interval(row["top1"]), same, cosine])
+        name = row["name"] if row["scheme"] is None else f"{row['scheme']}, {row['name']}"
+        rows.append([name, f"{row['bytes'] / 1e6:.1f}", _interval(row["top1"]), same, cosine])
     return _markdown(["", "MB", "top-1 %", "same class as float %", "cosine to float"], rows)
 
 

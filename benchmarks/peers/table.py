@@ -43,7 +43,7 @@ def _model_table(rows: list[Row]) -> list[str]:
 
 
 def _accuracies(result: Row) -> tuple[float, float]:
-    return result["top1"]["value"], result["fidelity"]["agreement"]["value"]
+    return result["top1"]["value"], result["fidelity"]["same_class"]["value"]
 
 
 def _share_of_nncf(row: Row, rows: list[Row]) -> str:

@@ -72,8 +72,8 @@ def _fidelity(row: Row | None) -> list[str]:
         return ["", "", "", ""]
     metrics = row["metrics"]
     close = metrics["fidelity"]
-    agreement, top = close["agreement"]["value"], metrics["top1"]["value"]
-    return [f"{row['bytes'] / 1e6:.1f}", f"{_cosine(row):.4f}", f"{agreement:.2f}", f"{top:.2f}"]
+    same, top = close["same_class"]["value"], metrics["top1"]["value"]
+    return [f"{row['bytes'] / 1e6:.1f}", f"{_cosine(row):.4f}", f"{same:.2f}", f"{top:.2f}"]
 
 
 def _cosine(row: Row) -> float:

@@ -35,7 +35,7 @@ def test_a_model_equals_itself(seed: int) -> None:
     side = random_embeddings(seed)
     measured = fidelity(side, side)
     assert (measured.cosine, measured.centered_cosine, measured.text_cosine) == pytest.approx((1, 1, 1), abs=1e-5)
-    assert measured.agreement.value == 100
+    assert measured.same_class.value == 100
     assert measured.kl == 0
 
 
@@ -55,7 +55,7 @@ def test_a_loop_over_images_gives_the_same_numbers(seed: int, other: int) -> Non
     n = len(cosines)
     assert measured.cosine == pytest.approx(sum(cosines) / n, abs=1e-5)
     assert measured.centered_cosine == pytest.approx(sum(centered) / n, abs=1e-4)
-    assert measured.agreement.value == pytest.approx(100 * same / n)
+    assert measured.same_class.value == pytest.approx(100 * same / n)
     assert measured.kl == pytest.approx(sum(kl) / n, rel=1e-3, abs=1e-5)
 
 

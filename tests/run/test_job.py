@@ -219,7 +219,7 @@ def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:
 
 
 REFUSALS = {
-    "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "no file or folder|not a file or folder"),
+    "model": (replace(CONFIG, model="no/such/file.pt"), d4c.CheckpointError, "not an existing file or folder"),
     "method": (
         replace(CONFIG, synthesis=replace(CONFIG.synthesis, method="bns")),
         SettingError,

@@ -38,7 +38,7 @@ def metrics_cells(metrics: Metrics) -> list[str]:
     return [
         _interval(metrics.top1),
         _interval(metrics.top5),
-        "" if fidelity is None else _interval(fidelity.agreement),
+        "" if fidelity is None else _interval(fidelity.same_class),
         "" if fidelity is None else f"{fidelity.cosine:.4f}",
     ]
 

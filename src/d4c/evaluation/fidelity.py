@@ -20,7 +20,7 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
         reference: Embeddings of the float model.
 
     Returns:
-        Cosines, agreement and KL divergence, as `Fidelity` defines them.
+        Cosines, the share of same classes and KL divergence, as `Fidelity` defines them.
 
     Raises:
         DataError: The two are not of the same dataset or differ in embedding size.
@@ -42,7 +42,7 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
         cosine=float((model.image * reference.image).sum(-1).mean()),
         centered_cosine=float(centered.mean()),
         text_cosine=float((model.text * reference.text).sum(-1).mean()),
-        agreement=wilson(same, len(model.image)),
+        same_class=wilson(same, len(model.image)),
         kl=float(divergence(log_p, expected).mean()),
     )
 

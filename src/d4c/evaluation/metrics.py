@@ -36,14 +36,14 @@ class Fidelity:
         centered_cosine: The same after the float model's mean embedding is subtracted from both. CLIP's embeddings lie
             in a narrow cone, so that without it even unrelated images have a high cosine.
         text_cosine: Mean over classes of the cosine between both class embeddings.
-        agreement: How often both choose the same class.
+        same_class: How often both choose the same class.
         kl: Mean over images of KL(float || model) of the class probabilities, in nats.
     """
 
     cosine: float
     centered_cosine: float
     text_cosine: float
-    agreement: Interval
+    same_class: Interval
     kl: float
 
 
@@ -72,7 +72,7 @@ class Metrics:
         if (f := self.fidelity) is not None:
             lines.append(
                 f"against float: cosine {f.cosine:.4f}, centered {f.centered_cosine:.4f}, text {f.text_cosine:.4f}, "
-                f"same class {f.agreement}, KL {f.kl:.4f} nats"
+                f"same class {f.same_class}, KL {f.kl:.4f} nats"
             )
         return "\n".join(lines)
 
@@ -92,7 +92,7 @@ class Metrics:
             fields["top1"], fields["top5"] = Interval(**fields["top1"]), Interval(**fields["top5"])
             if fields["fidelity"] is not None:
                 fidelity = dict(fields["fidelity"])
-                fields["fidelity"] = Fidelity(**fidelity | {"agreement": Interval(**fidelity["agreement"])})
+                fields["fidelity"] = Fidelity(**fidelity | {"same_class": Interval(**fidelity["same_class"])})
             return Metrics(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
