@@ -23,8 +23,9 @@ METRICS = ("top-1 %", "top-5 %", "same class %", "cosine")
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """A table whose first column is text and whose others are numbers; a column without a number is left out."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
+    gap = 2 if len(kept) < 6 else 1
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for i in kept:
         table.add_column(headings[i], justify="right" if i else "left", no_wrap=not i)
     for row in rows:

@@ -1,0 +1,47 @@
+"""Tables for people: what they hold, and that 80 columns are enough."""
+
+from __future__ import annotations
+
+import pytest
+
+from d4c.cli.display import METRICS, metrics_cells, print_table
+from d4c.evaluation.metrics import Fidelity, Interval, Metrics
+
+WIDEST = Interval(100.0, 100.0, 100.0)
+FIDELITY = Fidelity(-0.1234, 0.0, 0.0, WIDEST, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_the_widest_run_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = Metrics("demo", 496, WIDEST, WIDEST, FIDELITY, 1.0)
+    headings = ("model", *METRICS, "MB")
+    print_table(headings, [["W4A8, pgsi+scg", *metrics_cells(metrics), "1711.2"]], "a title")
+    title, heads, row = capsys.readouterr().out.splitlines()
+    assert title.strip() == "a title"
+    assert all(heading in heads for heading in headings)
+    assert row.split()[-1] == "1711.2"
+    assert max(map(len, (heads, row))) <= 80
+
+
+def test_the_widest_layers_fit_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    headings = ("layer", "weights", "alone", "W4", "W6", "W8", "recovery")
+    print_table(headings, [["image.blocks.11.downsample.conv", "2,359,296", *5 * ["123.45"]]])
+    heads, row = capsys.readouterr().out.splitlines()
+    assert all(heading in heads for heading in headings)
+    assert "image.blocks.11.downsample.conv" in row
+
+
+def test_a_column_without_a_number_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = Metrics("demo", 496, WIDEST, WIDEST, None, 1.0)
+    print_table(("model", *METRICS), [["a", *metrics_cells(plain)]])
+    out = capsys.readouterr().out
+    assert "top-5 %" in out
+    assert "same class %" not in out
+    assert "cosine" not in out
+    both = [["a", *metrics_cells(plain)], ["b", *metrics_cells(Metrics("demo", 1, WIDEST, WIDEST, FIDELITY, 1.0))]]
+    print_table(("model", *METRICS), both)
+    assert "same class %" in capsys.readouterr().out
