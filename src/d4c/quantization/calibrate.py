@@ -9,7 +9,7 @@ from torch import Tensor
 
 from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import Progress, parts, silent
-from d4c.quantization.config import RangeRule
+from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.placement import Plan
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.ranges.observer import Observer
@@ -81,7 +81,7 @@ def calibrate(
     tokens: Tensor,
     towers: Sequence[str],
     known_pixels: bool,
-    rule: RangeRule = "mse",
+    rule: RangeRule = QuantizeConfig.ranges,
     progress: Progress = silent,
 ) -> None:
     """Set the range of every quantizer of a converted CLIP, in place, and round its weights to nearest.

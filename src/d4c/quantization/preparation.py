@@ -13,7 +13,7 @@ from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.progress import Progress, silent
 from d4c.quantization.calibrate import calibrate
-from d4c.quantization.config import RangeRule
+from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
@@ -79,7 +79,7 @@ def with_ranges(
     pixels: torch.Tensor,
     tokens: torch.Tensor,
     towers: Sequence[str],
-    rule: RangeRule = "mse",
+    rule: RangeRule = QuantizeConfig.ranges,
     progress: Progress = silent,
 ) -> CLIP:
     """A quantized copy with every range chosen and all weights rounded to nearest.

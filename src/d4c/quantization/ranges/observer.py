@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from d4c.errors import DataError
-from d4c.quantization.config import RangeRule
+from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.ranges.extremes import PERCENTILE_OUTSIDE, covering_range
 from d4c.quantization.ranges.search import Points, search, summarize
@@ -24,7 +24,7 @@ class Observer:
         rule: How the range follows from the values.
     """
 
-    def __init__(self, args: QuantArgs, name: str, rule: RangeRule = "mse") -> None:
+    def __init__(self, args: QuantArgs, name: str, rule: RangeRule = QuantizeConfig.ranges) -> None:
         self.args = args
         self.rule = rule
         self.name = name
