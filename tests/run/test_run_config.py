@@ -80,6 +80,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_options_do_not_hide_what_a_file_has_in_the_place_of_a_table() -> None:
+    merged_settings = merged({"model": "demo-vit", "synthesis": 3}, {"synthesis": {"images": None}})
+    with pytest.raises(SettingError, match="synthesis is 3, expected a table"):
+        run_config(merged_settings)
+
+
 @pytest.mark.parametrize(("settings", "about"), REFUSED.values(), ids=REFUSED)
 def test_settings_that_are_refused(settings: dict[str, Any], about: str) -> None:
     given = settings if "no model" in about else {"model": "demo-vit", **settings}

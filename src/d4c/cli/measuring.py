@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    source: Annotated[str, typer.Argument(help="Artifact folder, or anything that --model takes elsewhere.")],
+    source: Annotated[str, typer.Argument(help="Artifact or export folder, or anything that --model takes elsewhere.")],
     dataset: options.Data = "demo",
     reference: Annotated[str | None, typer.Option(help="Float model to compare with.")] = None,
     pretrained: options.Pretrained = None,
     limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
     runtime: Annotated[
         Literal["torch", "onnxruntime", "openvino"],
-        typer.Option(help="onnxruntime and openvino execute a folder that export wrote."),
+        typer.Option(help="onnxruntime (its default) and openvino execute a folder that export wrote."),
     ] = "torch",
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -35,8 +35,11 @@ def evaluate(
     _verbose: options.Verbose = False,
 ) -> None:
     """Measure zero-shot accuracy, with 95 % intervals."""
+    from d4c.deployment.export import is_export
     from d4c.quantization.artifact.folder import is_artifact
 
+    if runtime == "torch" and is_export(Path(source)):
+        runtime = "onnxruntime"
     model: CLIP | RuntimeCLIP
     if runtime != "torch":
         model = d4c.load_quantized(source, "cpu" if device == AUTO else device, runtime=runtime)

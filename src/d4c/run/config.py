@@ -105,8 +105,10 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     """Nested settings with others in their place; None changes nothing."""
     out = dict(settings)
     for name, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(out.get(name), Mapping | None):
-            out[name] = {**(out.get(name) or {}), **{key: item for key, item in value.items() if item is not None}}
+        if isinstance(value, Mapping):
+            table = out.get(name, {})
+            if isinstance(table, Mapping):  # anything else is for `run_config` to refuse
+                out[name] = {**table, **{key: item for key, item in value.items() if item is not None}}
         elif value is not None:
             out[name] = value
     return out

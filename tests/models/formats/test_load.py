@@ -217,7 +217,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_device_is_refused() -> None:
-    with pytest.raises(SettingError, match="Device 'cuda:99' cannot be used"):
+    with pytest.raises(SettingError, match="The device 'cuda:99' cannot be used"):
         d4c.load("demo-rn", device="cuda:99")
 
 
@@ -311,3 +311,18 @@ def test_the_demo_models_tell_pictures_apart(demo: CLIP) -> None:
     image = torch.nn.functional.normalize(demo.encode_image(pixels), dim=-1)
     text = demo.encode_text(demo.tokenize(["an emoji of a red square.", "an emoji of a green square."]))
     assert (image @ text.T).diff(dim=1).flatten()[0] < (image @ text.T).diff(dim=1).flatten()[1]
+
+
+def test_an_embedded_model_takes_no_other_weights() -> None:
+    with pytest.raises(CheckpointError, match="demo-vit names its own weights, which do not go with pretrained"):
+        load("demo-vit", "openai")
+
+
+def test_a_run_and_an_export_are_told_from_a_model(tmp_path: Path) -> None:
+    (tmp_path / "run" / "artifact").mkdir(parents=True)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "export.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"is the folder of a run, expected a model; use .*artifact"):
+        load(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="is an export, expected a float model"):
+        load(tmp_path / "export")

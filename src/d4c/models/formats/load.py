@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from d4c.errors import CheckpointError, SettingError
+from d4c.device import move
+from d4c.errors import CheckpointError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import Source, assemble
@@ -71,12 +72,7 @@ def load(
         SettingError: The device cannot be used.
     """
     clip = read(source, pretrained)
-    try:
-        return clip.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingError(
-            f"Device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu'."
-        ) from None
+    return move(clip, device)
 
 
 def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None) -> CLIP:
@@ -84,6 +80,8 @@ def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None) -> C
     if isinstance(source, Mapping):
         return from_state(source, None, "The state dict", "clip")
     text, path = str(source), Path(source)
+    if pretrained is not None and (text in demo_models() or text.startswith("hf-hub:")):
+        raise CheckpointError(f"{text} names its own weights, which do not go with pretrained; leave pretrained out.")
     if text in demo_models():
         return from_file(demo_path(text), text)
     if text.startswith("hf-hub:"):
@@ -149,6 +147,12 @@ def from_folder(folder: Path, source: str, name: str) -> CLIP:
         state = read_tensors(weights)
         refuse_foreign(state, source)
         return assemble(config, state, huggingface_layout, source, name)
+    if (folder / "export.json").is_file():
+        raise CheckpointError(
+            f"{source} is an export, expected a float model; use d4c.load_quantized with runtime='onnxruntime'."
+        )
+    if (folder / "artifact").is_dir():
+        raise CheckpointError(f"{source} is the folder of a run, expected a model; use {folder / 'artifact'}.")
     raise CheckpointError(
         f"{source} is a folder without a CLIP, expected open_clip_config.json with open_clip_model.safetensors "
         "or config.json with model.safetensors (or their .bin forms); use a folder that holds such a pair."

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from d4c.device import move
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
@@ -52,7 +53,7 @@ def read_artifact(folder: str | Path, device: str | torch.device = "cpu") -> Qua
             f"{folder / 'config.json'} does not describe a quantized CLIP ({error!r}); export it again."
         ) from None
     _fill(clip, folder / WEIGHTS)
-    return clip.to(device)
+    return move(clip, device)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

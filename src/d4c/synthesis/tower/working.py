@@ -14,7 +14,7 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 
 from d4c.compiled import can_compile, compile_part
-from d4c.errors import SettingError
+from d4c.device import move
 from d4c.models.clip import CLIP
 from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, split_heads
 from d4c.models.tower import Tower, replace_module
@@ -38,11 +38,7 @@ def working_copy(clip: CLIP, device: str | torch.device | None) -> CLIP:
     Raises:
         SettingError: The device cannot be used.
     """
-    try:
-        model = copy.deepcopy(clip).to(clip.device if device is None else device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingError(f"The device {str(device)!r} cannot be used ({reason}); use 'cpu'.") from None
+    model = move(copy.deepcopy(clip), clip.device if device is None else device)
     return model.eval().requires_grad_(False)
 
 

@@ -1,0 +1,35 @@
+"""A device that cannot be used is refused in one sentence, wherever a model is moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import d4c
+from d4c.device import move, resolve_device
+from d4c.models.clip import CLIP
+
+NO_DEVICES = ["", "meta", "cuda:99", "nonsense", "cpu:-1"]
+
+
+@pytest.mark.parametrize("device", NO_DEVICES)
+def test_what_is_not_there_is_refused(demo_vit: CLIP, device: str) -> None:
+    with pytest.raises(d4c.SettingError, match=rf"^The device '{device}' cannot be used \(.{{1,200}}\); use 'cpu'\.$"):
+        move(demo_vit, device)
+    assert demo_vit.device.type == "cpu"
+
+
+def test_an_artifact_refuses_it_as_a_float_model_does(demo_vit: CLIP, tmp_path: Path) -> None:
+    images = d4c.synthesize(demo_vit, "leaves", images=2)
+    quantized = d4c.quantize(demo_vit, images, reconstruction="none", prompts=[f"thing {i}" for i in range(40)])
+    quantized.save_pretrained(tmp_path / "artifact")
+    for device in NO_DEVICES:
+        with pytest.raises(d4c.SettingError, match="cannot be used"):
+            d4c.load_quantized(tmp_path / "artifact", device)
+
+
+def test_auto_is_a_gpu_if_there_is_one() -> None:
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == "cpu"
