@@ -27,7 +27,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d4c.errors import D4CError, DataError
-from d4c.evaluation.embed import fill_template
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.files import atomic_file
 from d4c.models.clip import CLIP
@@ -36,6 +35,7 @@ from d4c.models.formats.openai import openai_layout
 from d4c.models.layers import Block
 from d4c.models.resnet import Bottleneck
 from d4c.models.tokenizer import tokenize
+from d4c.templates import fill_template
 
 DEMO_TEXT = TextConfig(width=192, layers=3, heads=3, mlp_width=768)
 BENCH_TEXT = TextConfig(width=256, layers=4, heads=4, mlp_width=1024)

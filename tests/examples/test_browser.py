@@ -106,7 +106,7 @@ def test_its_labels_give_the_probabilities_of_classify(
 def test_what_is_missing_is_named(prepare: ModuleType, exported: Path, runtime: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"lacks ort\.wasm\.min\.mjs; run npm install"):
         prepare.prepare(exported, LABELS, tmp_path, tmp_path / "site")
-    with pytest.raises(DataError, match="expected at least one string"):
+    with pytest.raises(DataError, match="expected at least one, all strings"):
         prepare.prepare(exported, [], runtime, tmp_path / "site")
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(DataError, match="exists and is no earlier site"):
