@@ -135,6 +135,12 @@ def test_folders_without_pictures_are_refused(model: RuntimeCLIP, tmp_path: Path
     assert not (tmp_path / DEFAULT_NAME).exists()
 
 
+@pytest.mark.parametrize("query", ["", "  "])
+def test_a_blank_query_is_refused(model: RuntimeCLIP, pictures: Path, query: str) -> None:
+    with pytest.raises(DataError, match="The query is empty"):
+        open_gallery(model, pictures).search(model, query)
+
+
 def test_a_search_orders_by_cosine(model: RuntimeCLIP, pictures: Path) -> None:
     found = open_gallery(model, pictures)
     matches = found.search(model, "a yellow face", top=99)

@@ -59,7 +59,12 @@ class Gallery:
 
         Returns:
             At most `top` matches, best first; equal ones are sorted by path.
+
+        Raises:
+            DataError: The query is blank.
         """
+        if not query.strip():
+            raise DataError("The query is empty, expected what to look for in words, such as 'a dog on a beach'.")
         text = unit_rows(model.encode_text(model.tokenize(query)))[0]
         scores = np.einsum("nd,d->n", self.embeddings, text)  # unlike a product, it gives equal rows equal scores
         return [Match(self.paths[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]

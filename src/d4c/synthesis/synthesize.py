@@ -15,7 +15,6 @@ from torch import Tensor
 
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
-from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.progress import Progress, Report, reporting
@@ -58,7 +57,7 @@ def synthesize(
             of the controls that ask nothing of the model: "noise", "pink", "leaves"; or a record of all settings.
         preset: Source of all other settings: "paper" (every published setting), "default" or "quick" (two CPU cores).
         prompts: What the images are to show, see `resolve_prompts`; "bns", the published form of "pse" and the
-            controls take none.
+            controls ignore it.
         device: Where to compute, by default where the model is.
         progress: Called with the iterations done and their number; "auto" shows a bar on a terminal, None shows
             nothing.
@@ -76,8 +75,6 @@ def synthesize(
     """
     config = synthesis_config(method, preset, settings)
     METHODS[config.method].check(clip)
-    if prompts is not None and not config.needs.prompts:
-        raise SettingError(f"The method {config.method!r} takes no prompts, but some are given; leave them out.")
     started = time.perf_counter()
     provenance: dict[str, Any] = {
         "method": config.method,

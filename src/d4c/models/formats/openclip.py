@@ -171,9 +171,10 @@ def named_pretrained(name: str, pretrained: str | None) -> tuple[CLIPConfig, Pat
     try:
         import open_clip
     except Exception as error:
+        cause = f"{type(error).__name__}: {reason_of(error)}"
         raise CheckpointError(
             f"{name!r} is not an existing file or folder, and as an open_clip name it needs open_clip, which cannot be "
-            f"imported ({type(error).__name__}); install d4c[open-clip] or use an 'hf-hub:org/name' id."
+            f"imported ({cause}); install d4c[open-clip] or use an 'hf-hub:org/name' id."
         ) from None
     model = open_clip.get_model_config(name)
     if model is None:
