@@ -15,14 +15,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
-
-import torch
 
 import d4c
 from benchmarks.common.arguments import (
@@ -38,6 +34,7 @@ from benchmarks.common.problems import Bench, Places, datasets
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows, top1_line
 from benchmarks.common.tables import SCHEMES
+from benchmarks.common.workers import measure_in_workers, set_up_torch
 from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
@@ -97,41 +94,7 @@ def accuracy(args: argparse.Namespace) -> None:
         for data in datasets(model):
             bench.problem(model, data)
     del bench
-    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".claims.") as claims:
-        if args.processes == 1:
-            work(args, todo, Path(claims), 0)
-            return
-        context = torch.multiprocessing.get_context("spawn")
-        workers = [
-            context.Process(target=work, args=(args, todo, Path(claims), index), daemon=True)
-            for index in range(args.processes)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    if failed := [worker.exitcode for worker in workers if worker.exitcode]:
-        raise SystemExit(f"{len(failed)} of {args.processes} workers failed; what they have measured is kept.")
-
-
-def work(args: argparse.Namespace, todo: list[Row], claims: Path, worker: int) -> None:
-    """Measure every cell that no other worker has claimed; a claim is a folder, which only one can make."""
-    set_up_torch()
-    device = args.device
-    if device == "cuda":
-        device = f"cuda:{worker % torch.cuda.device_count()}"
-        torch.cuda.set_device(device)
-    bench = open_bench(args, device)
-    for i, cell in enumerate(todo):
-        if time.monotonic() > args.deadline:
-            return
-        try:
-            os.mkdir(claims / str(i))
-        except FileExistsError:
-            continue
-        row = measure(args, bench, cell)
-        append_row(args.out, row)
-        print(cell, top1_line(row["results"]), f"{row['quantize']['seconds']:.1f} s", flush=True)
+    measure_in_workers(args, todo, open_bench, measure)
 
 
 def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
@@ -142,6 +105,7 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
     with measured(device) as figures:
         quantized = quantize(clip, calibration, cell)
     made = {key: calibration.provenance.get(key) for key in ("images", "iterations", "precision", "seconds", "source")}
+    results = {data: bench.problem(cell["model"], data).score(quantized) for data in datasets(cell["model"])}
     return {
         **cell,
         "quantize": figures,
@@ -150,7 +114,8 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
         "bits": quantized.effective_bits(),
         "processes": args.processes,
         "setup": setup(device) | {"command": command("quantization.measure")},
-        "results": {data: bench.problem(cell["model"], data).score(quantized) for data in datasets(cell["model"])},
+        "results": results,
+        "summary": top1_line(results),
     }
 
 
@@ -174,11 +139,6 @@ def seconds(args: argparse.Namespace) -> None:
             args.out, cell | figures | {"setup": setup(args.device) | {"command": command("quantization.measure")}}
         )
         print(cell, first, repeats, flush=True)
-
-
-def set_up_torch() -> None:
-    """Full float32 on GPUs too: codes are integers times scales, which ten bits of a TF32 product would blur."""
-    torch.backends.cudnn.allow_tf32 = False
 
 
 PARTS = {"accuracy": (accuracy, ["bench-vit", "bench-rn"]), "time": (seconds, ["ViT-B-32"])}

@@ -1,0 +1,1 @@
+"""Whether quantization depends on how a checkpoint spreads its numbers."""

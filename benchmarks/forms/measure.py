@@ -1,0 +1,146 @@
+"""Accuracy of one function in several forms: what quantization loses when a checkpoint spreads its numbers unevenly.
+
+    python -m benchmarks.forms.measure --models DIR --data DIR --out FILE.jsonl
+
+Deployable track, both towers, all rows of both test sets, for both towers and for each alone. Calibration images are
+made from the even form, once, in the folder `cache` beside the output; the forms compute the same function. Then
+`--processes` workers take cells from one list, spread over the GPUs there are; each cell is one line of the output,
+written when it is done, so that a second call resumes, and `--minutes` ends one. `benchmarks.forms.table` makes the
+tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import d4c
+from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
+from benchmarks.common.problems import PHOTOS, Bench, Places, Problem
+from benchmarks.common.records import command, measured, setup
+from benchmarks.common.rows import Row, is_measured, read_rows, top1_line
+from benchmarks.common.tables import SCHEMES
+from benchmarks.common.workers import measure_in_workers, set_up_torch
+from benchmarks.forms.uneven import uneven
+from d4c.evaluation.embed import Embeddings, class_embeddings
+from d4c.evaluation.evaluate import score
+from d4c.models.clip import CLIP
+from d4c.synthesis.config import PRESETS
+
+MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn", "stress-vit")
+SIGMAS = (0.0, 0.5, 1.0, 2.0)
+RECONSTRUCTIONS = ("none", "gptq", "block")
+TOWERS = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
+"""What is quantized, by its name in a row."""
+
+
+def open_bench(args: argparse.Namespace, device: str) -> Bench:
+    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
+    return Bench(places, args.cache / "calibration", args.preset, args.real)
+
+
+def cells(args: argparse.Namespace) -> list[Row]:
+    """The table's cells in the order of their importance: everything of one seed before the next seed."""
+    shared = {"preset": args.preset, "rows": args.rows, "label": args.label}
+    axes = itertools.product(args.seeds, args.reconstructions, args.only, args.methods, args.sigmas, args.schemes)
+    keys = ("seed", "reconstruction", "model", "method", "sigma", "scheme")
+    return [shared | dict(zip(keys, values, strict=True)) for values in axes]
+
+
+def prepare(args: argparse.Namespace, todo: list[Row]) -> None:
+    """Make what cells share, so that workers only read it."""
+    bench = open_bench(args, args.device)
+    for model, method, seed in dict.fromkeys((cell["model"], cell["method"], cell["seed"]) for cell in todo):
+        bench.calibration(model, method, seed)
+    for model in dict.fromkeys(cell["model"] for cell in todo):
+        for data in PHOTOS:
+            bench.problem(model, data)
+
+
+def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
+    """Quantize one form of a model and evaluate it."""
+    clip = uneven(bench.clip(cell["model"]), cell["sigma"], cell["seed"])
+    calibration = bench.calibration(cell["model"], cell["method"], cell["seed"])
+    device = bench.places.device
+    with measured(device) as figures:
+        quantized = d4c.quantize(
+            clip, calibration, cell["scheme"], reconstruction=cell["reconstruction"], seed=cell["seed"]
+        )
+    results = {data: scores(bench.problem(cell["model"], data), quantized) for data in PHOTOS}
+    return {
+        **cell,
+        "quantize": figures,
+        "processes": args.processes,
+        "setup": setup(device) | {"command": command("forms.measure")},
+        "results": results,
+        "summary": top1_line({data: result["both"] for data, result in results.items()}),
+    }
+
+
+@torch.no_grad()
+def scores(problem: Problem, model: CLIP) -> dict[str, Any]:
+    """Metrics with both towers quantized and with each alone, beside those of float."""
+    reference, dataset = problem.reference, problem.dataset
+    image, text = problem.images(model), class_embeddings(model, dataset, problem.places.batch)
+
+    def metrics(towers: tuple[str, ...]) -> dict[str, Any]:
+        embeddings: Embeddings = reference
+        embeddings = replace(embeddings, image=image) if "image" in towers else embeddings
+        embeddings = replace(embeddings, text=text) if "text" in towers else embeddings
+        return score(embeddings, dataset, reference=reference).to_dict()
+
+    return {
+        **{name: metrics(towers) for name, towers in TOWERS.items()},
+        "float_top1": score(reference, dataset).top1.value,
+        "image_cosine": mean_cosine(image, reference.image),
+        "text_cosine": mean_cosine(text, reference.text),
+    }
+
+
+def mean_cosine(a: Tensor, b: Tensor) -> float:
+    return float(F.cosine_similarity(torch.as_tensor(a), torch.as_tensor(b), dim=-1).mean())
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    add_models_and_data(parser)
+    add_real(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--label", required=True, help="what code this is, such as before or after; names its rows")
+    parser.add_argument("--only", type=words, default=MODELS, help="models")
+    parser.add_argument("--methods", type=words, default=("d4c",), help="of the synthesis, and real")
+    parser.add_argument("--sigmas", type=lambda text: [float(s) for s in words(text)], default=SIGMAS)
+    parser.add_argument("--schemes", type=words, default=SCHEMES)
+    parser.add_argument("--reconstructions", type=words, default=RECONSTRUCTIONS)
+    add_seeds(parser)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
+    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
+    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
+    parser.add_argument("--processes", type=int, default=1)
+    add_device(parser)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
+    args = parser.parse_args()
+    args.deadline = time.monotonic() + 60 * args.minutes
+    args.cache = args.out.parent / "cache"
+    args.cache.mkdir(parents=True, exist_ok=True)
+    # An end from outside, such as a time limit, ends the workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    rows = read_rows(args.out)
+    todo = [cell for cell in cells(args) if not is_measured(cell, rows)]
+    set_up_torch()
+    prepare(args, todo)
+    measure_in_workers(args, todo, open_bench, measure)
+
+
+if __name__ == "__main__":
+    main()
