@@ -13,11 +13,11 @@ from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.placement import Plan
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
 from d4c.quantization.ranges.observer import Observer
-from d4c.quantization.symmetries.fold_search import find_sites
-from d4c.quantization.symmetries.folding import fold_batchnorms, norm_axes
+from d4c.quantization.symmetries.batch_norm import fold_batchnorms
+from d4c.quantization.symmetries.canonical import canonicalize
 
-FOLD_IMAGES, FOLD_PROMPTS = 32, 128
-"""How many samples folds are chosen on; they need no more, since they set no range."""
+FORM_IMAGES, FORM_PROMPTS = 32, 128
+"""How many samples the form of a tower is chosen on; it needs no more, since it sets no range."""
 
 
 @torch.no_grad()
@@ -50,29 +50,23 @@ def prepare(
 ) -> None:
     """Rewrite a float CLIP in place, without changing its outputs, into what the deployable track quantizes.
 
-    BatchNorm is folded into its convolution. The channel ranges of LayerNorms are folded into the layers that read
-    them where that lowers the error at the bits of `plan` (`fold_search`). What is the same for all inputs, such as
-    the first token of a text, becomes a constant.
+    BatchNorm is folded into its convolution. Then each tower is brought into the form that `canonical` describes, at
+    the bits of `plan`. What is the same for all inputs, such as the first token of a text, becomes a constant.
 
     Args:
         clip: A float CLIP that may be changed.
-        pixels: Calibration pixels [N, 3, S, S]; folds are chosen on 32 of them at most, evenly spread.
-        tokens: Calibration tokens [P, L]; folds are chosen on 128 prompts at most.
+        pixels: Calibration pixels [N, 3, S, S]; the form is chosen on 32 of them at most, evenly spread.
+        tokens: Calibration tokens [P, L]; the form is chosen on 128 prompts at most.
         towers: Which towers to rewrite.
         plan: The formats that the towers will be quantized in.
-        progress: Called with the folds chosen and their number.
+        progress: Called with thousandths of the work.
     """
-    for tower in towers:
-        fold_batchnorms(clip.tower(tower))
-    sites = list(find_sites(clip, towers, plan))
-    few_pixels, few_tokens = (x[:: -(-len(x) // n) or 1] for x, n in ((pixels, FOLD_IMAGES), (tokens, FOLD_PROMPTS)))
-    run_towers(clip, few_pixels, few_tokens, towers)
-    for done, site in enumerate(sites, 1):
-        site.choose()
-        progress(done, len(sites))
-    for tower, inputs in (("image", pixels), ("text", tokens)):
-        if tower in towers:
-            clip.tower(tower).fold_constants(inputs)
+    inputs = {"image": (pixels, FORM_IMAGES), "text": (tokens, FORM_PROMPTS)}
+    for name, progress_of_tower in zip(towers, parts(progress, [1] * len(towers)), strict=True):
+        tower, (samples, count) = clip.tower(name), inputs[name]
+        fold_batchnorms(tower)
+        canonicalize(tower, name, samples[:: -(-len(samples) // count) or 1], plan, progress_of_tower)
+        tower.fold_constants(samples)
 
 
 def calibrate(
@@ -136,12 +130,13 @@ def calibrate(
 
 
 def _twins(clip: CLIP) -> dict[ActivationQuantizer, ActivationQuantizer]:
-    """Maps each reader of a LayerNorm to the first one with the same format: it needs the same range."""
+    """Maps each reader of a shared tensor to the first one with the same format: it needs the same range."""
     twins = {}
     for name in TOWERS:
         tower = clip.tower(name)
-        for axis in norm_axes(tower):
-            inputs = [getattr(tower.get_submodule(reader), "input_quantizer", None) for reader in axis.readers]
+        for shared in tower.shared_inputs():
+            whole = [reader for reader, _ in shared.readers if reader not in shared.of_one_row]
+            inputs = [getattr(tower.get_submodule(reader), "input_quantizer", None) for reader in whole]
             quantizers = [quantizer for quantizer in inputs if isinstance(quantizer, ActivationQuantizer)]
             twins.update({other: quantizers[0] for other in quantizers if other.args == quantizers[0].args})
     return twins

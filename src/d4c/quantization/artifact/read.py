@@ -20,7 +20,7 @@ from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import LayerPlan, convert
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
-from d4c.quantization.symmetries.folding import fold_batchnorms
+from d4c.quantization.symmetries.batch_norm import fold_batchnorms
 
 _DTYPES = {"F32": torch.float32, "U8": torch.uint8, "I32": torch.int32}
 
