@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-SHRINKAGE = 0.03
+SHRINKAGE = 0.3
 """Weight of the prior in the second moments, relative to what was observed: 32 queries of an attention pool do not
 determine 64 x 64 moments."""
 
