@@ -31,7 +31,7 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.quantization.ranges import observer
 from d4c.quantization.rounding import gptq
-from d4c.quantization.symmetries import fold_search
+from d4c.quantization.symmetries import canonical
 
 IMAGES = 32
 PICTURES = 124
@@ -71,11 +71,12 @@ class Choice:
 
 
 CHOICES = {
-    "fold": Choice(
+    "strength": Choice(
         {
-            "off": Alternative(module=fold_search, values={"STRENGTHS": ()}),
-            "full": Alternative(module=fold_search, values={"STRENGTHS": fold_search.STRENGTHS[-1:]}),
-            "searched": Alternative(module=fold_search, values={"narrow_weights": lambda plans: True}),
+            "columns even": Alternative(module=canonical, values={"_strengths": lambda axis, plans: (0.0,)}),
+            "shared": Alternative(module=canonical, values={"_strengths": lambda axis, plans: (0.5,)}),
+            "ranges even": Alternative(module=canonical, values={"_strengths": lambda axis, plans: (1.0,)}),
+            "searched": Alternative(),
         },
         models=BOTH[:1],
         schemes=("W4A8", "W4A4"),

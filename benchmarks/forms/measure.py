@@ -31,10 +31,10 @@ from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, is_measured, read_rows, top1_line
 from benchmarks.common.tables import SCHEMES
 from benchmarks.common.workers import measure_in_workers, set_up_torch
-from benchmarks.forms.uneven import uneven
 from d4c.evaluation.embed import Embeddings, class_embeddings
 from d4c.evaluation.evaluate import score
 from d4c.models.clip import CLIP
+from d4c.quantization.symmetries.uneven import uneven
 from d4c.synthesis.config import PRESETS
 
 MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn", "stress-vit")

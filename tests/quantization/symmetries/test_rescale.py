@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import d4c
 from d4c.models.clip import CLIP, TOWERS
-from d4c.models.tower import ChannelAxis, Tower
-from d4c.quantization.symmetries.folding import fold_batchnorms
+from d4c.models.tower import ChannelAxis
+from d4c.quantization.symmetries.batch_norm import fold_batchnorms
 from d4c.quantization.symmetries.rescale import rescale
+from d4c.quantization.symmetries.uneven import axis_channels as channels
 
 MODELS = {name: d4c.load(name) for name in ("demo-vit", "demo-rn")}
 AXES = [
@@ -29,10 +30,6 @@ def inputs_of(clip: CLIP, tower: str) -> Tensor:
     if tower == "image":
         return torch.randn(2, 3, clip.image_size, clip.image_size)
     return clip.tokenize(["a photo of a cat", "two small red dogs on a hill"])
-
-
-def channels(tower: Tower, axis: ChannelAxis) -> int:
-    return len(tower.get_parameter(f"{axis.writers[0]}.weight"))
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -1,4 +1,7 @@
-"""Other forms of a CLIP: the same function, written with channel scales as uneven as long training leaves them."""
+"""Other forms of a CLIP: the same function, written with scales as uneven as long training leaves them.
+
+A quantizer that depends on the form of a checkpoint loses on them what it keeps on the CLIP that they are made from.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from torch import Tensor
 
 from d4c.models.clip import CLIP, TOWERS
 from d4c.models.tower import ChannelAxis, Tower
+from d4c.quantization.symmetries.mix import mix_heads
 from d4c.quantization.symmetries.rescale import rescale
 
 
-@torch.no_grad()
 def uneven(clip: CLIP, sigma: float, seed: int) -> CLIP:
     """A CLIP with the same float outputs.
 
@@ -31,28 +34,19 @@ def uneven(clip: CLIP, sigma: float, seed: int) -> CLIP:
     for name in TOWERS:
         tower = changed.tower(name)
         for axis in tower.channel_axes():
-            channels = _channels(tower, axis)
+            channels = axis_channels(tower, axis)
             normal = torch.randn(channels, generator=generator, dtype=torch.float64)
             rescale(tower, axis, (sigma * normal).exp().to(clip.device))
             if axis.heads:
-                _rotate_heads(tower, axis, channels // axis.heads, generator)
-    return changed.float()
+                mix_heads(tower, axis, _rotations(axis.heads, channels // axis.heads, generator).to(clip.device))
+    return changed.to(clip.log_logit_scale.dtype)
 
 
-def _channels(tower: Tower, axis: ChannelAxis) -> int:
+def axis_channels(tower: Tower, axis: ChannelAxis) -> int:
+    """The number of channels of an axis."""
     weight: Tensor = tower.get_submodule(axis.writers[0]).weight  # type: ignore[assignment]
     return len(weight)
 
 
-def _rotate_heads(tower: Tower, axis: ChannelAxis, size: int, generator: torch.Generator) -> None:
-    """Rotate what the writers and the partners write within each head, and back what the readers read."""
-    blocks = [torch.randn(size, size, generator=generator, dtype=torch.float64) for _ in range(axis.heads)]
-    rotation = torch.block_diag(*(torch.linalg.qr(block).Q for block in blocks))
-    for name in (*axis.writers, *axis.partners):
-        layer = tower.get_submodule(name)
-        rotation = rotation.to(layer.weight.device)
-        layer.weight.copy_(rotation @ layer.weight)  # type: ignore[operator]
-        layer.bias.copy_(rotation @ layer.bias)  # type: ignore[operator]
-    for name in axis.readers:
-        layer = tower.get_submodule(name)
-        layer.weight.copy_(layer.weight @ rotation.T)  # type: ignore[operator]
+def _rotations(heads: int, size: int, generator: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(heads, size, size, generator=generator, dtype=torch.float64)).Q
