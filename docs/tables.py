@@ -6,6 +6,7 @@ them anew; a test fails while one differs from the results.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ BENCHMARKS = ROOT / "benchmarks"
 PAGES = [ROOT / "README.md", *sorted(Path(__file__).parent.glob("*.md"))]
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 BENCH_MODELS = ("bench-vit", "bench-rn")
+FORM_KEYS = ("model", "scheme", "reconstruction", "label", "sigma")
 BENCH_DATA = ("tiny-imagenet-val", "cifar10-test")
 PUBLISHED_ITERATIONS = 3000
 SCHEMES = ("W8A8", "W4A8", "W6A6", "W4A4")
@@ -76,6 +78,27 @@ def reconstructions() -> str:
         for scheme in SCHEMES
     ]
     return _markdown(["", *kinds.values()], _with_float(rows))
+
+
+def forms() -> str:
+    """Top-1 of the even form and of one with sigma 1, by the code before there was a canonical form and with it."""
+    lines = (BENCHMARKS / "forms" / "results" / "forms.jsonl").read_text(encoding="utf-8").splitlines()
+    measured = [json.loads(line) for line in lines]
+    codes = list(dict.fromkeys(row["label"] for row in measured))
+    columns = [(code, sigma) for code in (codes[0], codes[-1]) for sigma in (0.0, 1.0)]
+    heads = ["before: as trained", "before: rewritten", "now: as trained", "now: rewritten"]
+    kinds = {"gptq": "GPTQ", "block": "block"}
+    rows = []
+    for model, scheme, kind in itertools.product(BENCH_MODELS, SCHEMES, kinds):
+        row = [f"{model}, {scheme}, {kinds[kind]}"]
+        for column in columns:
+            key = (model, scheme, kind, *column)
+            cells = [r for r in measured if tuple(r[name] for name in FORM_KEYS) == key]
+            row.append(
+                " / ".join(f"{mean(c['results'][data]['top1']['both'] for c in cells):.1f}" for data in BENCH_DATA)
+            )
+        rows.append(row)
+    return _markdown(["", *heads], rows)
 
 
 def demo() -> str:
@@ -147,6 +170,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "calibration": calibration,
     "reconstructions": reconstructions,
     "demo": demo,
+    "forms": forms,
     "synthesis_time": synthesis_time,
     "quantization_time": quantization_time,
     "gpu_runtime": gpu_runtime,

@@ -9,7 +9,7 @@ from benchmarks.common.rows import Row
 from benchmarks.common.tables import RECONSTRUCTIONS, conditions, spread, table, table_command
 
 TITLES = {
-    "fold": "Channel ranges after LayerNorm: not folded, folded in full, or at the strength of least error",
+    "strength": "How much of the ranges of channels goes into the weights that read them",
     "damping": "GPTQ's damping, as a share of the mean diagonal",
     "points": "Points that stand for an activation: drawn at random, and each tail",
     "ranges": "Ranges of activations",

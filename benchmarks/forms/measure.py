@@ -28,7 +28,7 @@ import d4c
 from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
 from benchmarks.common.problems import PHOTOS, Bench, Places, Problem
 from benchmarks.common.records import command, measured, setup
-from benchmarks.common.rows import Row, is_measured, read_rows, top1_line
+from benchmarks.common.rows import Row, is_measured, read_rows
 from benchmarks.common.tables import SCHEMES
 from benchmarks.common.workers import measure_in_workers, set_up_torch
 from d4c.evaluation.embed import Embeddings, class_embeddings
@@ -83,25 +83,25 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
         "processes": args.processes,
         "setup": setup(device) | {"command": command("forms.measure")},
         "results": results,
-        "summary": top1_line({data: result["both"] for data, result in results.items()}),
+        "summary": " / ".join(f"{result['top1']['both']:.2f}" for result in results.values()),
     }
 
 
 @torch.no_grad()
 def scores(problem: Problem, model: CLIP) -> dict[str, Any]:
-    """Metrics with both towers quantized and with each alone, beside those of float."""
+    """Top-1 % with both towers quantized and with each alone, beside that of float, and the mean cosine of each."""
     reference, dataset = problem.reference, problem.dataset
     image, text = problem.images(model), class_embeddings(model, dataset, problem.places.batch)
 
-    def metrics(towers: tuple[str, ...]) -> dict[str, Any]:
+    def top1(towers: tuple[str, ...]) -> float:
         embeddings: Embeddings = reference
         embeddings = replace(embeddings, image=image) if "image" in towers else embeddings
         embeddings = replace(embeddings, text=text) if "text" in towers else embeddings
-        return score(embeddings, dataset, reference=reference).to_dict()
+        return score(embeddings, dataset).top1.value
 
     return {
-        **{name: metrics(towers) for name, towers in TOWERS.items()},
-        "float_top1": score(reference, dataset).top1.value,
+        "top1": {name: top1(towers) for name, towers in TOWERS.items()},
+        "float_top1": top1(()),
         "image_cosine": mean_cosine(image, reference.image),
         "text_cosine": mean_cosine(text, reference.text),
     }
