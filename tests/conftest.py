@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings
 
 import d4c
 from d4c.models.clip import CLIP
+from d4c.models.layers import MLP
 
 # open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
 # torch and fail at import; declaring them is enough, no test calls them.
@@ -52,3 +54,26 @@ def demo_vit() -> CLIP:
 def demo_rn() -> CLIP:
     """The embedded ResNet; tests must not change it."""
     return d4c.load("demo-rn")
+
+
+@pytest.fixture(scope="session")
+def loud_vit(demo_vit: CLIP) -> CLIP:
+    """The embedded vision transformer with a hidden neuron, 7 of block 2, that fires for the class token at about 60.
+
+    Real towers have such neurons. What reads it is small, so that the residual stays. Tests must not change it.
+    """
+    clip = copy.deepcopy(demo_vit)
+    mlp = clip.get_submodule("image.blocks.2.mlp")
+    assert isinstance(mlp, MLP)
+    seen: list[torch.Tensor] = []
+    handle = mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        clip.encode_image(d4c.synthesize(clip, "leaves", images=16, seed=9).pixels)
+        handle.remove()
+        token, patches = seen[0][:, 0], seen[0][:, 1:].flatten(0, 1)
+        direction = token.mean(0) - patches.mean(0)
+        height, others = (token @ direction).mean(), (patches @ direction).quantile(0.999)
+        mlp.fc1.weight[7] = direction * 70 / (height - others)
+        mlp.fc1.bias[7] = -10 - others * 70 / (height - others)
+        mlp.fc2.weight[:, 7] *= 0.02
+    return clip

@@ -33,10 +33,20 @@ def without_softmax_codes(clip: QuantizedCLIP) -> QuantizedCLIP:
     return clip
 
 
-@pytest.mark.parametrize("scheme", ["W8A8", "W4A8", "W6A6", "W4A4"])
+@pytest.mark.parametrize(
+    ("model", "scheme"),
+    [
+        *(("demo_vit", scheme) for scheme in ("W8A8", "W4A8", "W6A6", "W4A4")),
+        ("loud_vit", "W8A8"),
+        ("loud_vit", "W4A4"),
+    ],
+)
 @torch.no_grad()
-def test_blocks_in_float32_are_those_of_the_simulation(demo_vit: CLIP, scheme: str) -> None:
-    clip = quantized(demo_vit, scheme)
+def test_blocks_in_float32_are_those_of_the_simulation(
+    model: str, scheme: str, request: pytest.FixtureRequest, demo_vit: CLIP
+) -> None:
+    clip = quantized(request.getfixturevalue(model), scheme)
+    assert bool(clip.loud_channels()) == (model == "loud_vit")
     fast = accelerate(clip, torch.float32)
     simulated = without_softmax_codes(clip)
     torch.manual_seed(0)
@@ -55,11 +65,13 @@ def test_blocks_in_float32_are_those_of_the_simulation(demo_vit: CLIP, scheme: s
             state = behind
 
 
+@pytest.mark.parametrize("model", ["demo_vit", "loud_vit"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @torch.no_grad()
-def test_bf16_between_the_products_costs_little(demo_vit: CLIP, device: str) -> None:
-    clip = quantized(demo_vit, "W8A8")
-    pixels = d4c.synthesize(demo_vit, "leaves", images=8, seed=1).pixels
+def test_bf16_between_the_products_costs_little(model: str, request: pytest.FixtureRequest, device: str) -> None:
+    source = request.getfixturevalue(model)
+    clip = quantized(source, "W8A8")
+    pixels = d4c.synthesize(source, "leaves", images=8, seed=1).pixels
     simulated = clip.encode_image(pixels)
     ours = accelerate(clip.to(device), torch.bfloat16).encode_image(pixels.to(device))
     assert F.cosine_similarity(ours.cpu(), simulated).min() > 0.998

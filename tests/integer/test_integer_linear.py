@@ -15,11 +15,15 @@ from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
 
 
-def quantized_linear(depth: int, outputs: int, weight_bits: int, activation_bits: int, seed: int) -> QuantizedLinear:
+def quantized_linear(
+    depth: int, outputs: int, weight_bits: int, activation_bits: int, seed: int, loud: tuple[int, ...] = ()
+) -> QuantizedLinear:
     torch.manual_seed(seed)
-    quantizer = ActivationQuantizer(QuantArgs(activation_bits, False, "tensor"))
+    quantizer = ActivationQuantizer(QuantArgs(activation_bits, False, "tensor"), depth, loud)
     scale = 4.0 / quantizer.args.qmax
     quantizer.set_range(torch.tensor(scale), torch.tensor(float(quantizer.args.qmax // 3)))
+    if quantizer.loud is not None:
+        quantizer.loud.set_range(torch.tensor(0.5), torch.tensor(20.0))
     layer = QuantizedLinear(nn.Linear(depth, outputs), QuantArgs(weight_bits, True, "channel"), quantizer)
     layer.calibrate_weight()
     layer.freeze()
@@ -36,6 +40,33 @@ def test_output_is_that_of_the_integer_reference(
     layer = quantized_linear(depth, outputs, weight_bits, activation_bits, seed=rows)
     x = 3 * torch.randn(2, rows, depth)  # some of it beyond the range
     torch.testing.assert_close(IntegerLinear([layer])(x), layer.integer_forward(x), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=20)
+@given(
+    st.integers(9, 70), st.sets(st.integers(0, 8), min_size=1, max_size=8), st.sampled_from([4, 8]), st.integers(1, 20)
+)
+def test_loud_channels_are_a_second_product(depth: int, loud: set[int], bits: int, rows: int) -> None:
+    channels = tuple(sorted(loud))
+    layer = quantized_linear(depth, 7, bits, bits, rows, channels)
+    x = 3 * torch.randn(2, rows, depth)
+    x[..., list(channels)] *= 30
+    torch.testing.assert_close(IntegerLinear([layer])(x), layer.integer_forward(x), rtol=1e-5, atol=1e-4)
+
+
+def test_loud_channels_without_codes_are_refused() -> None:
+    layer = IntegerLinear([quantized_linear(24, 5, 4, 8, 0, (3,))])
+    with pytest.raises(SettingError, match="loud channels"):
+        layer.product(layer.codes(torch.randn(3, 24)), torch.float32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_some_rows_are_those_of_the_whole_product(bits: int) -> None:
+    layer = IntegerLinear([quantized_linear(24, 20, bits, 8, 0)])
+    x, rows = torch.randn(3, 24), torch.tensor([2, 17])
+    part = layer.rows(rows)(x)
+    assert torch.equal(part[:, :2], layer(x)[:, rows])
+    assert not part[:, 2:].any()
 
 
 def test_layers_of_one_input_are_one_product() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.layers import MLP
 from d4c.quantization.quantized import QuantizedCLIP
 
 TEXT = TextConfig(width=32, layers=2, heads=2, mlp_width=64)
@@ -34,6 +37,17 @@ def random_clip(config: CLIPConfig) -> CLIP:
 def tiny_vit() -> CLIP:
     """A vision transformer of two narrow blocks, for what would take long on an embedded model."""
     return random_clip(CLIPConfig(16, ViTConfig(16, 8, 32, 2, 2, 64), TEXT))
+
+
+@pytest.fixture(scope="session")
+def loud_tiny_vit(tiny_vit: CLIP) -> CLIP:
+    """The small vision transformer with a hidden neuron, 7 of image block 1, that is always at 60."""
+    clip = copy.deepcopy(tiny_vit)
+    mlp = clip.get_submodule("image.blocks.1.mlp")
+    assert isinstance(mlp, MLP)
+    mlp.fc1.bias[7] = 60
+    mlp.fc2.weight[:, 7] *= 0.02
+    return clip
 
 
 @pytest.fixture(scope="session")

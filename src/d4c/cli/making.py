@@ -184,8 +184,11 @@ def quantize(
     quantized.save_pretrained(output)
     remove_checkpoint(unfinished)
     if as_json:
-        print(json.dumps({**quantized.recipe, "effective_bits": quantized.effective_bits()}, indent=2))
+        results = {"effective_bits": quantized.effective_bits(), "loud_channels": quantized.loud_channels()}
+        print(json.dumps({**quantized.recipe, **results}, indent=2))
         return
     print(f"{quantized.effective_bits():.2f} bits per weight in {output}")
     for pattern, exception in quantized.recipe["overrides"].items():
         print(f"exception: {pattern} at {exception}")
+    for layer, channels in quantized.loud_channels().items():
+        print(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")

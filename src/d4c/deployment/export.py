@@ -121,6 +121,7 @@ def _description(clip: QuantizedCLIP, folder: Path, format: str, written: Writte
         "name": clip.name,
         "scheme": clip.recipe.get("scheme"),
         "overrides": clip.recipe.get("overrides"),
+        "loud_channels": clip.loud_channels(),
         **written.settings,
         "embed_dim": clip.config.embed_dim,
         "image_size": clip.image_size,

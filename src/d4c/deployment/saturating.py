@@ -11,7 +11,7 @@ def saturates(layer: QuantizedLayer) -> bool:
     """Whether two products of a layer may not fit 16 bits; a token table multiplies nothing."""
     if not isinstance(layer, QuantizedLinear | QuantizedConv2d):
         return False
-    return not pairs_fit(int(layer.codes.abs().max()), layer.input_quantizer.args.qmax)
+    return not all(pairs_fit(int(codes.abs().max()), quantizer.args.qmax) for quantizer, codes in layer.code_parts())
 
 
 def saturating_layers(clip: QuantizedCLIP) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -22,28 +23,43 @@ class IntegerLinear(nn.Module):
     The terms that do not depend on the input are one vector. Weights of at most 4 bits stay packed, two to a byte,
     and are unpacked for each product; others take a byte.
 
+    Loud channels are a second product `loud`. The weights of the first one that read them are zero, so that it may take
+    any code for them.
+
     Args:
         layers: Layers that share an input quantizer.
+        loud_only: Take the loud channels alone, without bias.
 
     Raises:
         SettingError: A weight has a zero point, or the input has one scale per channel.
     """
 
-    def __init__(self, layers: Sequence[QuantizedLinear | QuantizedConv2d]) -> None:
+    def __init__(self, layers: Sequence[QuantizedLinear | QuantizedConv2d], loud_only: bool = False) -> None:
         super().__init__()
         if not all(layer.weight_args.symmetric for layer in layers):
             raise SettingError(
                 "Weights with a zero point (track 'paper') have no integer product; quantize with track='deployable'."
             )
-        self.codes = Codes(layers[0].input_quantizer)
+        quantizer = layers[0].input_quantizer
         weight = torch.cat([layer.codes.flatten(1) for layer in layers])
+        self.loud: IntegerLinear | None = None
+        if quantizer.loud is not None:
+            channels = quantizer.loud_channels
+            self.loud_channels: Tensor
+            self.register_buffer("loud_channels", channels.clone())
+            if loud_only:
+                weight, quantizer = weight.index_select(1, channels), quantizer.loud
+            else:
+                weight, self.loud = weight.index_fill(1, channels, 0), IntegerLinear(layers, loud_only=True)
+        self.codes = Codes(quantizer)
         scale = torch.cat([layer.weight_scale.flatten() for layer in layers]) * self.codes.scale
         zero = self.codes.zero_point - self.codes.shift
         offset = -(scale.double() * zero.double() * weight.double().sum(1))
-        biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.codes)) for layer in layers]
-        offset += torch.cat([bias.to(offset.device) for bias in biases]).double()
-        self.outputs, self.depth = weight.shape
-        weight = F.pad(weight, (0, -self.depth % DEPTH))
+        if not loud_only:
+            biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.codes)) for layer in layers]
+            offset += torch.cat([bias.to(offset.device) for bias in biases]).double()
+        self.outputs, depth = weight.shape
+        weight = F.pad(weight, (0, -depth % DEPTH))
         self.packed = all(layer.weight_args.num_bits <= 4 for layer in layers)
         stored = pack(weight, 4, signed=True).view(len(weight), -1) if self.packed else weight.to(torch.int8)
         self.weight: Tensor
@@ -59,7 +75,21 @@ class IntegerLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map real values [..., K] to float32 [..., O]."""
-        return self.product(self.codes(x), torch.float32)
+        loud = None if self.loud is None else self.loud.codes(x.index_select(-1, self.loud_channels))
+        return self.product(self.codes(x), torch.float32, loud=loud)
+
+    def rows(self, outputs: Tensor) -> IntegerLinear:
+        """Make the product of some outputs alone, and of outputs of zero up to a multiple of `DEPTH`.
+
+        Args:
+            outputs: Indices of outputs.
+        """
+        part = copy.deepcopy(self)
+        part.outputs = len(outputs) + -len(outputs) % DEPTH
+        for name in ("weight", "scale", "offset"):
+            rows: Tensor = getattr(self, name).index_select(0, outputs)
+            setattr(part, name, torch.cat([rows, rows.new_zeros(part.outputs - len(rows), *rows.shape[1:])]))
+        return part
 
     def product(
         self,
@@ -68,6 +98,7 @@ class IntegerLinear(nn.Module):
         act: nn.Module | None = None,
         rounding: Rounding | None = None,
         residual: Tensor | None = None,
+        loud: Tensor | None = None,
     ) -> Tensor:
         """Multiply codes, as `d4c.integer.products.product` describes.
 
@@ -77,12 +108,23 @@ class IntegerLinear(nn.Module):
             act: Activation.
             rounding: Rounding of the result to codes.
             residual: Summand [..., O].
+            loud: int8 codes of the loud channels, if there are some, followed by any number of others.
 
         Returns:
             The result [..., O].
+
+        Raises:
+            SettingError: There are loud channels and no codes of them, or a step that does not follow their sum.
         """
         shape = *codes.shape[:-1], self.outputs
-        if missing := -self.depth % DEPTH:
+        if self.loud is not None:
+            if loud is None or act is not None or rounding is not None:
+                raise SettingError(
+                    "This layer has loud channels, which integer products take only in the second layer of an MLP; "
+                    "use runtime='torch'."
+                )
+            residual = self.loud.product(loud, torch.float32, residual=residual)
+        if missing := -codes.shape[-1] % DEPTH:
             codes = F.pad(codes, (0, missing))
         rows = None if residual is None else residual.reshape(-1, self.outputs)
         operands = codes.flatten(0, -2), self.unpacked(), self.scale, self.offset

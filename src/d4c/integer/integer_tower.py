@@ -115,12 +115,19 @@ class IntegerBlock(nn.Module):
         self.attn = IntegerAttention(block.attn, dtype)
         self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)
         self.rounding = Rounding([(self.fc2.codes, 1.0)], as_int8=True)
+        if self.fc2.loud is not None:
+            self.loud_fc1 = self.fc1.rows(self.fc2.loud_channels)
+            self.loud_rounding = Rounding([(self.fc2.loud.codes, 1.0)], as_int8=True)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         x = x.to(self.dtype)
         x = self.attn(normed_codes(self.norm1, self.attn.qkv, x), causal, x)
-        hidden = self.fc1.product(normed_codes(self.norm2, self.fc1, x), self.dtype, self.act, self.rounding)
-        return self.fc2.product(hidden, self.dtype, residual=x)
+        codes = normed_codes(self.norm2, self.fc1, x)
+        hidden = self.fc1.product(codes, self.dtype, self.act, self.rounding)
+        loud = None
+        if self.fc2.loud is not None:
+            loud = self.loud_fc1.product(codes, self.dtype, self.act, self.loud_rounding)
+        return self.fc2.product(hidden, self.dtype, residual=x, loud=loud)
 
 
 def input_grid(layer: IntegerLinear) -> tuple[Tensor, Tensor, tuple[int, int, int]]:

@@ -183,3 +183,6 @@ class Block(Part):
             ChannelAxis("norm1", writers=("norm1",), readers=("attn.q", "attn.k", "attn.v")),
             ChannelAxis("norm2", writers=("norm2",), readers=("mlp.fc1",)),
         ]
+
+    def rigid_inputs(self) -> list[str]:
+        return ["mlp.fc2"]

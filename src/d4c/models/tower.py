@@ -127,6 +127,10 @@ class Part(nn.Module):
         """Return the channel axes that lie within this part."""
         return []
 
+    def rigid_inputs(self) -> list[str]:
+        """Return the layers in this part whose input is on no channel axis, since an activation lies before it."""
+        return []
+
     def batch_norms(self) -> list[tuple[str, str]]:
         """Return pairs of a convolution and the BatchNorm that follows it, or followed it before it was folded."""
         return []
@@ -237,6 +241,10 @@ class Tower(Part):
             for name, part in self._parts()
             for axis in part.channel_axes()
         ]
+
+    def rigid_inputs(self) -> list[str]:
+        """Return the layers of the whole tower whose input is on no channel axis."""
+        return [layer for name, part in self._parts() for layer in _within(name, part.rigid_inputs())]
 
     def batch_norms(self) -> list[tuple[str, str]]:
         """Return pairs of a convolution and the BatchNorm that follows it, or followed it before it was folded."""

@@ -33,26 +33,42 @@ TOKEN_TABLE_FORMAT = QuantArgs(8, True, "channel")
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Formats of one module: its weights, if it has any, and each of its inputs."""
+    """Formats of one module.
+
+    Attributes:
+        weights: Format of its weights, if it has any.
+        inputs: Format of each of its inputs.
+        loud_channels: Channels of the input of a linear layer that are a product of their own at 8 bits.
+    """
 
     weights: QuantArgs | None
     inputs: tuple[QuantArgs, ...]
+    loud_channels: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the field names of compressed-tensors."""
-        inputs: dict[str, Any] = {"input_activations": [args.to_dict() for args in self.inputs]}
-        return inputs if self.weights is None else {"weights": self.weights.to_dict(), **inputs}
+        """JSON-ready, with the field names of compressed-tensors; loud channels are left out where there are none."""
+        data: dict[str, Any] = {"input_activations": [args.to_dict() for args in self.inputs]}
+        if self.loud_channels:
+            data["loud_channels"] = list(self.loud_channels)
+        return data if self.weights is None else {"weights": self.weights.to_dict(), **data}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> LayerPlan:
         """Inverse of `to_dict`; raises what `QuantArgs.from_dict` raises."""
-        weights = data.get("weights")
+        weights, loud = data.get("weights"), data.get("loud_channels", [])
         inputs = tuple(QuantArgs.from_dict(item) for item in data["input_activations"])
-        return LayerPlan(None if weights is None else QuantArgs.from_dict(weights), inputs)
+        if not isinstance(loud, list) or not all(type(channel) is int for channel in loud):
+            raise TypeError(f"The loud channels {loud!r} are not a list of integers; give indices of channels.")
+        return LayerPlan(None if weights is None else QuantArgs.from_dict(weights), inputs, tuple(loud))
 
 
 Plan = dict[str, LayerPlan]
 """Formats by layer name, for every layer that is quantized."""
+
+
+def loud_channels(plan: Plan) -> dict[str, list[int]]:
+    """The loud channels of a plan, by name of the layer, for the layers that have some."""
+    return {name: list(entry.loud_channels) for name, entry in plan.items() if entry.loud_channels}
 
 
 def default_overrides(clip: CLIP, track: Track) -> dict[str, Scheme]:
@@ -184,7 +200,8 @@ def convert(clip: CLIP, plan: Plan, track: Track) -> None:
     On the deployable track inputs that are one tensor share one quantizer (`shared_inputs`).
 
     Raises:
-        ValueError: The plan holds such a tensor in two formats.
+        ValueError: The plan holds such a tensor in two formats or gives it loud channels, or names loud channels that a
+            layer does not have.
     """
     for name, entry in plan.items():
         replace_module(clip, name, _quantized(clip.get_submodule(name), entry))
@@ -202,15 +219,17 @@ def _share(clip: CLIP, readers: list[Slot]) -> None:
         key = ("a", "b")[index] if isinstance(layer, QuantizedPair) else "input_quantizer"
         quantizer = getattr(layer, key)
         shared = shared or quantizer
-        if quantizer.args != shared.args:
+        if quantizer.args != shared.args or quantizer.loud is not None:
             raise ValueError(
-                f"{name} reads a tensor in another format than the other layers that read it; "
-                "give all of them one format."
+                f"{name} reads a tensor in another format than the other layers that read it, or with loud channels; "
+                "give all of them one format without loud channels."
             )
         setattr(layer, key, shared)
 
 
 def _quantized(source: nn.Module, entry: LayerPlan) -> nn.Module:
+    if entry.loud_channels and not isinstance(source, nn.Linear):
+        raise ValueError("Only linear layers have loud channels; name none for other modules.")
     if isinstance(source, MatMul | Add):
         kind = QuantizedMatMul if isinstance(source, MatMul) else QuantizedAdd
         return kind(ActivationQuantizer(entry.inputs[0]), ActivationQuantizer(entry.inputs[1]))
@@ -222,5 +241,5 @@ def _quantized(source: nn.Module, entry: LayerPlan) -> nn.Module:
     if isinstance(source, nn.Conv2d):
         return QuantizedConv2d(source, entry.weights, ActivationQuantizer(entry.inputs[0]))
     assert isinstance(source, nn.Linear)
-    quantizer = ActivationQuantizer(entry.inputs[0], source.in_features)
+    quantizer = ActivationQuantizer(entry.inputs[0], source.in_features, entry.loud_channels)
     return QuantizedLinear(source, entry.weights, quantizer)

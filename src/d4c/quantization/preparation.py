@@ -15,6 +15,7 @@ from d4c.progress import Progress, silent
 from d4c.quantization.calibrate import calibrate
 from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.formats.scheme import Track
+from d4c.quantization.loud_channels import with_loud_channels
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
 
@@ -81,8 +82,10 @@ def with_ranges(
     towers: Sequence[str],
     rule: RangeRule = QuantizeConfig.ranges,
     progress: Progress = silent,
-) -> CLIP:
-    """A quantized copy with every range chosen and all weights rounded to nearest.
+) -> tuple[CLIP, Plan]:
+    """A quantized copy with every range chosen and all weights rounded to nearest, and its plan.
+
+    On the deployable track the plan gets the loud channels of the layers that have some.
 
     Args:
         float_clip: The float CLIP, on the deployable track after `prepare`.
@@ -97,8 +100,10 @@ def with_ranges(
     Raises:
         DataError: An activation is not finite.
     """
+    if track == "deployable":
+        plan = with_loud_channels(float_clip, plan, pixels, tokens, towers, rule)
     quantized = copy.deepcopy(float_clip)
     convert(quantized, plan, track)
     samples = PUBLISHED_RANGE_SAMPLES if track == "paper" else None
     calibrate(quantized, pixels[:samples], tokens[:samples], towers, track == "deployable", rule, progress)
-    return quantized
+    return quantized, plan

@@ -183,12 +183,12 @@ def _converted(
     plan = make_plan(float_clip, scheme, track, exceptions, towers, config.safe_int8)
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers, plan, folding)
-    quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging)
+    quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging)
     if _has_target(config):
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
         exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, measuring)
         plan = make_plan(float_clip, scheme, track, exceptions, towers, config.safe_int8)
-        quantized = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
+        quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
     followed = {p: str(s) for p, s in exceptions.items() if any(re.fullmatch(p, name) for name in plan)}
     return quantized, plan, replace(config, overrides=followed)
 

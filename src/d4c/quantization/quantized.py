@@ -7,7 +7,7 @@ from typing import Any
 
 from d4c.models.clip import CLIP
 from d4c.quantization.artifact.write import write_artifact
-from d4c.quantization.placement import Plan
+from d4c.quantization.placement import Plan, loud_channels
 from d4c.quantization.quantized_layers import QuantizedLayer, effective_bits, weighted_layers
 
 
@@ -31,6 +31,10 @@ class QuantizedCLIP(CLIP):
     def layers(self) -> dict[str, QuantizedLayer]:
         """Every layer with quantized weights, by name."""
         return weighted_layers(self)
+
+    def loud_channels(self) -> dict[str, list[int]]:
+        """The input channels of layers that have a scale of their own at 8 bits, by name of the layer."""
+        return loud_channels(self.plan)
 
     def effective_bits(self) -> float:
         """Mean bits per weight over everything that has a quantized weight; of the token table, the rows in use."""

@@ -7,10 +7,17 @@ computes from the codes q_x and q_w of K products per output
 
 accumulated in int32. A convolution with symmetric weights holds its bias b in steps of s_x s_w, since runtimes
 accumulate it too. `forward` evaluates the equation on dequantized tensors, `integer_forward` on codes.
+
+A linear layer may have a few loud input channels, which take another scale s_l and zero point z_l, always at 8 bits.
+They are a second small product of the same weights: without weight zero points
+
+    y = s_x s_w sum_{quiet} (q_x - z_x) q_w + s_l s_w sum_{loud} (q_l - z_l) q_w + b
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,6 +31,8 @@ from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.ranges.search import safe_scale, search, search_symmetric, summarize
 
 INT32_MAX = 2**31 - 1
+LOUD_FORMAT = QuantArgs(8, False, "tensor")
+"""Number format of loud channels, whatever the bits of the others."""
 
 
 class ActivationQuantizer(nn.Module):
@@ -33,9 +42,17 @@ class ActivationQuantizer(nn.Module):
 
     Args:
         args: Number format of the activation.
-        channels: Length C of the last axis, needed for one scale per channel.
+        channels: Length C of the last axis, needed for one scale per channel and for loud channels.
+        loud: Loud channels in rising order, which have a quantizer of their own.
+
+    Raises:
+        ValueError: The loud channels are all channels, are not in rising order or not below C, or the format has one
+            scale per channel.
 
     Attributes:
+        loud: Quantizer of the loud channels, in `LOUD_FORMAT`; None if there are none.
+        loud_channels: Indices of the loud channels, int64.
+        quiet_channels: Indices of all others.
         scale: One number [], or one per channel [C].
         zero_point: An integer in a float tensor, of the shape of `scale`.
         observer: Collects the activations that the range is chosen from.
@@ -43,9 +60,12 @@ class ActivationQuantizer(nn.Module):
         drop: Probability that an element stays float during reconstruction (QDrop, arXiv 2203.05740).
     """
 
-    def __init__(self, args: QuantArgs, channels: int | None = None) -> None:
+    def __init__(self, args: QuantArgs, channels: int | None = None, loud: Sequence[int] = ()) -> None:
         super().__init__()
         self.args = args
+        self.loud: ActivationQuantizer | None = None
+        if loud:
+            self._set_loud(channels or 0, list(loud))
         shape = (channels,) if args.strategy == "channel" and channels else ()
         self.scale = nn.Parameter(torch.ones(shape), requires_grad=False)
         self.zero_point: Tensor
@@ -54,17 +74,40 @@ class ActivationQuantizer(nn.Module):
         self.enabled = True
         self.drop = 0.0
 
+    def _set_loud(self, channels: int, loud: list[int]) -> None:
+        rising = all(a < b for a, b in pairwise([-1, *loud, channels]))
+        if not rising or len(loud) == channels or self.args.strategy == "channel":
+            raise ValueError(
+                f"The loud channels {loud} are not rising indices of some of {channels} channels of one scale; "
+                "give such indices."
+            )
+        self.loud = ActivationQuantizer(LOUD_FORMAT)
+        self.groups = loud, sorted({*range(channels)} - {*loud})
+        self.loud_channels: Tensor
+        self.quiet_channels: Tensor
+        self.place_channels()
+
+    def place_channels(self) -> None:
+        """Make the indices of the loud and the quiet channels, which are no part of a state dict."""
+        for name, indices in zip(("loud_channels", "quiet_channels"), self.groups, strict=True):
+            self.register_buffer(name, torch.tensor(indices), persistent=False)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.observer is not None:
-            self.observer.add(x)
+            self.observer.add(x if self.loud is None else x.index_select(-1, self.quiet_channels))
+        elif not self.enabled:
             return x
-        if not self.enabled:
-            return x
+        if self.loud is None:
+            return x if self.observer is not None else self._rounded(x)
+        loud = self.loud(x.index_select(-1, self.loud_channels))
+        return x if self.observer is not None else self._rounded(x).index_copy(-1, self.loud_channels, loud)
+
+    def _rounded(self, x: Tensor) -> Tensor:
         dropped = torch.rand_like(x) < self.drop if self.drop else None
         return fake_quantize(x, self.scale, self.zero_point, self.args.qmin, self.args.qmax, dropped)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Integer codes of x in a float64 tensor, whose sums of products are exact."""
+        """Integer codes of x, without loud channels, in a float64 tensor, whose sums of products are exact."""
         return quantize(x, self.scale, self.zero_point, self.args.qmin, self.args.qmax).double()
 
     def set_range(self, scale: Tensor, zero_point: Tensor) -> None:
@@ -208,22 +251,40 @@ class _Product(QuantizedLayer):
             SettingError: The input has one scale per channel, which no integer product can factor out, or the
                 accumulator overflows int32.
         """
-        quantizer = self.input_quantizer
-        if quantizer.args.strategy == "channel":
+        if self.input_quantizer.args.strategy == "channel":
             raise SettingError(
                 "A layer whose input has one scale per channel (track 'paper') has no integer form; "
                 "quantize with track='deployable'."
             )
+        quantizer = self.input_quantizer
+        inputs = [x]
+        if quantizer.loud is not None:
+            inputs = [x.index_select(-1, c) for c in (quantizer.quiet_channels, quantizer.loud_channels)]
+        products = [
+            self._integer_product(part, part_input, codes)
+            for (part, codes), part_input in zip(self.code_parts(), inputs, strict=True)
+        ]
+        y = torch.stack(products).sum(0)
+        return (y if self.bias is None else y + self._per_channel(self.bias.double())).float()
+
+    def code_parts(self) -> list[tuple[ActivationQuantizer, Tensor]]:
+        """Each quantizer of the input, that of loud channels last, with the integer weights that read its channels."""
+        quantizer, codes = self.input_quantizer, self.codes
+        if quantizer.loud is None:
+            return [(quantizer, codes)]
+        return [(quantizer, codes[:, quantizer.quiet_channels]), (quantizer.loud, codes[:, quantizer.loud_channels])]
+
+    def _integer_product(self, quantizer: ActivationQuantizer, x: Tensor, codes: Tensor) -> Tensor:
+        """What a part of the input adds to the output, in float64."""
         z_x, z_w = quantizer.zero_point.double(), self.weight_zero_point.double()
-        q_x, q_w = self.pad(quantizer.codes(x), z_x), self.codes.double()
+        q_x, q_w = self.pad(quantizer.codes(x), z_x), codes.double()
         accumulator = self.code_product(q_x, q_w)
         # The zero-point terms are exact integers too; a runtime computes the one over weights in advance.
         weight_sum = self.code_product(z_x.expand(q_x.shape), q_w)
         shift = self.code_product(q_x - z_x, torch.ones_like(q_w) * z_w)
         check_int32(accumulator)
-        scale = self.input_quantizer.scale.double() * self.weight_scale.double().flatten()
-        y = (accumulator - weight_sum - shift) * self._per_channel(scale)
-        return (y if self.bias is None else y + self._per_channel(self.bias.double())).float()
+        scale = quantizer.scale.double() * self.weight_scale.double().flatten()
+        return (accumulator - weight_sum - shift) * self._per_channel(scale)
 
     def _per_channel(self, value: Tensor) -> Tensor:
         """Values per output channel [O], shaped to broadcast with the output."""

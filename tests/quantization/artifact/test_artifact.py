@@ -69,6 +69,41 @@ def test_learned_scales_and_rounding_read_back(tiny_vit: CLIP, tmp_path: Path) -
     assert_reads_back(clip, tmp_path / "artifact")
 
 
+LOUD = "image.blocks.1.mlp.fc2"
+
+
+def test_loud_channels_read_back_and_are_told(loud_tiny_vit: CLIP, tmp_path: Path) -> None:
+    clip = made(loud_tiny_vit, "W4A4")
+    assert clip.loud_channels() == {LOUD: [7]}
+    assert_reads_back(clip, tmp_path / "artifact")
+    config = json.loads((tmp_path / "artifact" / "config.json").read_text())
+    assert {name: e["loud_channels"] for name, e in layers(config).items() if "loud_channels" in e} == {LOUD: [7]}
+    assert f"| `{LOUD}` | input channels 7 with a scale of their own" in (tmp_path / "artifact/README.md").read_text()
+    stored = load_file(tmp_path / "artifact" / "model.safetensors")
+    assert {name for name in stored if "loud" in name} == {f"{LOUD}.loud_scale", f"{LOUD}.loud_zero_point"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "about"),
+    [
+        ("loud_scale", None, "lacks the tensor"),
+        ("loud_scale", torch.tensor(-1.0), "not valid"),
+        ("loud_scale", torch.ones(2), "expected float32"),
+        ("loud_zero_point", torch.tensor(3.0), "expected uint8"),
+        ("extra", torch.tensor(1.0), "does not announce"),
+    ],
+)
+def test_damaged_ranges_of_loud_channels(
+    loud_tiny_vit: CLIP, key: str, value: Tensor | None, about: str, tmp_path: Path
+) -> None:
+    made(loud_tiny_vit, "W4A4", towers=("image",)).save_pretrained(tmp_path / "artifact")
+    file = tmp_path / "artifact" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(f"{LOUD}.{key}", None)
+    save_file(tensors | ({} if value is None else {f"{LOUD}.{key}": value}), file)
+    assert_refused(tmp_path / "artifact", about)
+
+
 def test_a_reduced_range_reads_back(tiny_vit: CLIP, tmp_path: Path) -> None:
     assert_reads_back(made(tiny_vit, "W8A8", safe_int8=True), tmp_path / "artifact")
     config = json.loads((tmp_path / "artifact" / "config.json").read_text())
@@ -284,6 +319,10 @@ def tokens_of(config: Config) -> Config:
     return config["architecture"]["text"]
 
 
+def name_loud(layer: str, channels: object, config: Config) -> None:
+    layers(config)[layer]["loud_channels"] = channels
+
+
 CONFIG_ATTACKS: dict[str, tuple[Callable[[Config], object], str]] = {
     "newer version": (lambda c: c.update(format_version=2), "install a newer d4c"),
     "no version": (lambda c: c.pop("format_version"), "no format_version"),
@@ -316,6 +355,26 @@ CONFIG_ATTACKS: dict[str, tuple[Callable[[Config], object], str]] = {
         r"image\.projection .* leave the reduced range",
     ),
     "float instead of quantized": (lambda c: layers(c).pop(FC1), "lacks the tensor"),
+    **{
+        f"loud channels {channels} of {layer}": (
+            partial(name_loud, layer, channels),
+            "does not describe",
+        )
+        for layer, channels in (
+            (LOUD, [64]),
+            (LOUD, [-1]),
+            (LOUD, [3, 3]),
+            (LOUD, [3, 2]),
+            (LOUD, [1.0]),
+            (LOUD, [True]),
+            (LOUD, "1"),
+            (LOUD, list(range(64))),
+            ("image.blocks.0.attn.k", [1]),
+            ("image.blocks.0.attn.scores", [1]),
+            ("image.patch_embed", [1]),
+        )
+    },
+    "loud channels without ranges": (lambda c: layers(c)[LOUD].update(loud_channels=[1]), "lacks the tensor"),
 }
 
 

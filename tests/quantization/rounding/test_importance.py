@@ -31,7 +31,8 @@ def models(clip: CLIP) -> tuple[CLIP, CLIP, Tensor]:
     pixels = d4c.synthesize(clip, "noise", images=6).pixels
     plan = make_plan(clip, Scheme.parse("W4A4"), "deployable", default_overrides(clip, "deployable"))
     tokens = clip.tokenize(["a cat", "two old dogs"])
-    return clip, with_ranges(clip, plan, "deployable", pixels, tokens, ("image", "text")), pixels
+    quantized, _ = with_ranges(clip, plan, "deployable", pixels, tokens, ("image", "text"))
+    return clip, quantized, pixels
 
 
 @pytest.fixture(scope="module")

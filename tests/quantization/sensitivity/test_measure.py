@@ -38,7 +38,7 @@ class Case:
         self.pixels, self.tokens = calibration_inputs(self.float, self.calibration, PROMPTS, soften=True)
         self.plan: Plan = make_plan(self.float, Scheme(4, 6), "deployable", default_overrides(self.float, "deployable"))
         prepare(self.float, self.pixels, self.tokens, TOWERS, self.plan)
-        self.quantized = with_ranges(self.float, self.plan, "deployable", self.pixels, self.tokens, TOWERS)
+        self.quantized, _ = with_ranges(self.float, self.plan, "deployable", self.pixels, self.tokens, TOWERS)
         self.probe = Probe(self.float, self.quantized, self.pixels, self.tokens)
 
     def with_only(self, on: Collection[str]) -> CLIP:
@@ -103,7 +103,7 @@ def test_towers_are_measured_together_and_alone(case: Case) -> None:
 
 def test_another_width_is_what_quantizing_to_it_gives(case: Case) -> None:
     plan = make_plan(case.float, Scheme(3, 6), "deployable", {})
-    other = with_ranges(case.float, plan, "deployable", case.pixels, case.tokens, TOWERS)
+    other, _ = with_ranges(case.float, plan, "deployable", case.pixels, case.tokens, TOWERS)
     for name, entry in plan.items():
         if entry.weights and entry.weights.num_bits == 3:
             layer, expected = case.quantized.get_submodule(name), other.get_submodule(name)

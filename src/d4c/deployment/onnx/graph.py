@@ -38,8 +38,8 @@ class Graph:
 
     A node has the name of the tensor that it computes, and tensors are named after the modules of the PyTorch model.
     `layers` maps each module to the tensors that it reads and writes, so that the two can be compared part by part.
-    `products` maps each quantized layer to the node that multiplies. `rows` are tensors with a single row of the
-    module's.
+    `products` maps each quantized layer, and <layer>/loud where it has loud channels, to the node that multiplies.
+    `rows` are tensors with a single row of the module's.
 
     Args:
         name: Name of the graph.

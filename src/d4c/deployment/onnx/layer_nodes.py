@@ -13,7 +13,7 @@ from d4c.deployment.onnx.forms import fake_quantized, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
 from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
 
 Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
 Scaled = tuple[Product, float]
@@ -25,7 +25,8 @@ def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = N
 
     Where shapes are static, ONNX Runtime turns MatMul and Add(b) into a float Gemm and dequantizes the weight in every
     run, which is slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
-    patches, since ONNX Runtime computes a convolution in integers only if its output is quantized.
+    patches, since ONNX Runtime computes a convolution in integers only if its output is quantized. Loud input channels
+    are a second product, whose sum with the first one is the result.
 
     Args:
         g: The graph.
@@ -178,27 +179,56 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
 
 
 def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: str) -> str:
-    """The node that multiplies for adjacent linear layers; sums with the biases go to `output`."""
+    """The node that multiplies for adjacent linear layers; sums with biases and loud channels go to `output`."""
     first, _ = next(iter(layers.values()))
+    loud = None
     if isinstance(first, QuantizedLinear | QuantizedConv2d):
         operands = [fake_quantized(g, x, first.input_quantizer, name), _weight(g, layers, 1, name)]
+        if first.input_quantizer.loud is not None:
+            loud = _loud_product(g, x, layers, first.input_quantizer, name)
     else:
         columns = [factor * layer.weight.flatten(1).t() for layer, factor in layers.values()]
         operands = [x, g.constant(f"{name}/weight", torch.cat(columns, 1))]
+    quiet = output if loud is None else f"{name}/quiet"
     if first.bias is None:
-        return g.node("MatMul", operands, output)
-    product = g.node("MatMul", operands, f"{name}/product")
-    biases = [-factor * layer.bias for layer, factor in layers.values() if layer.bias is not None]
-    g.node("Sub", [product, g.constant(f"{name}/negative_bias", torch.cat(biases))], output)
+        product = g.node("MatMul", operands, quiet)
+    else:
+        product = g.node("MatMul", operands, f"{name}/product")
+        biases = [-factor * layer.bias for layer, factor in layers.values() if layer.bias is not None]
+        g.node("Sub", [product, g.constant(f"{name}/negative_bias", torch.cat(biases))], quiet)
+    if loud is not None:
+        g.node("Sub", [quiet, loud], output)
     return product
 
 
-def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str) -> str:
-    """Dequantized weights with their output channels along `axis`, each stored in its own bits."""
+def _loud_product(g: Graph, x: str, layers: Mapping[str, Scaled], quantizer: ActivationQuantizer, name: str) -> str:
+    """The negative product of the loud channels alone, for which the weights of the other product are zero.
+
+    It is subtracted for the same reason as a bias.
+    """
+    assert quantizer.loud is not None
+    part = f"{name}/loud"
+    channels = g.constant(f"{part}/channels", quantizer.loud_channels)
+    values = fake_quantized(g, g.node("Gather", [x, channels], f"{part}/inputs", axis=-1), quantizer.loud, part)
+    negative = {f"{key}/loud": (layer, -factor) for key, (layer, factor) in layers.items()}
+    weight = _weight(g, negative, 1, part, loud=True)
+    g.products[part] = g.node("MatMul", [values, weight], f"{part}/product")
+    return g.products[part]
+
+
+def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str, loud: bool = False) -> str:
+    """Dequantized weights with their output channels along `axis`, each stored in its own bits.
+
+    Those of loud channels are zero, or with `loud` the only ones.
+    """
     code_tensors, scales = [], []
     for part, (layer, factor) in layers.items():
         assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
-        codes = layer.codes.flatten(1).t() if axis == 1 else layer.codes
+        codes, quantizer = layer.codes, layer.input_quantizer
+        if quantizer.loud is not None:
+            channels = quantizer.loud_channels
+            codes = codes.index_select(1, channels) if loud else codes.index_fill(1, channels, 0)
+        codes = codes.flatten(1).t() if axis == 1 else codes
         array = codes.contiguous().cpu().numpy().astype(np.int8)
         code_tensors.append(weight_codes(g, array, layer.weight_args.num_bits, part))
         scales.append(factor * layer.weight_scale.flatten())

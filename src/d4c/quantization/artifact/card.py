@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def model_card(name: str, recipe: Mapping[str, Any], effective_bits: float) -> str:
+def model_card(
+    name: str, recipe: Mapping[str, Any], effective_bits: float, loud_channels: Mapping[str, Sequence[int]]
+) -> str:
     """Markdown that says what the artifact is, how it was made, and which layers do not follow the scheme."""
     calibration = recipe["calibration"]
     rows = [f"| `{_cell(pattern)}` | {scheme} |" for pattern, scheme in recipe["overrides"].items()]
+    rows += [
+        f"| `{_cell(layer)}` | input channels {', '.join(map(str, channels))} with a scale of their own at 8 bits |"
+        for layer, channels in loud_channels.items()
+    ]
     exceptions = "\n".join(rows) or "| none | |"
     images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
     steps = f", {recipe['iterations']} steps per unit" if recipe["iterations"] else ""

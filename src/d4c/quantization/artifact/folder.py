@@ -2,7 +2,8 @@
 
 config.json              architecture, `quantization_config` (formats of every layer), recipe
 model.safetensors        <layer>.weight_packed, .weight_scale, .weight_zero_point, .bias, .input_scale,
-                         .input_zero_point (of a product or sum of two activations: .a.* and .b.*), and what stays float
+                         .input_zero_point (of a product or sum of two activations: .a.* and .b.*), .loud_scale and
+                         .loud_zero_point of a layer with loud channels, and what stays float
 tokenizer.json, preprocessor_config.json, README.md
 
 Loading checks names, shapes and types against what config.json announces before it reads a tensor.
@@ -29,6 +30,10 @@ def is_artifact(folder: Path) -> bool:
 def range_prefix(quantizer: str) -> str:
     """What the names of an activation quantizer's tensors begin with, from its name in the model.
 
-    A layer's own quantizer is stored as <layer>.input_scale, the two of a pair as <pair>.a.scale.
+    A layer's own quantizer is stored as <layer>.input_scale, that of its loud channels as <layer>.loud_scale, the two
+    of a pair as <pair>.a.scale.
     """
-    return quantizer.removesuffix("_quantizer") + "_" if quantizer.endswith("input_quantizer") else f"{quantizer}."
+    for end, prefix in ((".input_quantizer", ".input_"), (".input_quantizer.loud", ".loud_")):
+        if quantizer.endswith(end):
+            return quantizer.removesuffix(end) + prefix
+    return f"{quantizer}."

@@ -144,6 +144,8 @@ def _fill_module(clip: QuantizedCLIP, name: str, module: nn.Module, reader: _Rea
             )
         module.scale = nn.Parameter(scale, requires_grad=False)
         module.zero_point = zero_point.float()
+        if module.loud is not None:
+            module.place_channels()
     else:
         for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if key == "num_batches_tracked":

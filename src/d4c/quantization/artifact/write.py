@@ -16,7 +16,7 @@ from d4c.models.tokenizer import tokenizer
 from d4c.quantization.artifact.card import model_card
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, is_artifact, range_prefix
 from d4c.quantization.formats.packing import pack
-from d4c.quantization.placement import Plan
+from d4c.quantization.placement import Plan, loud_channels
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, effective_bits
 
 
@@ -65,7 +65,8 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
             },
         )
         tokenizer().save(str(new / "tokenizer.json"))
-        (new / "README.md").write_text(model_card(clip.name, recipe, effective_bits(clip)), encoding="utf-8")
+        card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))
+        (new / "README.md").write_text(card, encoding="utf-8")
 
 
 def _float_layers(clip: CLIP) -> Iterator[str]:

@@ -199,12 +199,13 @@ def _layer_unit(
 ) -> Unit:
     """A unit of layers that share an input, whose outputs are concatenated."""
     layers = [_layer(quantized, name) for name in names]
+    quantizers = [part for part in layers[0].input_quantizer.modules() if isinstance(part, ActivationQuantizer)]
     layer_inputs = record_input(stage, quantized, layers[0], state, inputs)
     outputs = [record_output(stage, reference, reference.get_submodule(n), float_state, inputs) for n in names]
     channel = 1 if layer_inputs.ndim == 4 else -1
     return Unit(
         list(layers),
-        [layers[0].input_quantizer],
+        quantizers,
         lambda x: torch.cat([layer(x) for layer in layers], channel),
         layer_inputs,
         torch.cat(outputs, channel),

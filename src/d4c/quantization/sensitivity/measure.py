@@ -177,7 +177,7 @@ def _measure(
     pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften=True)
     plan = make_plan(float_clip, scheme, "deployable", default_overrides(float_clip, "deployable"))
     prepare(float_clip, pixels, tokens, TOWERS, plan, folding)
-    quantized = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS, progress=ranging)
+    quantized, plan = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS, progress=ranging)
     probe = Probe(float_clip, quantized, pixels, tokens)
     weight_bits = {name: entry.weights.num_bits if entry.weights else NO_WEIGHTS for name, entry in plan.items()}
     choices = {name: sorted({*widths, bits} if bits else {NO_WEIGHTS}) for name, bits in weight_bits.items()}

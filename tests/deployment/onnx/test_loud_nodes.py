@@ -1,0 +1,115 @@
+"""Loud channels in ONNX: two integer products, exact in every runtime, inside and far outside of the ranges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+from torch import nn
+
+import d4c
+from d4c.deployment.onnx import layer_nodes
+from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.parity import TowerParity
+from d4c.deployment.onnx.parity_sessions import open_session
+from d4c.deployment.saturating import saturates
+from d4c.models.clip import CLIP
+from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
+
+Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
+WIDTHS = pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (6, 6), (4, 4)])
+LOUD = [3, 30, 31]
+
+
+def linear(weight_bits: int, activation_bits: int, bias: bool = True) -> QuantizedLinear:
+    """Values from about -1 to 2, and from -10 to 100 in three loud channels; exact without VNNI instructions."""
+    quantizer = ActivationQuantizer(QuantArgs(activation_bits, False, "tensor"), 48, LOUD)
+    quantizer.set_range(torch.tensor(3.0 / quantizer.args.qmax), torch.tensor(float(quantizer.args.qmax // 3)))
+    assert quantizer.loud is not None
+    quantizer.loud.set_range(torch.tensor(110 / 255), torch.tensor(23.0))
+    layer = QuantizedLinear(nn.Linear(48, 40, bias), QuantArgs(weight_bits, True, "channel"), quantizer)
+    layer.calibrate_weight()
+    layer.set_codes(layer.codes.clamp(-63, 63))
+    layer.freeze()
+    return layer
+
+
+def graph_of(layer: QuantizedLinear, shape: tuple[int | str, ...], unpacked: bool) -> bytes:
+    g = Graph("layer", unpacked)
+    y = layer_nodes.linear(g, g.input("x", TensorProto.FLOAT, shape), layer, "fc")
+    g.output(g.node("Identity", [y], "y"), [f"y{i}" for i in range(len(shape))])
+    model = g.model("0")
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@WIDTHS
+@pytest.mark.parametrize("spread", [0.5, 8.0], ids=["in-range", "out-of-range"])
+@pytest.mark.parametrize("unpacked", [False, True], ids=["packed", "unpacked"])
+def test_the_sum_of_both_products_is_exact(
+    weight_bits: int, activation_bits: int, spread: float, unpacked: bool, runtime: Run
+) -> None:
+    layer = linear(weight_bits, activation_bits)
+    x = spread * torch.randn(2, 5, 48)
+    x[..., LOUD] *= 40
+    got = runtime(graph_of(layer, ("batch", 5, 48), unpacked), {"x": x.numpy()})
+    want = layer.integer_forward(x)
+    assert np.abs(got - want.numpy()).max() <= 2e-6 * float(want.abs().max())
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 48), ("batch", 5, 48), (5, 48), ("rows", 48)], ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@WIDTHS
+def test_both_products_run_in_integers(
+    shape: tuple[int | str, ...], bias: bool, weight_bits: int, activation_bits: int, tmp_path: Path
+) -> None:
+    model = graph_of(linear(weight_bits, activation_bits, bias), shape, False)
+    open_session(model, tmp_path / "optimized.onnx")
+    nodes = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert nodes["MatMulIntegerToFloat"] == 2
+    assert nodes.keys() <= {"MatMulIntegerToFloat", "QuantizeLinear", "Gather", "Sub", "Add", "Clip"}
+
+
+def test_openvino_computes_both_in_integers() -> None:
+    core = openvino.Core()
+    model = core.read_model(graph_of(linear(8, 8), ("batch", 5, 48), False))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    primitives = [str(n["primitiveType"].value) for n in found if n["layerType"].value == "FullyConnected"]
+    assert len(primitives) == 2
+    assert all(primitive.endswith("I8") for primitive in primitives)
+
+
+def test_pairs_of_loud_channels_count_where_sums_are_short() -> None:
+    layer = linear(8, 4)
+    assert not saturates(layer)
+    layer.codes[0, LOUD[:2]] = 127
+    assert saturates(layer)
+
+
+@pytest.mark.parametrize("scheme", ["W8A8", "W4A4"])
+@pytest.mark.parametrize("unpacked", [False, True], ids=["packed", "unpacked"])
+def test_an_export_is_the_simulation(
+    loud_vit: CLIP, quantize: Callable[..., QuantizedCLIP], scheme: str, unpacked: bool, tmp_path: Path
+) -> None:
+    """Every layer and block; both products count among those that run in integers."""
+    clip = quantize(loud_vit, scheme)
+    assert clip.loud_channels() == {"image.blocks.2.mlp.fc2": [7]}
+    clip.save_pretrained(tmp_path / "artifact")
+    made = d4c.export(tmp_path / "artifact", tmp_path / "export", unpacked=unpacked)
+    assert made.parity is not None
+    image = made.parity["image"]
+    assert isinstance(image, TowerParity)
+    assert not image.float_layers
+    assert image.integer_layers == sum(name.startswith("image.") for name in clip.plan) + 1
