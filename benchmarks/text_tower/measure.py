@@ -2,12 +2,17 @@
 
     python -m benchmarks.text_tower.measure --part accuracy --models DIR --data DIR --cache DIR
     python -m benchmarks.text_tower.measure --part positions --models DIR
+    python -m benchmarks.text_tower.measure --part spikes
 
 Accuracy: only the text tower is quantized (deployable track), images keep the float model's embeddings, and each seed
 draws 512 other calibration prompts. `own` holds the MLPs at the scheme's width, `W8A8` at eight bits as the authors do.
 Positions: attention is causal and only the end-of-text position is read, so that positions after it need not be
 computed. Time with and without them (a share, in one process on one thread, 1 prompt and 50 prompts at once), the
 largest difference of the embeddings, and the largest activations at begin-of-text beside all other positions.
+Spikes: the text tower of demo-vit as it is and with the activations of real ones (`spiked`), quantized in published
+places and in ours, ranges only; each seed draws other calibration prompts and another order of the channels' spreads.
+Fidelity is that to the same float model: the cosine between embeddings of other prompts, and how often all pictures of
+the emoji pack keep their class.
 Results are merged into `--out`; a cell that is there is not measured again. The tables are written beside it.
 """
 
@@ -20,6 +25,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import d4c
@@ -27,7 +33,9 @@ from benchmarks.common.arguments import add_cache_and_rows, add_models_and_data,
 from benchmarks.common.problems import Places, Problem, datasets
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, is_measured, read_report, top1_line, write_report
-from benchmarks.text_tower.table import SCHEMES, page
+from benchmarks.text_tower.placements import PLACEMENTS, quantize_text_at
+from benchmarks.text_tower.spiked import spiked
+from benchmarks.text_tower.table import FORMS, SCHEMES, SPIKE_SCHEMES, page
 from d4c.calibration.prompts import generic_prompts
 from d4c.inspection.positions import begin_of_text_ratios, position_peaks
 from d4c.models.clip import CLIP
@@ -39,6 +47,7 @@ PROMPTS = 512
 BATCHES = (1, 50)
 ROUNDS = 7
 TIMED_PROMPTS = 50
+OTHER_PROMPTS = 256
 
 
 def cells(args: argparse.Namespace) -> list[Row]:
@@ -106,6 +115,33 @@ def positions(args: argparse.Namespace, report: Row) -> None:
 
 
 @torch.no_grad()
+def spikes(args: argparse.Namespace, report: Row) -> None:
+    """Fidelity of each placement, on the model as it is and with spikes."""
+    places = Places(args.models, args.data, args.cache, None, "cpu", 50)
+    rows = report.setdefault("spikes", {"rows": []})["rows"]
+    keys = ("scheme", "seed", "form", "placement")
+    for values in itertools.product(SPIKE_SCHEMES, args.seeds, FORMS, PLACEMENTS):
+        cell = dict(zip(keys, values, strict=True))
+        if is_measured(cell, rows):
+            continue
+        clip = places.clip("demo-vit")
+        if cell["form"] == "spiked":
+            clip = spiked(clip, cell["seed"])
+        quantized = quantize_text_at(
+            clip, cell["placement"], cell["scheme"], generic_prompts(PROMPTS, seed=cell["seed"])
+        )
+        tokens = clip.tokenize(generic_prompts(OTHER_PROMPTS, seed=1000 + cell["seed"]))
+        cosines = F.cosine_similarity(clip.encode_text(tokens), quantized.encode_text(tokens))
+        score = Problem(places, clip, "demo").score(quantized, ("text",))
+        row = {"cosine": float(cosines.mean()), "lowest_cosine": float(cosines.min())}
+        row |= {"same_class": score["fidelity"]["same_class"]["value"], "top1": score["top1"]["value"]}
+        rows.append({**cell, **row, "float_top1": score["float_top1"]})
+        report["spikes"]["setup"] = setup("cpu") | {"prompts": PROMPTS, "command": command("text_tower.measure")}
+        write_report(args.out, report, page)
+        print(cell, row, flush=True)
+
+
+@torch.no_grad()
 def removal(clip: CLIP, tokens: Tensor) -> Row:
     """Time of the forward pass without the positions after end-of-text as a share of the time with all 77."""
 
@@ -129,9 +165,12 @@ def removal(clip: CLIP, tokens: Tensor) -> Row:
     return figures
 
 
+PARTS = {"accuracy": accuracy, "positions": positions, "spikes": spikes}
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--part", choices=("accuracy", "positions"), required=True)
+    parser.add_argument("--part", choices=tuple(PARTS), required=True)
     add_models_and_data(parser)
     add_cache_and_rows(parser)
     parser.add_argument("--only", type=words, default=list(MODELS), help="models")
@@ -141,7 +180,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "text_tower.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    (accuracy if args.part == "accuracy" else positions)(args, read_report(args.out, {}))
+    PARTS[args.part](args, read_report(args.out, {}))
 
 
 if __name__ == "__main__":
