@@ -151,6 +151,27 @@ def gpu_runtime() -> str:
     return _markdown(["image tower, batch 256", *candidates], rows)
 
 
+def text_tower() -> str:
+    """Error and kept classes of a text tower with and without spikes, by placement, at 8 bits."""
+    names = {
+        "per tensor, min-max": "one scale per tensor, min-max",
+        "RepQ-ViT, min-max": "RepQ-ViT's placement, min-max",
+        "RepQ-ViT, MSE": "RepQ-ViT's placement, MSE",
+        "D4C, min-max": "the D4C paper's placement, min-max",
+        "D4C, MSE": "the D4C paper's placement, MSE",
+        "ours": "**d4c**",
+    }
+    cells = [row for row in _read("text_tower", "spikes")["spikes"]["rows"] if row["scheme"] == "W8A8"]
+    rows = []
+    for placement, label in names.items():
+        rows.append([label])
+        for form in ("plain", "spiked"):
+            seeds = [row for row in cells if (row["placement"], row["form"]) == (placement, form)]
+            rows[-1] += [f"{mean(1000 * (1 - row['cosine']) for row in seeds):.2f}"]
+            rows[-1] += [f"{mean(row['same_class'] for row in seeds):.1f}"]
+    return _markdown(["W8A8", "demo-vit: error", "same class %", "with spikes: error", "same class %"], rows)
+
+
 def datasets() -> str:
     """What `--dataset` takes."""
     from d4c.evaluation.load_dataset import READERS
@@ -174,6 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthesis_time": synthesis_time,
     "quantization_time": quantization_time,
     "gpu_runtime": gpu_runtime,
+    "text_tower": text_tower,
     "datasets": datasets,
     "methods": methods,
 }

@@ -52,7 +52,7 @@ OTHER_PROMPTS = 256
 
 def cells(args: argparse.Namespace) -> list[Row]:
     """The table's cells in the order of their importance: everything of one seed before the next seed."""
-    axes = itertools.product(args.seeds, args.reconstructions, args.only, args.schemes, ("own", "W8A8"))
+    axes = itertools.product(args.seeds, args.reconstructions, args.only, args.schemes or SCHEMES, ("own", "W8A8"))
     keys = ("seed", "reconstruction", "model", "scheme", "mlp")
     return [dict(zip(keys, values, strict=True)) for values in axes]
 
@@ -120,7 +120,7 @@ def spikes(args: argparse.Namespace, report: Row) -> None:
     places = Places(args.models, args.data, args.cache, None, "cpu", 50)
     rows = report.setdefault("spikes", {"rows": []})["rows"]
     keys = ("scheme", "seed", "form", "placement")
-    for values in itertools.product(SPIKE_SCHEMES, args.seeds, FORMS, PLACEMENTS):
+    for values in itertools.product(args.schemes or SPIKE_SCHEMES, args.seeds, FORMS, PLACEMENTS):
         cell = dict(zip(keys, values, strict=True))
         if is_measured(cell, rows):
             continue
@@ -174,11 +174,13 @@ def main() -> None:
     add_models_and_data(parser)
     add_cache_and_rows(parser)
     parser.add_argument("--only", type=words, default=list(MODELS), help="models")
-    parser.add_argument("--schemes", type=words, default=list(SCHEMES))
+    parser.add_argument("--schemes", type=words, help="those of the part by default")
     parser.add_argument("--reconstructions", type=words, default=["none", "gptq"])
     add_seeds(parser)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "text_tower.json")
+    parser.add_argument("--out", type=Path, help="results/spikes.json for the part spikes, else text_tower.json")
     args = parser.parse_args()
+    name = "spikes" if args.part == "spikes" else "text_tower"
+    args.out = args.out or Path(__file__).parent / "results" / f"{name}.json"
     torch.set_num_threads(1)
     PARTS[args.part](args, read_report(args.out, {}))
 

@@ -75,16 +75,26 @@ def after(clip: CLIP, tokens: Tensor) -> Tensor:
 
 
 def draw(parts: dict[str, Tensor], labels: list[str]) -> Figure:
-    """One map for each part, on white, so that it reads the same on light and dark pages."""
+    """Two maps for each part, begin-of-text apart; on white, so that they read the same on light and dark pages."""
     with matplotlib.rc_context({"font.size": 11, "axes.titlesize": 11, "savefig.dpi": 150}):
         figure = Figure((5.4, 6.2), layout="constrained")
-        maps = figure.subplots(len(parts), 1, sharex=True)
-        for axes, (title, peaks) in zip(maps, parts.items(), strict=True):
-            axes.set_facecolor("#E4E4E4")
-            image = axes.imshow(peaks, aspect="auto", cmap="magma_r", norm=LogNorm(LOW, HIGH), interpolation="nearest")
-            axes.set_yticks(range(len(labels)), labels)
-            axes.set_title(title, loc="left")
-        maps[-1].set_xlabel("position (0: begin-of-text; gray: nothing is read)")
+        maps = figure.subplots(len(parts), 2, sharex="col", sharey=True, width_ratios=[1, 14])
+        for (begin, others), (title, peaks) in zip(maps, parts.items(), strict=True):
+            for axes, columns, extent in ((begin, peaks[:, :1], (-0.5, 0.5)), (others, peaks[:, 1:], (0.5, 76.5))):
+                axes.set_facecolor("#E4E4E4")
+                image = axes.imshow(
+                    columns,
+                    aspect="auto",
+                    cmap="magma_r",
+                    norm=LogNorm(LOW, HIGH),
+                    interpolation="nearest",
+                    extent=(*extent, len(labels) - 0.5, -0.5),
+                )
+            begin.set_yticks(range(len(labels)), labels)
+            begin.set_xticks([0])
+            others.tick_params(left=False)
+            others.set_title(title, loc="left")
+        maps[-1, 1].set_xlabel("position (0: begin-of-text; gray: not read)")
         bar = figure.colorbar(image, ax=maps, location="bottom", aspect=40, pad=0.02)
         bar.set_ticks([0.5, 1, 2, 4, 8, 16, 32, 64], labels=["0.5", "1", "2", "4", "8", "16", "32", "64"])
         bar.set_label("largest |activation|")
@@ -98,7 +108,7 @@ def main() -> None:
     tokens = clip.tokenize(prompts)
     quantized = quantize_text_at(clip, "ours", "W8A8", generic_prompts(512, seed=0))
     parts = {
-        "before: all 77 positions of the float tower": before(clip, tokens),
+        "before: all 77 positions": before(clip, tokens),
         "after: what our quantizers read": after(quantized, tokens),
     }
     draw(parts, [label for _, _, label in rows(clip)]).savefig(FILE)
