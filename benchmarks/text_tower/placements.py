@@ -10,10 +10,11 @@ from torch import Tensor
 import d4c
 from benchmarks.text_tower.spiked import outputs_of
 from d4c.models.clip import CLIP
+from d4c.quantization.calibrate import calibrate
 from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.formats.scheme import Scheme, Track
-from d4c.quantization.placement import default_overrides, make_plan
-from d4c.quantization.preparation import with_ranges, working_copy
+from d4c.quantization.placement import convert, default_overrides, make_plan
+from d4c.quantization.preparation import working_copy
 from d4c.quantization.symmetries.rescale import rescale
 from d4c.quantization.symmetries.shift import shift
 
@@ -57,10 +58,11 @@ def _per_tensor(clip: CLIP, scheme: str, rule: RangeRule, prompts: Sequence[str]
         _fold(copied, tokens)
     overrides = default_overrides(copied, "deployable")
     plan = make_plan(copied, Scheme.parse(scheme), "deployable", overrides, ("text",))
-    quantized = with_ranges(copied, plan, "deployable", torch.empty(0), tokens, ("text",), rule)
+    convert(copied, plan, "deployable")
+    calibrate(copied, torch.empty(0), tokens, ("text",), known_pixels=False, rule=rule)
     # Attention is causal: positions after end-of-text have had their part in the ranges and change nothing else.
-    quantized.text.trim = True
-    return quantized
+    copied.text.trim = True
+    return copied
 
 
 @torch.no_grad()
