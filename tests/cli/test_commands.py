@@ -22,6 +22,7 @@ from d4c.quantization import quantize as quantize_module
 from d4c.quantization.config import RangeRule, Reconstruction
 from d4c.quantization.formats.scheme import Track
 from d4c.quantization.rounding.config import Importance
+from d4c.quantization.symmetries.uneven import uneven
 from d4c.run.config import read_toml, run_config
 from d4c.settings.presets import Preset
 from d4c.synthesis.config import PRESETS
@@ -235,6 +236,7 @@ def test_tables_fit_80_columns_and_leave_out_what_is_empty(d4c_command: Any) -> 
 
 REFUSALS = {
     "unknown model": ["evaluate", "demo-cat"],
+    "doctor scheme": ["doctor", "demo-vit", "--scheme", "W9A8"],
     "unknown dataset": ["evaluate", "demo-vit", "--dataset", "imagenet"],
     "limit 0": ["evaluate", "demo-vit", "--limit", "0"],
     "unknown device": ["evaluate", "demo-vit", "--device", "abacus"],
@@ -358,6 +360,24 @@ def test_sensitivity_prints_what_it_writes(d4c_command: Any, noise: Path, tmp_pa
     rows = [line.split()[0] for line in out.splitlines() if line.startswith(("image.", "text."))]
     assert rows[:20] == [layer["name"] for layer in found["layers"][:20]]
     assert rows[20:] == list(found["by_kind"])
+
+
+def test_doctor_names_what_it_finds_in_80_columns(
+    d4c_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("d4c.quantization.doctor.examine.IMAGES", 2)
+    monkeypatch.setattr("d4c.quantization.doctor.examine.PROMPTS", 4)
+    uneven(d4c.load("demo-vit"), 1.0, seed=0).save_pretrained(tmp_path / "uneven")
+    words = ("doctor", tmp_path / "uneven", "--scheme", "W6A6")
+    code, out, _ = d4c_command(*words)
+    assert code == 0
+    assert "Channel ranges are uneven" in out
+    assert out.splitlines()[-1] == "W6A6: quantization takes care of everything above; nothing to do."
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+    code, out, _ = d4c_command(*words, "--json")
+    assert (code, [x["kind"] for x in json.loads(out)["findings"]]) == (0, ["spread", "spread"])
 
 
 def test_evaluate_takes_a_model_or_an_artifact(d4c_command: Any, artifact: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Interval, Metrics
     from d4c.inspection.report import Inspection
+    from d4c.quantization.doctor.diagnosis import Diagnosis, TowerDiagnosis
     from d4c.quantization.sensitivity.measure import Sensitivity
     from d4c.run.job import RunResult
 
@@ -101,6 +104,45 @@ def print_inspection(inspection: Inspection) -> None:
     print(f"contrast, variance and entropy are of {patches} patches per image")
     for name, report in inspection.sets.items():
         print(f"{name}: {report.source}")
+
+
+WORST = 3
+"""Axes and layers of a tower that a diagnosis names."""
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """The worst axes and layers of each tower, and the findings with their advice."""
+    print(f"{diagnosis.model} for {diagnosis.scheme}, on dead leaves and generic prompts")
+    for tower in diagnosis.towers:
+        print()
+        headings = (f"{tower.name} tower: widest / narrowest channel", "as it is", "rewritten")
+        print_table(headings, _spread_rows(tower))
+        rows = [
+            [layer.name, *(_decibels(layer.bits, layer.input_db)), *(_decibels(layer.weight_bits, layer.weight_db))]
+            for layer in tower.layers[:WORST]
+        ]
+        print_table(("least signal to noise", "bits", "inputs", "bits", "weights"), rows)
+    print()
+    findings = Table.grid(padding=(0, 1, 0, 0))
+    for number, finding in enumerate(diagnosis.findings, 1):
+        findings.add_row(f"{number}.", Text(f"{finding.tower} tower: {finding.fact}"))
+        findings.add_row("", Text(f"-> {finding.advice}"))
+    Console(highlight=False).print(findings)
+    print(diagnosis.verdict)
+
+
+def _spread_rows(tower: TowerDiagnosis) -> list[list[str]]:
+    """The median axis, and the axes where the ratio is largest."""
+    worst = sorted(tower.axes, key=lambda axis: -axis.before.ratio)[:WORST]
+    groups = [(f"median of {len(tower.axes)} axes", tower.axes), *((axis.name, (axis,)) for axis in worst)]
+    return [
+        [name, *(f"{median(ratios):.1f}" for ratios in ([a.before.ratio for a in axes], [a.after.ratio for a in axes]))]
+        for name, axes in groups
+    ]
+
+
+def _decibels(bits: int, ratio: float | None) -> list[str]:
+    return ["", ""] if ratio is None else [str(bits), f"{ratio:.1f} dB"]
 
 
 def print_sensitivity(costs: Sensitivity) -> None:

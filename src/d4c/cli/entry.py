@@ -27,6 +27,7 @@ COMMANDS = (
     (using.export, "d4c export artifact -o exported"),
     (using.search, 'd4c search exported ~/Pictures "a dog in the snow"'),
     (measuring.inspect, "d4c inspect images -o inspection"),
+    (measuring.doctor, "d4c doctor demo-vit --scheme W4A4"),
     (measuring.sensitivity, "d4c sensitivity --model demo-vit --calibration images"),
 )
 for _function, _example in COMMANDS:

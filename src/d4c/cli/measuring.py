@@ -1,4 +1,4 @@
-"""The commands that measure something: evaluate, inspect, sensitivity."""
+"""The commands that measure something: evaluate, inspect, doctor, sensitivity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar
-from d4c.cli.display import print_inspection, print_metrics, print_sensitivity
+from d4c.cli.display import print_diagnosis, print_inspection, print_metrics, print_sensitivity
 from d4c.device import AUTO, resolve_device
 
 if TYPE_CHECKING:
@@ -86,6 +86,30 @@ def inspect(
         return
     print_inspection(inspection)
     print(f"written to {output}" if output else "-o DIR writes all numbers and figures")
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="As --model elsewhere.")],
+    scheme: options.Scheme = None,
+    pretrained: options.Pretrained = None,
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Say what a checkpoint is like before it is quantized.
+
+    Uneven channels, loud tokens and channels, dead ones, layers at risk, and what to do; no data needed.
+    """
+    from d4c.quantization.doctor.examine import examine
+
+    clip = d4c.load(model, pretrained, device=resolve_device(device))
+    with progress_bar("doctor") as progress:
+        diagnosis = examine(clip, scheme or options.DEFAULTS.scheme, progress=progress)
+    if as_json:
+        print(json.dumps(diagnosis.to_dict(), indent=2))
+        return
+    print_diagnosis(diagnosis)
 
 
 def sensitivity(

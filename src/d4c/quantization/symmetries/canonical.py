@@ -42,7 +42,14 @@ SILENT = 0.1
 
 
 @torch.no_grad()
-def canonicalize(tower: Tower, name: str, inputs: Tensor, plan: Plan, progress: Progress = silent) -> None:
+def canonicalize(
+    tower: Tower,
+    name: str,
+    inputs: Tensor,
+    plan: Plan,
+    progress: Progress = silent,
+    strengths: Sequence[float] = STRENGTHS,
+) -> None:
     """Rewrite a float tower in place; its outputs stay equal.
 
     Args:
@@ -51,6 +58,7 @@ def canonicalize(tower: Tower, name: str, inputs: Tensor, plan: Plan, progress: 
         inputs: A few dozen samples: pixels [N, 3, S, S] or tokens [N, L].
         plan: The formats that the layers will be quantized in.
         progress: Called with the axes done and their number.
+        strengths: What to choose from for each axis, the full fold last; fewer take less time.
     """
     # The bases of heads depend on the form of what q, k and v read.
     axes = sorted(tower.channel_axes(), key=lambda axis: axis.heads > 0)
@@ -61,12 +69,14 @@ def canonicalize(tower: Tower, name: str, inputs: Tensor, plan: Plan, progress: 
         if axis.heads:
             _balance_heads(tower, axis, observations)
         else:
-            _rescale(tower, axis, name, observations, plan)
+            _rescale(tower, axis, name, observations, plan, strengths)
         progress(done, len(axes))
     tower.to(dtype)
 
 
-def _rescale(tower: Tower, axis: ChannelAxis, name: str, observations: Observations, plan: Plan) -> None:
+def _rescale(
+    tower: Tower, axis: ChannelAxis, name: str, observations: Observations, plan: Plan, strengths: Sequence[float]
+) -> None:
     inputs = [observations[f"{reader}.input"] for reader in axis.readers]
     offsets = torch.zeros_like(inputs[0].low)
     if takes_shift(tower, axis):
@@ -79,7 +89,8 @@ def _rescale(tower: Tower, axis: ChannelAxis, name: str, observations: Observati
     ]
     if readers:
         widths = _widths(axis, inputs, [observations[w] for w in axis.writers if w in observations], offsets)
-        rescale(tower, axis, 1 / best_factors(widths, readers, _strengths(axis, [reader.plan for reader in readers])))
+        allowed = _allowed(strengths, axis, [reader.plan for reader in readers])
+        rescale(tower, axis, 1 / best_factors(widths, readers, allowed))
 
 
 def _widths(axis: ChannelAxis, inputs: Sequence[Observed], outputs: Sequence[Observed], offsets: Tensor) -> Tensor:
@@ -93,10 +104,10 @@ def _widths(axis: ChannelAxis, inputs: Sequence[Observed], outputs: Sequence[Obs
     return torch.maximum(widths.amax(0), RARELY_ALIVE * before)
 
 
-def _strengths(axis: ChannelAxis, plans: Sequence[LayerPlan]) -> Sequence[float]:
+def _allowed(strengths: Sequence[float], axis: ChannelAxis, plans: Sequence[LayerPlan]) -> Sequence[float]:
     """A full fold suits inputs behind a LayerNorm, unless weights have fewer bits than their inputs."""
     narrow = any(p.weights is not None and p.weights.num_bits < p.inputs[0].num_bits for p in plans)
-    return STRENGTHS if narrow or axis.positive else STRENGTHS[-1:]
+    return strengths if narrow or axis.positive else strengths[-1:]
 
 
 def _balance_heads(tower: Tower, axis: ChannelAxis, observations: Observations) -> None:

@@ -1,0 +1,100 @@
+"""`examine`: what form a checkpoint is in, and what quantizing it will meet; no data needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from d4c.calibration.natural import dead_leaves
+from d4c.calibration.prompts import generic_prompts
+from d4c.calibration.softening import softened
+from d4c.models.clip import CLIP, TOWERS
+from d4c.progress import WHOLE, Progress, Report, parts, reporting
+from d4c.quantization.config import QuantizeConfig
+from d4c.quantization.doctor.advice import findings_of, verdict_of
+from d4c.quantization.doctor.diagnosis import AxisSpread, Diagnosis, TowerDiagnosis
+from d4c.quantization.doctor.layer_inputs import loud_inputs, outlook, silent_inputs, watch_layers
+from d4c.quantization.doctor.spread import channel_count, dead_channels, spread
+from d4c.quantization.doctor.stream import loud_in_stream
+from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.placement import Plan, default_overrides, make_plan
+from d4c.quantization.preparation import working_copy
+from d4c.quantization.symmetries.batch_norm import fold_batchnorms
+from d4c.quantization.symmetries.canonical import canonicalize
+from d4c.quantization.symmetries.observed import observe
+
+IMAGES, PROMPTS = 16, 64
+STRENGTHS = (0.5, 1.0)
+"""`quantize` chooses among more of them; two give almost the same form and take less time."""
+
+
+@torch.no_grad()
+def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progress: Report = "auto") -> Diagnosis:
+    """Find out what form a float CLIP is in, and what quantizing it on the deployable track will meet.
+
+    Its towers run on 16 pictures of dead leaves and 64 generic prompts.
+
+    Args:
+        clip: The float CLIP, which is not changed.
+        scheme: Bits of weights and activations, such as "W4A8".
+        progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
+
+    Returns:
+        What was measured in both towers, and what it means.
+
+    Raises:
+        SettingError: The scheme is not valid, or the CLIP is quantized.
+    """
+    scheme = Scheme.parse(scheme)
+    copied = working_copy(clip, "deployable")
+    plan = make_plan(copied, scheme, "deployable", default_overrides(copied, "deployable"))
+    pictures = dead_leaves(IMAGES, clip.image_size, torch.Generator().manual_seed(0)).to(clip.device)
+    inputs = {
+        "image": softened(clip.normalize(pictures)),
+        "text": clip.tokenize(list(generic_prompts(PROMPTS))).to(clip.device),
+    }
+    with reporting(progress, f"examine for {scheme}") as report:
+        report(0, WHOLE)
+        towers = tuple(
+            _examine_tower(copied, name, inputs[name], plan, progress_of_tower)
+            for name, progress_of_tower in zip(TOWERS, parts(report, [1] * len(TOWERS)), strict=True)
+        )
+        report(WHOLE, WHOLE)
+    findings = findings_of(towers, scheme)
+    return Diagnosis(clip.name, str(scheme), towers, findings, verdict_of(findings, scheme))
+
+
+def _examine_tower(clip: CLIP, name: str, inputs: Tensor, plan: Plan, progress: Progress) -> TowerDiagnosis:
+    """Examine a tower and bring it into its best form in place."""
+    tower, steps = clip.tower(name), 5
+    fold_batchnorms(tower)
+    axes = tower.channel_axes()
+    seen_before = observe(tower, inputs, axes)
+    progress(1, steps)
+    dead = [dead_channels(tower, axis, seen_before) for axis in axes]
+    tokens, in_stream = loud_in_stream(tower, name, inputs)
+    progress(2, steps)
+    canonicalize(tower, name, inputs, plan, strengths=STRENGTHS)
+    progress(3, steps)
+    seen_after = observe(tower, inputs, axes)
+    progress(4, steps)
+    watched = watch_layers(tower, name, inputs, plan)
+    layers = [outlook(layer, seen, plan[layer]) for layer, seen in watched.items()]
+    return TowerDiagnosis(
+        name=name,
+        samples=len(inputs),
+        axes=tuple(
+            AxisSpread(
+                name=f"{name}.{axis.name}",
+                channels=channel_count(axis, seen_before),
+                before=spread(axis, seen_before),
+                after=spread(axis, seen_after),
+                dead=dead_of_axis,
+            )
+            for axis, dead_of_axis in zip(axes, dead, strict=True)
+        ),
+        tokens=tuple(tokens),
+        channels=(*in_stream, *loud_inputs(watched)),
+        silent=silent_inputs(watched),
+        layers=tuple(sorted(layers, key=lambda layer: layer.least_db)),
+    )

@@ -1,0 +1,133 @@
+"""A checkpoint that was made loud, uneven or dead on the spot is told so by name, and an even one that it is fine."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+
+from d4c.errors import SettingError
+from d4c.models.clip import CLIP
+from d4c.quantization.doctor.diagnosis import Diagnosis, Finding
+from d4c.quantization.doctor.examine import examine
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.symmetries.uneven import uneven
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d4c.quantization.doctor.examine.IMAGES", 4)
+    monkeypatch.setattr("d4c.quantization.doctor.examine.PROMPTS", 16)
+
+
+def finding(diagnosis: Diagnosis, kind: str, tower: str) -> Finding:
+    (match,) = [x for x in diagnosis.findings if (x.kind, x.tower) == (kind, tower)]
+    return match
+
+
+@pytest.fixture(scope="module")
+def even(demo_vit: CLIP) -> Diagnosis:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d4c.quantization.doctor.examine.IMAGES", 4)
+        patch.setattr("d4c.quantization.doctor.examine.PROMPTS", 16)
+        return examine(demo_vit, "W8A8", progress=None)
+
+
+def test_an_even_checkpoint_is_fine(even: Diagnosis) -> None:
+    assert even.findings == ()
+    assert even.verdict == "W8A8: even and quiet; nothing to do."
+
+
+def test_a_diagnosis_is_frozen_and_survives_json(even: Diagnosis) -> None:
+    data = json.loads(json.dumps(even.to_dict(), allow_nan=False))
+    assert data["model"] == "demo-vit"
+    assert [tower["name"] for tower in data["towers"]] == ["image", "text"]
+    assert data["towers"][0]["axes"][0]["before"]["wide"] == even.towers[0].axes[0].before.wide
+    with pytest.raises(FrozenInstanceError):
+        even.verdict = "fine"  # type: ignore[misc]
+
+
+def test_every_quantized_layer_has_an_outlook_and_more_bits_leave_more_signal(even: Diagnosis, demo_vit: CLIP) -> None:
+    fewer = examine(demo_vit, "W4A4", progress=None)
+    for tower, worse in zip(even.towers, fewer.towers, strict=True):
+        ratios = {layer.name: layer.least_db for layer in worse.layers}
+        assert ratios.keys() == {layer.name for layer in tower.layers}
+        assert [layer.least_db for layer in tower.layers] == sorted(layer.least_db for layer in tower.layers)
+        assert all(ratios[layer.name] < layer.least_db - 12 for layer in tower.layers if layer.name.endswith("fc1"))
+
+
+def test_an_uneven_checkpoint_is_told_so_and_what_rewriting_leaves(demo_vit: CLIP, even: Diagnosis) -> None:
+    diagnosis = examine(uneven(demo_vit, 1.0, 0), "W8A8", progress=None)
+    assert [x.kind for x in diagnosis.findings] == ["spread", "spread"]
+    assert all(x.harmless for x in diagnosis.findings)
+    for tower, same in zip(diagnosis.towers, even.towers, strict=True):
+        norms = [i for i, axis in enumerate(tower.axes) if "norm" in axis.name]
+        assert all(tower.axes[i].before.ratio > 10 * tower.axes[i].after.ratio for i in norms)
+        assert all(tower.axes[i].after.ratio < same.axes[i].before.ratio for i in norms)
+
+
+def test_a_loud_neuron_is_named_and_its_layer_at_risk(demo_vit: CLIP) -> None:
+    clip = copy.deepcopy(demo_vit)
+    mlp = clip.image.blocks[2].mlp
+    mlp.fc1.weight[100] *= 60  # type: ignore[union-attr, operator]
+    mlp.fc2.weight[:, 100] /= 60  # type: ignore[union-attr, operator]
+    diagnosis = examine(clip, "W4A4", progress=None)
+    loud = finding(diagnosis, "channels", "image")
+    assert "100 of image.blocks.2.mlp.fc2" in loud.fact
+    assert not loud.harmless
+    layers = finding(diagnosis, "layers", "image")
+    assert "image.blocks.2.mlp.fc2" in layers.fact
+    assert r"--override 'image\.blocks\.2\.mlp\.fc2=W4A8'" in layers.advice
+    assert diagnosis.findings[0] == layers
+    assert "may cost accuracy" in diagnosis.verdict
+
+
+def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(demo_vit: CLIP) -> None:
+    clip = copy.deepcopy(demo_vit)
+    clip.text.positional_embedding[0, 5] = 150
+    clip.text.positional_embedding[0, 77] = -150
+    diagnosis = examine(clip, "W8A8", progress=None)
+    begin = finding(diagnosis, "tokens", "text")
+    assert "'begin of text'" in begin.fact
+    assert "residual channels 5 and 77" in begin.fact
+    assert begin.harmless
+    assert "no quantizer" not in begin.fact
+    clip.text.positional_embedding[3, 7] = 400
+    tokens = {token.token: token.constant for token in examine(clip, "W8A8", progress=None).towers[1].tokens}
+    assert tokens == {"begin of text": True, "word": False}
+
+
+@pytest.mark.parametrize("what", ["silent", "unread"])
+def test_dead_channels_are_named(demo_vit: CLIP, what: str) -> None:
+    clip = copy.deepcopy(demo_vit)
+    block = clip.image.blocks[1]
+    if what == "silent":
+        block.norm2.weight[[3, 8]] = 0  # type: ignore[index, operator]
+        block.norm2.bias[[3, 8]] = 0  # type: ignore[index, operator]
+    else:
+        block.mlp.fc1.weight[:, [3, 8]] = 0  # type: ignore[union-attr, index, operator]
+    diagnosis = examine(clip, "W8A8", progress=None)
+    assert diagnosis.towers[0].dead["image.blocks.1.norm2"] == (3, 8)
+    assert "2 channels are dead" in finding(diagnosis, "dead", "image").fact
+
+
+def test_a_resnet_is_examined_without_tokens(tiny_rn: CLIP) -> None:
+    image = examine(tiny_rn, "W4A8", progress=None).towers[0]
+    assert image.tokens == ()
+    assert any(axis.name == "image.stem.stream" for axis in image.axes)
+
+
+def test_the_checkpoint_stays_as_it_is(tiny_rn: CLIP) -> None:
+    state = {name: tensor.clone() for name, tensor in tiny_rn.state_dict().items()}
+    examine(tiny_rn, "W4A8", progress=None)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in tiny_rn.state_dict().items())
+
+
+def test_a_wrong_scheme_and_a_quantized_model_are_refused(tiny_vit: CLIP, w4a8: QuantizedCLIP) -> None:
+    with pytest.raises(SettingError, match="not of the form W4A8"):
+        examine(tiny_vit, "8bit", progress=None)
+    with pytest.raises(SettingError, match="already quantized"):
+        examine(w4a8, "W4A8", progress=None)
