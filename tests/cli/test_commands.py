@@ -377,7 +377,7 @@ def test_doctor_names_what_it_finds_in_80_columns(
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
     code, out, _ = d4c_command(*words, "--json")
-    assert (code, [x["kind"] for x in json.loads(out)["findings"]]) == (0, ["spread", "spread"])
+    assert (code, [x["kind"] for x in json.loads(out)["findings"]]) == (0, ["channels", "spread", "spread"])
 
 
 def test_evaluate_takes_a_model_or_an_artifact(d4c_command: Any, artifact: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -69,19 +70,25 @@ def test_an_uneven_checkpoint_is_told_so_and_what_rewriting_leaves(demo_vit: CLI
         assert all(tower.axes[i].after.ratio < same.axes[i].before.ratio for i in norms)
 
 
-def test_a_loud_neuron_is_named_and_its_layer_at_risk(demo_vit: CLIP) -> None:
+def test_a_loud_neuron_is_named_and_gets_a_scale_of_its_own(demo_vit: CLIP) -> None:
     clip = copy.deepcopy(demo_vit)
-    mlp = clip.image.blocks[2].mlp
-    mlp.fc1.weight[100] *= 60  # type: ignore[union-attr, operator]
-    mlp.fc2.weight[:, 100] /= 60  # type: ignore[union-attr, operator]
-    diagnosis = examine(clip, "W4A4", progress=None)
+    parameters = dict(clip.named_parameters())
+    parameters["image.blocks.2.mlp.fc1.weight"][100] *= 60
+    diagnosis = examine(clip, "W4A8", progress=None)
     loud = finding(diagnosis, "channels", "image")
     assert "100 of image.blocks.2.mlp.fc2" in loud.fact
-    assert not loud.harmless
-    layers = finding(diagnosis, "layers", "image")
-    assert "image.blocks.2.mlp.fc2" in layers.fact
-    assert r"--override 'image\.blocks\.2\.mlp\.fc2=W4A8'" in layers.advice
-    assert diagnosis.findings[0] == layers
+    assert "scale of their own" in loud.advice
+    assert loud.harmless
+
+
+def test_layers_at_risk_come_first_with_an_override_that_helps(demo_vit: CLIP) -> None:
+    diagnosis = examine(demo_vit, "W2A8", progress=None)
+    worst = diagnosis.towers[0].layers[0]
+    layers = diagnosis.findings[0]
+    assert (layers.kind, layers.tower, layers.harmless) == ("layers", "image", False)
+    assert worst.at_risk
+    assert worst.name in layers.fact
+    assert f"--override '{re.escape(worst.name)}=W4A8'" in layers.advice
     assert "may cost accuracy" in diagnosis.verdict
 
 
@@ -103,12 +110,12 @@ def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(demo_vit:
 @pytest.mark.parametrize("what", ["silent", "unread"])
 def test_dead_channels_are_named(demo_vit: CLIP, what: str) -> None:
     clip = copy.deepcopy(demo_vit)
-    block = clip.image.blocks[1]
+    parameters = dict(clip.named_parameters())
     if what == "silent":
-        block.norm2.weight[[3, 8]] = 0  # type: ignore[index, operator]
-        block.norm2.bias[[3, 8]] = 0  # type: ignore[index, operator]
+        parameters["image.blocks.1.norm2.weight"][[3, 8]] = 0
+        parameters["image.blocks.1.norm2.bias"][[3, 8]] = 0
     else:
-        block.mlp.fc1.weight[:, [3, 8]] = 0  # type: ignore[union-attr, index, operator]
+        parameters["image.blocks.1.mlp.fc1.weight"][:, [3, 8]] = 0
     diagnosis = examine(clip, "W8A8", progress=None)
     assert diagnosis.towers[0].dead["image.blocks.1.norm2"] == (3, 8)
     assert "2 channels are dead" in finding(diagnosis, "dead", "image").fact

@@ -62,14 +62,13 @@ def _channels(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:
         return
     names = _names([f"{x.channel} of {x.place} ({x.largest:.1f}, median {x.median:.2f})" for x in loud])
     fact = f"{_count(len(loud), 'input channel')} of layers {_are(len(loud))} far louder than the others: {names}."
-    harmless = not {x.place for x in loud} & {layer.name for layer in tower.at_risk}
-    if tower.name == "text":
-        advice = "Keep their layers at 8 bits for activations."
-    else:
-        advice = (
-            "Calibrate with images that make them fire, d4c or leaves and not noise, and keep reconstruction block."
-        )
-    yield Finding("channels", tower.name, harmless, fact, "Nothing to do at these bits." if harmless else advice)
+    if all(x.apart for x in loud):
+        advice = "Nothing to do: they get a scale of their own; calibrate with images that make them fire, not noise."
+        yield Finding("channels", tower.name, True, fact, advice)
+        return
+    harmless = not {x.place for x in loud if not x.apart} & {layer.name for layer in tower.at_risk}
+    advice = "Nothing to do at these bits." if harmless else "Keep the inputs of their layers at 8 bits."
+    yield Finding("channels", tower.name, harmless, fact, advice)
 
 
 def _tokens(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:
@@ -117,7 +116,7 @@ def _dead(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:
 
 def _channel_names(channels: Sequence[LoudChannel]) -> str:
     stages = channels[0].stages
-    return f"{_channel_list(tuple(x.channel for x in channels))} from {stages[0]} to {stages[-1]}"
+    return f"{_channel_list(sorted(x.channel for x in channels))} from {stages[0]} to {stages[-1]}"
 
 
 def _channel_list(channels: Sequence[int]) -> str:

@@ -78,6 +78,7 @@ class LoudChannel:
         stages: Where the channel of a residual stream is loud; empty for the input of a layer.
         token: The token at which it is largest; empty where that is not known.
         constant: Whether that token is the same in every sample, so that no quantizer sees it.
+        apart: Whether the channel will have a scale of its own.
     """
 
     place: str
@@ -87,6 +88,7 @@ class LoudChannel:
     stages: tuple[str, ...] = ()
     token: str = ""
     constant: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ VALUES = 4096
 """The same for a product of two activations, whose rows have different lengths."""
 OUTPUTS = 32
 """Rows of weights that are rounded."""
-LOUD = 8.0
-"""How much larger a loud channel is than the median channel; in the even models that come with d4c all are below."""
+LOUD = 12.0
+"""How much larger a loud channel is than the median channel; in the models that come with d4c all are below 10."""
 LOW = 9.0
 """Signal-to-noise ratio in dB below which a layer is at risk: the noise has more than an eighth of the energy.
 At 4 bits, softmax and hidden activations of even models have 10 to 17 dB."""
@@ -69,12 +69,22 @@ class SeenInput:
         """Largest absolute value of each channel [C]."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
-    def signal_to_noise(self, args: QuantArgs) -> float:
-        """Signal-to-noise ratio in dB of the median row that is not zero, rounded with the range of least error."""
-        values = torch.cat([rows.flatten() for rows in self.rows])[None]
+    def signal_to_noise(self, args: QuantArgs, loud: Sequence[int] = ()) -> float:
+        """Signal-to-noise ratio in dB of the median row that is not zero, rounded with the range of least error.
+
+        Args:
+            args: The format.
+            loud: Channels with a scale of their own, which are left out.
+        """
+        quiet = [rows[:, _others(rows.shape[1], loud)] if loud else rows for rows in self.rows]
+        values = torch.cat([rows.flatten() for rows in quiet])[None]
         scale, zero_point = search(thin(summarize(values), 1024, 128), args.num_bits)
-        rounded = [fake_quantize(rows, scale, zero_point, args.qmin, args.qmax) for rows in self.rows]
-        return _median_ratio(list(zip(self.rows, rounded, strict=True)))
+        rounded = [fake_quantize(rows, scale, zero_point, args.qmin, args.qmax) for rows in quiet]
+        return _median_ratio(list(zip(quiet, rounded, strict=True)))
+
+
+def _others(count: int, channels: Sequence[int]) -> list[int]:
+    return [channel for channel in range(count) if channel not in set(channels)]
 
 
 class WatchedLayer(nn.Module):
@@ -98,13 +108,12 @@ def watch_layers(tower: Tower, name: str, inputs: Tensor, plan: Plan) -> dict[st
     """Run samples through a tower and record what the layers of a plan read.
 
     Args:
-        tower: A float tower in its best form, which is left as it is.
+        tower: A float tower in its best form and with folded constants, which is left as it is.
         name: "image" or "text", as layers are named in `plan`.
         inputs: Pixels [N, 3, S, S] or tokens [N, L].
         plan: The layers.
     """
     tower = copy.deepcopy(tower)
-    tower.fold_constants(inputs)
     watched = {}
     for layer, entry in plan.items():
         if layer.startswith(f"{name}."):
@@ -115,8 +124,8 @@ def watch_layers(tower: Tower, name: str, inputs: Tensor, plan: Plan) -> dict[st
     return watched
 
 
-def loud_inputs(watched: dict[str, WatchedLayer]) -> list[LoudChannel]:
-    """Channels at layer inputs that are far larger than the median one, the loudest first."""
+def loud_inputs(watched: dict[str, WatchedLayer], plan: Plan) -> list[LoudChannel]:
+    """Channels at layer inputs that are far larger than the median one or have a scale of their own, loudest first."""
     found = []
     for name, layer in watched.items():
         if not isinstance(layer.layer, nn.Linear | nn.Conv2d):
@@ -125,8 +134,9 @@ def loud_inputs(watched: dict[str, WatchedLayer]) -> list[LoudChannel]:
         live = seen.largest[seen.largest > 0]
         if len(live):
             median = float(torch.cat([rows.flatten() for rows in seen.rows]).abs().median())
-            loud = (seen.largest > LOUD * live.median()).nonzero().flatten().tolist()
-            found += [LoudChannel(name, channel, float(seen.largest[channel]), median) for channel in loud]
+            apart = plan[name].loud_channels
+            loud = {*apart, *(seen.largest > LOUD * live.median()).nonzero().flatten().tolist()}
+            found += [LoudChannel(name, x, float(seen.largest[x]), median, apart=x in apart) for x in sorted(loud)]
     return sorted(found, key=lambda channel: -channel.largest)
 
 
@@ -142,7 +152,8 @@ def silent_inputs(watched: dict[str, WatchedLayer]) -> dict[str, tuple[int, ...]
 
 def outlook(name: str, watched: WatchedLayer, entry: LayerPlan) -> LayerOutlook:
     """How much signal rounding to nearest leaves of the inputs and the weights of a layer."""
-    inputs = [seen.signal_to_noise(args) for seen, args in zip(watched.seen, entry.inputs, strict=True)]
+    loud = entry.loud_channels
+    inputs = [seen.signal_to_noise(args, loud) for seen, args in zip(watched.seen, entry.inputs, strict=True)]
     weights = None if entry.weights is None else _weight_signal_to_noise(watched.layer, entry.weights)
     return LayerOutlook(
         name=name,

@@ -86,6 +86,8 @@ def best_factors(widths: Tensor, readers: Sequence[Reader], strengths: Sequence[
     """
     columns = torch.stack([reader.columns(widths) for reader in readers]).amax(0)
     candidates = [factors(widths, columns, strength) for strength in strengths]
+    if len(candidates) == 1:
+        return candidates[0]
     return min(candidates, key=lambda candidate: sum(reader.error(candidate) for reader in readers))
 
 
