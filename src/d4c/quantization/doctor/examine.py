@@ -100,6 +100,6 @@ def _examine_tower(clip: CLIP, name: str, inputs: Tensor, plan: Plan, progress: 
         ),
         tokens=tuple(loud_tokens),
         channels=(*in_stream, *loud_inputs(watched, plan)),
-        silent=silent_inputs(watched),
+        silent=silent_inputs(watched, {f"{name}.{reader}" for axis in axes for reader in axis.readers}),
         layers=tuple(sorted(layers, key=lambda layer: layer.least_db)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -140,12 +140,12 @@ def loud_inputs(watched: dict[str, WatchedLayer], plan: Plan) -> list[LoudChanne
     return sorted(found, key=lambda channel: -channel.largest)
 
 
-def silent_inputs(watched: dict[str, WatchedLayer]) -> dict[str, tuple[int, ...]]:
-    """Input channels that are constant on all samples, by layer."""
+def silent_inputs(watched: dict[str, WatchedLayer], readers: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Input channels that are constant on all samples, by layer; without those of `readers`, which read an axis."""
     channels = {
         name: silent(layer.seen[0].high - layer.seen[0].low)
         for name, layer in watched.items()
-        if isinstance(layer.layer, nn.Linear | nn.Conv2d)
+        if isinstance(layer.layer, nn.Linear | nn.Conv2d) and name not in readers
     }
     return {name: indices for name, indices in channels.items() if indices}
 
