@@ -101,10 +101,11 @@ def factors(widths: Tensor, columns: Tensor, strength: float) -> Tensor:
     floor = FLOOR * product.max()
     tiny = torch.finfo(torch.float64).tiny
     dead = product < floor
-    columns = torch.where(dead & (columns <= 0), floor / widths.clamp(min=tiny), columns)
-    widths = torch.where(dead, floor / columns.clamp(min=tiny), widths)
-    factors = widths / (widths * columns).clamp(min=tiny).pow(1 - strength)
-    return torch.where((product.max() > 0) & factors.isfinite() & (factors > 0), factors, torch.ones_like(factors))
+    columns = torch.where(dead & (columns <= 0) & (widths > 0), floor / widths.clamp(min=tiny), columns)
+    alive = columns > 0
+    widths = torch.where(dead & alive, floor / columns.clamp(min=tiny), widths)
+    divisors = widths / (widths * columns).clamp(min=tiny).pow(1 - strength)
+    return torch.where((floor > 0) & alive, divisors, torch.ones_like(divisors))
 
 
 def _rounded(x: Tensor, args: QuantArgs) -> Tensor:
