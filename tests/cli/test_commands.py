@@ -128,7 +128,7 @@ def test_wrong_usage_is_exit_code_2(d4c_command: Any, words: list[str]) -> None:
     assert "Usage" in err
 
 
-COMMANDS = ("run", "synthesize", "quantize", "evaluate", "export", "search", "inspect", "sensitivity")
+COMMANDS = ("run", "synthesize", "quantize", "evaluate", "export", "search", "inspect", "doctor", "sensitivity")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

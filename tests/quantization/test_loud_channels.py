@@ -141,7 +141,7 @@ def cosine_error(clip: CLIP, quantized: CLIP) -> float:
         return float(1 - F.cosine_similarity(clip.encode_image(pixels), quantized.encode_image(pixels)).mean())
 
 
-@pytest.mark.parametrize(("scheme", "gain"), [("W8A8", 4), ("W6A6", 2)])
+@pytest.mark.parametrize(("scheme", "gain"), [("W8A8", 3), ("W6A6", 2)])
 def test_the_loud_channel_of_a_tower_is_found_and_costs_nothing(loud_vit: CLIP, scheme: str, gain: float) -> None:
     """Measured: 6.9 and 3.0 times closer to float than one scale for all channels."""
     calibration = d4c.synthesize(loud_vit, "leaves", images=16, seed=0)
