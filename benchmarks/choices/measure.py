@@ -31,7 +31,7 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.quantization.ranges import observer
 from d4c.quantization.rounding import gptq
-from d4c.quantization.symmetries import canonical
+from d4c.quantization.symmetries import canonical, heads
 
 IMAGES = 32
 PICTURES = 124
@@ -73,14 +73,25 @@ class Choice:
 CHOICES = {
     "strength": Choice(
         {
-            "columns even": Alternative(module=canonical, values={"_strengths": lambda axis, plans: (0.0,)}),
-            "shared": Alternative(module=canonical, values={"_strengths": lambda axis, plans: (0.5,)}),
-            "ranges even": Alternative(module=canonical, values={"_strengths": lambda axis, plans: (1.0,)}),
+            "columns even": Alternative(module=canonical, values={"_allowed": lambda *_: (0.0,)}),
+            "shared": Alternative(module=canonical, values={"_allowed": lambda *_: (0.5,)}),
+            "ranges even": Alternative(module=canonical, values={"_allowed": lambda *_: (1.0,)}),
             "searched": Alternative(),
         },
         models=BOTH[:1],
         schemes=("W4A8", "W4A4"),
         reconstructions=("none", "gptq"),
+    ),
+    "basis": Choice(
+        {
+            "as it is": Alternative(module=canonical, values={"_balance_heads": lambda *_: None}),
+            **{
+                f"prior {weight:g}": Alternative(module=heads, values={"SHRINKAGE": weight})
+                for weight in (0.3, 1.0, 10.0)
+            },
+        },
+        schemes=("W8A8", "W4A4"),
+        reconstructions=("none",),
     ),
     "damping": Choice(
         {str(share): Alternative(module=gptq, values={"DAMPING": share}) for share in (0.003, 0.01, 0.03, 0.1)}

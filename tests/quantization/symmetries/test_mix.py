@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,17 +17,12 @@ from d4c.models.tower import ChannelAxis, Tower
 from d4c.quantization.symmetries.mix import mix_heads
 from d4c.quantization.symmetries.uneven import axis_channels
 
+InputsOf = Callable[[CLIP, str], Tensor]
 MODELS = {name: d4c.load(name) for name in ("demo-vit", "demo-rn")}
 
 
 def head_axes(tower: Tower) -> list[ChannelAxis]:
     return [axis for axis in tower.channel_axes() if axis.heads]
-
-
-def inputs_of(clip: CLIP, name: str) -> Tensor:
-    if name == "text":
-        return clip.tokenize(["a photo of a cat", "two small red dogs on a hill"])
-    return torch.randn(2, 3, clip.image_size, clip.image_size, dtype=torch.float64)
 
 
 def matrices(tower: Tower, axis: ChannelAxis, orders: float, generator: torch.Generator) -> Tensor:
@@ -48,7 +44,7 @@ def matrices(tower: Tower, axis: ChannelAxis, orders: float, generator: torch.Ge
     name=st.sampled_from(TOWERS),
 )
 def test_matrices_over_six_orders_of_magnitude_change_no_output(
-    seed: int, orders: float, model: str, name: str
+    inputs_of: InputsOf, seed: int, orders: float, model: str, name: str
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

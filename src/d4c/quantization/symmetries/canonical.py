@@ -37,8 +37,6 @@ PIXELS = 2048
 RARELY_ALIVE = 1.0
 """A channel behind a ReLU counts as at least as wide as so many standard deviations before the ReLU: it may be silent
 on a few calibration images and not on others."""
-SILENT = 0.1
-"""Share of a channel's largest width over several tensors that it has at least in each."""
 
 
 @torch.no_grad()

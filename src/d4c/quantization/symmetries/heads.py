@@ -14,9 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-SHRINKAGE = 0.3
-"""Weight of the prior in the second moments, relative to what was observed: 32 queries of an attention pool do not
-determine 64 x 64 moments."""
+SHRINKAGE = 10.0
+"""Weight of the prior in the second moments, relative to what was observed: a few images do not determine 64 x 64
+moments, and directions that they leave out must not be blown up. benchmarks/choices measures others."""
 
 
 def balanced_basis(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
