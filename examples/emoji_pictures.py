@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
     dataset = load_dataset("demo")
     for row, label in enumerate(dataset.labels):
         name = re.sub(r"[^a-z0-9]+", "-", dataset.classes[label].lower()).strip("-")
-        dataset.read(row).save(folder / f"{name}.png")
+        dataset.picture(row).save(folder / f"{name}.png")
 
 
 if __name__ == "__main__":

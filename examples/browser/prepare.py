@@ -36,7 +36,7 @@ def prepare(export: Path, labels: list[str], runtime: Path, output: Path) -> Non
     if output.exists() and not (output / "model.json").is_file():
         raise DataError(f"{output} exists and is no earlier site; choose another folder.")
     model = RuntimeCLIP(export)
-    texts = label_embeddings(labels, TEMPLATES, lambda prompts: model.encode_text(model.tokenize(prompts)))
+    texts = label_embeddings(labels, TEMPLATES, model.tokenize, model.encode_text)
     settings = {
         "name": model.name,
         "size": model.image_size,

@@ -6,9 +6,12 @@ stderr and exits with status 1.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 
@@ -66,6 +69,15 @@ def require(module: str, extra: str, purpose: str) -> Any:
 def reason_of(error: Exception) -> str:
     """Return what another library's error says, on one line of at most 200 characters, to quote in a message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
+    """Warn with the line that called d4c as the place, since a line of d4c says nothing to who reads the warning."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 2
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("d4c", "torch", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, category, stacklevel=level)
 
 
 def _missing(purpose: str, library: str, extra: str) -> SettingError:

@@ -177,6 +177,14 @@ def test_folders_without_pictures_are_refused(demo_vit: CLIP, tmp_path: Path) ->
         load_calibration(tmp_path, demo_vit)
 
 
+def test_pictures_that_do_not_decode_are_left_out_of_a_folder_and_named(demo_vit: CLIP, tmp_path: Path) -> None:
+    files = draw_pictures(tmp_path)
+    (tmp_path / "b.heic").write_bytes(b"\x00\x00\x00\x18ftypheic")
+    with pytest.warns(UserWarning, match=r"1 picture was skipped: .*b\.heic does not decode .*it is HEIC"):
+        found = load_calibration(tmp_path, demo_vit)
+    assert found.provenance["pictures"] == [file.name for file in files]
+
+
 MISFITS: dict[str, dict[str, Any]] = {
     "double": {"pixels": torch.zeros(3, 3, 8, 8).double()},
     "not square": {"pixels": torch.zeros(3, 3, 8, 7)},

@@ -14,7 +14,7 @@ from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.embed import class_embeddings, embed
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
-from d4c.templates import fill_template
+from d4c.templates import fill_template, takes_an
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,8 @@ def few() -> Dataset:
         ("a photo of a {}.", "Goldfish", "a photo of a goldfish."),
         ("a photo of a {}.", "Airplane", "a photo of an airplane."),
         ("a {}", "Egyptian cat", "an egyptian cat"),
+        ("a {}", "Unicorn", "a unicorn"),
+        ("a {}", "Umbrella", "an umbrella"),
         ("a {} icon", "owl", "an owl icon"),
         ("A {}", "owl", "An owl"),
         ("a photo of the {}.", "owl", "a photo of the owl."),
@@ -39,6 +41,50 @@ def few() -> Dataset:
 )
 def test_template_takes_the_name_in_lower_case_with_its_article(template: str, name: str, prompt: str) -> None:
     assert fill_template(template, name.lower()) == prompt
+
+
+@pytest.mark.parametrize(
+    "name",
+    "unicorn uniform union unit university ukulele urologist UFO U-turn used_car utensil euro ewe one-way_street hat "
+    "mp 7-segment_display 1000_people sundial MP TV yacht".replace(" mp ", " ")
+    .replace(" MP ", " ")
+    .split(),
+)
+def test_a_goes_before_consonant_sounds(name: str) -> None:
+    assert not takes_an(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "owl",
+        "umbrella",
+        "uncle",
+        "unimportant_thing",
+        "undershirt",
+        "urn",
+        "hour",
+        "hourglass",
+        "honest_man",
+        "heirloom",
+        "herb",
+        "x-ray",
+        "F-16",
+        "MRI",
+        "SUV",
+        "MP3",
+        "LED_lamp",
+        "8-ball",
+        "11-sided_die",
+        "18,000_people",
+        "école",
+        '"owl"',
+        "onion",
+        "igloo",
+    ],
+)
+def test_an_goes_before_vowel_sounds(name: str) -> None:
+    assert takes_an(name)
 
 
 def test_class_embedding_is_the_normalized_mean_over_templates(demo_vit: CLIP, few: Dataset) -> None:

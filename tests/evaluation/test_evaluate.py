@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,6 +92,37 @@ def test_inputs_go_to_the_device_of_the_model(demo_vit: CLIP) -> None:
 
     evaluate(Elsewhere(), "demo", limit=2)
     assert seen == {"image meta", "text meta"}
+
+
+def damaged(data: Dataset, *indices: int) -> Dataset:
+    return replace(data, read=lambda i: b"broken" if i in indices else data.read(i))
+
+
+def test_a_damaged_image_is_left_out_and_named(demo_vit: CLIP, few: Dataset) -> None:
+    part = replace(few, classes=few.classes[:8], labels=few.labels[:8])
+    rest = replace(part, labels=np.delete(part.labels, 3), read=lambda i: part.read(i + (i >= 3)))
+    metrics, expected = (evaluate(demo_vit, data, reference=demo_vit) for data in (damaged(part, 3), rest))
+    assert (metrics.count, metrics.top1, metrics.fidelity) == (7, expected.top1, expected.fidelity)
+    assert len(metrics.skipped) == 1
+    assert metrics.skipped[0].startswith("demo: row 3 does not decode as an image (it is of none of the formats JPEG")
+    assert "1 picture was skipped:" in str(metrics)
+
+
+def test_strict_makes_a_damaged_image_an_error(demo_vit: CLIP, few: Dataset) -> None:
+    part = replace(few, classes=few.classes[:8], labels=few.labels[:8])
+    with pytest.raises(DataError, match="row 3 does not decode"):
+        evaluate(demo_vit, damaged(part, 3), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("indices", "what"), [((0, 2), "the class 'grinning face' of demo"), (range(4), "demo")], ids=["class", "all"]
+)
+def test_a_class_of_which_nothing_is_left_is_an_error(
+    demo_vit: CLIP, few: Dataset, indices: Sequence[int], what: str
+) -> None:
+    part = replace(few, classes=few.classes[:2], labels=np.array([0, 1, 0, 1]))
+    with pytest.raises(DataError, match=rf"None of the {len(indices)} pictures in {what} can be used \(demo: row 0"):
+        evaluate(demo_vit, damaged(part, *indices))
 
 
 def test_embeddings_of_another_dataset_are_not_scored(demo_vit: CLIP, few: Dataset) -> None:

@@ -48,7 +48,7 @@ def test_ranks_are_positions_in_a_stable_sort(rows: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("distance", [None, Fidelity(0.9, 0.8, 0.95, Interval(50.0, 40.0, 60.0), 0.01)])
 def test_metrics_survive_json(distance: Fidelity | None) -> None:
-    metrics = Metrics("demo", 496, wilson(3, 496), wilson(9, 496), distance, 1.5)
+    metrics = Metrics("demo", 496, wilson(3, 496), wilson(9, 496), distance, 1.5, ("one is broken.",))
     assert Metrics.from_dict(json.loads(json.dumps(metrics.to_dict()))) == metrics
 
 

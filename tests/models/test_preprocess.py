@@ -1,4 +1,4 @@
-"""Pixels are those of open_clip's evaluation transform, to one of 255 steps."""
+"""Pixels are those of open_clip's evaluation transform of the picture as RGB, to one of 255 steps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.models.config import OPENAI_MEAN, OPENAI_STD
 from d4c.models.preprocess import preprocess, resize_and_crop
+from d4c.pictures import as_rgb
 
 ONE_STEP = 1 / 255 / min(OPENAI_STD) + 1e-6
 
@@ -79,7 +80,7 @@ def reference() -> dict[int, Any]:
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
 def test_pixels_are_open_clips_within_a_step(picture: Image.Image, size: int, reference: dict[int, Any]) -> None:
     ours = preprocess(picture, size, OPENAI_MEAN, OPENAI_STD)
-    theirs = reference[size](picture)
+    theirs = reference[size](as_rgb(picture))
     assert ours.shape == theirs.shape == (3, size, size)
     assert float((ours - theirs).abs().max()) <= ONE_STEP
 

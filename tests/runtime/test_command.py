@@ -23,7 +23,9 @@ def test_matches_go_to_stdout_and_skipped_files_to_stderr(exported: Path, pictur
     assert scores == sorted(scores, reverse=True)
     for line in lines:
         assert (pictures / line.split("  ")[1]).is_file()
-    assert shown.stderr.splitlines()[-1].startswith("skipped: bro[ken].jpg does not decode as an image")
+    count, reason = shown.stderr.splitlines()[-2:]
+    assert count == "1 picture was skipped:"
+    assert reason.startswith("bro[ken].jpg does not decode as an image")
     assert page.read_text().count("<li>") == 3
 
 

@@ -60,7 +60,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other stamps": (rewritten(stamps=np.zeros((2, 2), np.float64)), "do not belong together"),
     "other dimensions": (rewritten(embeddings=np.zeros((2, 3), np.float32)), "do not belong together"),
     "not finite": (rewritten(embeddings=np.full((2, 4), np.nan, np.float32)), "not finite"),
-    "newer version": (rewritten(format_version=9), "format version 9, but this d4c reads up to 1"),
+    "newer version": (rewritten(format_version=9), "format version 9, but this d4c reads up to 2"),
 }
 
 

@@ -100,6 +100,31 @@ def test_what_does_not_decode_is_skipped_and_named(model: RuntimeCLIP, pictures:
         assert found.skipped["broken.jpg"].startswith("broken.jpg does not decode as an image")
 
 
+def test_other_formats_are_read_or_named_and_pipes_do_not_block(model: RuntimeCLIP, pictures: Path) -> None:
+    picture = Image.new("RGB", (30, 20), "red")
+    picture.save(pictures / "a.jp2")
+    picture.save(pictures / "b.jfif", "JPEG")
+    picture.save(pictures / "c.jpg_large", "PNG")
+    (pictures / "d.heic").write_bytes(b"\x00\x00\x00\x18ftypheic")
+    (pictures / "e.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    os.mkfifo(pictures / "f.png")
+    found = open_gallery(model, pictures)
+    assert {"a.jp2", "b.jfif", "c.jpg_large"} < set(found.paths)
+    assert set(found.skipped) == {"d.heic", "e.jpg"}
+
+
+def test_a_turned_picture_is_embedded_upright(model: RuntimeCLIP, pictures: Path) -> None:
+    upright = Image.open(next(pictures.glob("*.png"))).convert("RGB").resize((64, 96))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(pictures / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(pictures / "turned.png", exif=exif)
+    found = open_gallery(model, pictures)
+    assert found.embeddings[found.paths.index("upright.png")] == pytest.approx(
+        found.embeddings[found.paths.index("turned.png")], abs=1e-6
+    )
+
+
 def test_a_stopped_update_goes_on_where_it_was(
     model: RuntimeCLIP, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,15 @@ def test_transparent_parts_are_white(page: tuple[Path, list[Match]]) -> None:
     assert np.asarray(thumbnail).min() > 250
 
 
+def test_thumbnails_are_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 30)).save(tmp_path / "turned.jpg", exif=exif)
+    write_page(tmp_path / "page.html", "x", tmp_path, [Match("turned.jpg", 0.1)], "")
+    source = Reader((tmp_path / "page.html").read_text(encoding="utf-8")).all("img")[0]["src"] or ""
+    assert Image.open(BytesIO(base64.b64decode(source.partition(",")[2]))).size == (30, 60)
+
+
 def test_a_picture_that_has_gone_leaves_no_page(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png does not decode"):
         write_page(tmp_path / "page.html", "x", tmp_path, [Match("gone.png", 0.1)], "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,22 @@ WORDS = st.lists(
 COLORS = st.lists(st.tuples(*[st.integers(1, 255)] * 3), min_size=1, max_size=4)
 
 
-def mean_color(pictures: list[Image.Image]) -> NDArray[np.float32]:
+def mean_color(pictures: Iterable[Image.Image]) -> NDArray[np.float32]:
     return np.stack([np.asarray(picture.convert("RGB"), np.float32).mean((0, 1)) + 1 for picture in pictures])
 
 
-def letters(prompts: list[str]) -> NDArray[np.float32]:
-    return np.array([[1 + prompt.count(letter) for letter in "reg"] for prompt in prompts], np.float32)
+def characters(prompts: list[str]) -> list[list[int]]:
+    return [[ord(character) for character in prompt[:40].ljust(40)] for prompt in prompts]
+
+
+def letters(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.stack([1 + (tokens == ord(letter)).sum(1) for letter in "reg"], 1).astype(np.float32)
 
 
 def probabilities(images: Sequence[Any], labels: Sequence[str], **settings: Any) -> NDArray[np.float32]:
-    return classify(images, labels, logit_scale=20.0, embed_images=mean_color, embed_texts=letters, **settings)
+    return classify(
+        images, labels, logit_scale=20.0, embed_images=mean_color, tokenize=characters, embed_tokens=letters, **settings
+    )
 
 
 def plain(colors: Sequence[tuple[int, ...]]) -> list[Image.Image]:
@@ -60,13 +66,14 @@ def test_a_template_twice_is_a_template_once(labels: list[str]) -> None:
     assert np.allclose(probabilities(images, labels, templates=["a {}", "a {}"]), once, atol=1e-6)
 
 
-def test_a_file_is_its_picture(tmp_path: Path) -> None:
+def test_a_picture_is_the_same_in_every_form(tmp_path: Path) -> None:
     picture = Image.effect_noise((9, 7), 90)
-    picture.save(tmp_path / "noise.png")
-    files = [picture, tmp_path / "noise.png", str(tmp_path / "noise.png")]
-    rows = probabilities(files, ["red", "green"])
-    assert np.array_equal(rows[0], rows[1])
-    assert np.array_equal(rows[0], rows[2])
+    file = tmp_path / "noise.png"
+    picture.save(file)
+    with file.open("rb") as stream:
+        forms = [picture, file, str(file), file.read_bytes(), stream, np.asarray(picture), np.asarray(picture) / 255]
+        rows = probabilities(forms, ["red", "green"])
+    assert np.ptp(rows, axis=0).max() == 0
 
 
 def test_transparent_parts_are_white() -> None:
@@ -81,6 +88,7 @@ def test_more_pictures_than_a_batch_are_all_classified() -> None:
     assert np.allclose(rows[140:], probabilities(plain(colors[140:]), ["red", "blue"]), atol=1e-6)
 
 
+PLAIN = Image.new("RGB", (2, 2))
 REFUSALS: dict[str, tuple[Any, Any, Any, str]] = {
     "one file": ("cat.png", ["cat"], ["{}"], "The images are one str, expected a list"),
     "one picture": (Image.new("L", (1, 1)), ["cat"], ["{}"], "The images are one Image, expected a list"),
@@ -90,6 +98,20 @@ REFUSALS: dict[str, tuple[Any, Any, Any, str]] = {
     "a number": ([], ["cat", 3], ["{}"], r"The labels are \['cat', 3\]"),
     "no template": ([], ["cat"], [], r"The templates are \[\]"),
     "no such file": (["gone.png"], ["cat"], ["{}"], "gone.png does not decode"),
+    "one encoded picture": (b"\xff\xd8", ["cat"], ["{}"], "The images are one bytes"),
+    "damaged bytes": ([PLAIN, b"\xff\xd8"], ["cat"], ["{}"], "Picture 1 does not decode"),
+    "a blank label": ([], ["cat", " "], ["{}"], "Label 1 of 2 is blank"),
+    "a label twice": ([], ["cat", "dog", "cat"], ["{}"], r"labels 'cat' \(0\) and 'cat' \(2\) are the same to the mo"),
+    "two cases": ([], ["Cat", "cat"], ["{}"], r"labels 'Cat' \(0\) and 'cat' \(1\) are the same"),
+    "the same where it is cut": (
+        [],
+        ["a" * 60 + "b", "a" * 60 + "c"],
+        ["{}"],
+        "are the same to the model, which reads",
+    ),
+    "a named field": ([], ["cat"], ["a {label}"], r"The template 'a \{label\}' has no \{\} where the name goes"),
+    "a numbered field": ([], ["cat"], ["{}", "a {0}"], r"The template 'a \{0\}'"),
+    "a percent sign": ([], ["cat"], ["a %s"], "The template 'a %s'"),
 }
 
 

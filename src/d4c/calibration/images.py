@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,11 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d4c.calibration.sheet import contact_sheet
-from d4c.errors import ArtifactError, DataError
+from d4c.errors import ArtifactError, DataError, warn
 from d4c.files import atomic_folder, refuse_occupied, sha256, write_json
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
-from d4c.pictures import IMAGE_SUFFIXES, on_white, open_picture
+from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below, skipped_summary
+from d4c.pictures import Picture
 from d4c.version import __version__
 
 TENSORS = "calibration.safetensors"
@@ -101,12 +103,13 @@ class CalibrationSet:
         return values.permute(0, 2, 3, 1).contiguous().numpy()
 
     @classmethod
-    def from_pictures(cls, clip: CLIP, pictures: Sequence[str | Path | Image.Image]) -> CalibrationSet:
+    def from_pictures(cls, clip: CLIP, pictures: Sequence[Picture]) -> CalibrationSet:
         """Make a set of your own pictures, preprocessed as the model does it, so that no synthesis is needed.
 
         Args:
             clip: The model to calibrate.
-            pictures: Files or PIL images of any size and mode; transparent parts become white.
+            pictures: Paths, encoded bytes, open files, arrays or Pillow images of any size and mode; transparent parts
+                become white.
 
         Returns:
             A set without prompts, whose provenance has "method": "pictures" and the names of the files.
@@ -114,20 +117,23 @@ class CalibrationSet:
         Raises:
             DataError: There are no pictures, or one does not decode.
         """
-        if not pictures:
+        names = [Path(picture).name if isinstance(picture, str | PathLike) else "" for picture in pictures]
+        return cls._from_pixels(clip, [clip.preprocess(picture).cpu() for picture in pictures], names)
+
+    @classmethod
+    def _from_pixels(cls, clip: CLIP, pixels: list[Tensor], names: list[str]) -> CalibrationSet:
+        if not pixels:
             raise DataError("There are no pictures to calibrate with, expected at least one; give a picture.")
-        opened = (on_white(p) if isinstance(p, Image.Image) else open_picture(p) for p in pictures)
-        pixels = torch.stack([clip.preprocess(picture).cpu() for picture in opened])
         provenance = {
             "method": PICTURES,
-            "pictures": ["" if isinstance(picture, Image.Image) else Path(picture).name for picture in pictures],
+            "pictures": names,
             "model": {"name": clip.name, "sha256": model_hash(clip)},
             "mean": list(clip.config.mean),
             "std": list(clip.config.std),
             "versions": {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         n = len(pixels)
-        return cls(pixels, ("",) * n, torch.full((n,), -1), (), provenance)
+        return cls(torch.stack(pixels), ("",) * n, torch.full((n,), -1), (), provenance)
 
     def save(self, folder: str | Path) -> None:
         """Write the exact tensors, the provenance, each image as PNG and a contact sheet; all of it or nothing.
@@ -197,7 +203,7 @@ class CalibrationSet:
 
 
 def load_calibration(path: str | Path, clip: CLIP) -> CalibrationSet:
-    """Load the calibration images in a folder: a saved set, or pictures.
+    """Load the calibration images in a folder: a saved set, or pictures, with a warning that names what is not read.
 
     Args:
         path: Folder that `CalibrationSet.save` wrote, or folder of pictures, which may be in sub-folders.
@@ -208,20 +214,31 @@ def load_calibration(path: str | Path, clip: CLIP) -> CalibrationSet:
 
     Raises:
         ArtifactError: The saved set is damaged.
-        DataError: The folder does not exist or holds no pictures, or a picture does not decode.
+        DataError: The folder does not exist, or holds no pictures or none that decodes.
     """
     folder = Path(path)
     if is_calibration_set(folder):
         return CalibrationSet.load(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a calibration set or a folder of pictures.")
-    visible = (file for file in folder.rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    pictures = sorted(visible)
+    pictures = sorted(pictures_below(folder))
     if not pictures:
         raise DataError(
-            f"{folder} holds neither a calibration set nor pictures ({', '.join(IMAGE_SUFFIXES)}); give one of them."
+            f"{folder} holds neither a calibration set nor pictures ({', '.join(PICTURE_SUFFIXES)}); give one of them."
         )
-    return CalibrationSet.from_pictures(clip, pictures)
+    pixels: dict[str, Tensor] = {}
+    skipped: dict[str, str] = {}
+    for picture in pictures:
+        name = picture.relative_to(folder).as_posix()
+        try:
+            pixels[name] = clip.preprocess(picture).cpu()
+        except DataError as error:
+            skipped[name] = str(error)
+    if not pixels:
+        raise none_readable(folder, skipped)
+    if skipped:
+        warn(" ".join(skipped_summary(skipped.values())))
+    return CalibrationSet._from_pixels(clip, list(pixels.values()), [Path(name).name for name in pixels])
 
 
 def is_calibration_set(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer import clean, tokenizer
-from d4c.templates import fill_template
+from d4c.templates import check_template, fill_template
 
 NOUNS = tuple((files("d4c.calibration") / "nouns.txt").read_text(encoding="utf-8").splitlines())
 """d4c's list of 180 nouns: concrete, everyday, singular, and varied as the subjects of photographs are."""
@@ -101,8 +101,7 @@ def from_json(text: str, path: Path) -> list[str]:
         )
     plain = [template.replace("{c}", "{}") for template in templates]
     for template in plain:
-        if "{}" not in template:
-            raise DataError(f"The template {template!r} of {path} has no {{}} for the name; insert it.")
+        check_template(template)
     return [fill_template(template, name.strip()) for name in names if name.strip() for template in plain]
 
 

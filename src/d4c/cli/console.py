@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
 
+from d4c.picture_files import skipped_summary
 from d4c.progress import Progress, bar, silent
+from d4c.runtime.page import printable
 
 errors = Console(stderr=True)
 
@@ -63,6 +65,12 @@ def plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+def say_skipped(reasons: Collection[str]) -> None:
+    """Print how many pictures were skipped, and the first of them with the reason."""
+    for line in skipped_summary(reasons):
+        say(printable(line))
 
 
 def show_error(sentence: str) -> None:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from d4c.cli.console import say_skipped
+
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Interval, Metrics
     from d4c.inspection.report import Inspection
@@ -55,6 +57,7 @@ def print_metrics(name: str, metrics: Metrics) -> None:
     """One model on one dataset."""
     title = f"{metrics.dataset}, {metrics.count} images, 95 % intervals"
     print_table(("model", *METRICS), [[name, *metrics_cells(metrics)]], title)
+    say_skipped(metrics.skipped)
 
 
 def print_run(result: RunResult) -> None:
@@ -71,6 +74,7 @@ def print_run(result: RunResult) -> None:
     title = f"{first.dataset}, {first.count} images, 95 % intervals; same class as the float model"
     print_table(("model", *METRICS, "MB"), rows, title)
     print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()))
+    say_skipped(first.skipped)
     print(f"artifact: {result.folder / 'artifact'}")
     print(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}")
 

@@ -25,6 +25,7 @@ def evaluate(
     reference: Annotated[str | None, typer.Option(help="Float model to compare with.")] = None,
     pretrained: options.Pretrained = None,
     limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail at an image that does not decode.")] = False,
     runtime: Annotated[
         Literal["torch", "onnxruntime", "openvino"],
         typer.Option(help="onnxruntime (its default) and openvino execute a folder that export wrote."),
@@ -49,7 +50,7 @@ def evaluate(
         model = d4c.load(source, pretrained, device=resolve_device(device))
     float_model = None if reference is None else d4c.load(reference, pretrained, device=resolve_device(device))
     with progress_bar("evaluate") as progress:
-        metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, progress=progress)
+        metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, strict=strict, progress=progress)
     if as_json:
         print(json.dumps(metrics.to_dict(), indent=2))
     else:

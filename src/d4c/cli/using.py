@@ -10,7 +10,7 @@ import typer
 
 import d4c
 from d4c.cli import options
-from d4c.cli.console import progress_bar, say
+from d4c.cli.console import progress_bar, say_skipped
 from d4c.deployment.targets import DEFAULT_FORMAT, format_help
 
 
@@ -77,5 +77,4 @@ def search(
         return
     for match in matches:
         print(f"{match.score:.3f}  {printable(match.path)}")
-    for reason in gallery.skipped.values():
-        say(f"skipped: {printable(reason)}")
+    say_skipped(gallery.skipped.values())

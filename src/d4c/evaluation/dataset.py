@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from d4c.errors import DataError, SettingError
-from d4c.pictures import decoded, on_white
+from d4c.pictures import Picture, decoded_picture, explained, open_picture, opened_picture
 from d4c.templates import PHOTO_TEMPLATES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Dataset:
         name: What messages and tables call it.
         classes: Names of the C classes.
         labels: int64 [N], indices into `classes`.
-        read: Opens picture i as it is stored.
+        read: Gives picture i: a path, encoded bytes, an array, an open file or a Pillow image.
         templates: Prompts with "{}" where a class name goes.
         location: Says in words where picture i is stored, for error messages.
 
@@ -38,7 +39,7 @@ class Dataset:
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
-    read: Callable[[int], Image.Image]
+    read: Callable[[int], Picture]
     templates: tuple[str, ...] = PHOTO_TEMPLATES
     location: Callable[[int], str] = "row {}".format
 
@@ -50,28 +51,39 @@ class Dataset:
         if len(out_of_range):
             i = int(out_of_range[0])
             raise DataError(
-                f"{self.name}: {self.location(i)} has label {self.labels[i]}, expected 0 to {len(self.classes) - 1}; "
+                f"{self.named(i)} has label {self.labels[i]}, expected 0 to {len(self.classes) - 1}; "
                 "correct the label or give all class names."
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def picture(self, i: int) -> Image.Image:
-        """Read picture i in the mode it is stored in.
+    def picture(self, i: int) -> Image:
+        """Read picture i in the mode and the orientation it is stored in.
 
         Raises:
             DataError: The picture does not decode; the message says which one it is.
         """
-        return decoded(lambda: self.read(i), f"{self.name}: {self.location(i)}")
+        return decoded_picture(self._source(i), self.named(i))
 
-    def image(self, i: int) -> Image.Image:
-        """Read picture i with its transparent parts white.
+    def image(self, i: int) -> Image:
+        """Read picture i as upright RGB with its transparent parts white.
 
         Raises:
             DataError: The picture does not decode; the message says which one it is.
         """
-        return on_white(self.picture(i))
+        return open_picture(self._source(i), self.named(i))
+
+    def opened(self, i: int) -> AbstractContextManager[Image]:
+        """Give what `image` does for the time of a block, in which memory is kept for it (see `opened_picture`)."""
+        return opened_picture(self._source(i), self.named(i))
+
+    def named(self, i: int) -> str:
+        """Say in words which picture i is."""
+        return f"{self.name}: {self.location(i)}"
+
+    def _source(self, i: int) -> Picture:
+        return explained(lambda: self.read(i), self.named(i))
 
     def subset(self, limit: int) -> Dataset:
         """Take at most `limit` images at even distances over the whole set, in its order.

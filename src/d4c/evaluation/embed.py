@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,11 +15,11 @@ from torch import Tensor
 from d4c.errors import D4CError
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
+from d4c.picture_files import none_readable
 from d4c.progress import WHOLE, Progress, parts, silent
 from d4c.zeroshot.classification import label_embeddings
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -52,10 +53,11 @@ class Embeddings:
 
     Args:
         dataset: Name of the dataset.
-        image: Unit embeddings [N, D] in the order of the dataset's images.
+        image: Unit embeddings [N, D] in the order of the dataset's images, without those that were skipped.
         text: Unit embeddings [C, D] in the order of its classes.
         logit_scale: Factor from cosine to logit.
         seconds: Time that encoding took, decoding of the images included.
+        skipped: Why an image does not decode, by its index.
     """
 
     dataset: str
@@ -63,6 +65,7 @@ class Embeddings:
     text: Tensor
     logit_scale: float
     seconds: float
+    skipped: dict[int, str] = field(default_factory=dict)
 
     def scores(self) -> Tensor:
         """Return the cosines [N, C] of every image with every class."""
@@ -83,15 +86,16 @@ def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int, progress
     """
     done = 0
 
-    def embed_texts(prompts: list[str]) -> NDArray[np.float32]:
+    def embed_tokens(ids: NDArray[np.int64]) -> NDArray[np.float32]:
         nonlocal done
-        tokens = to_device(model, torch.as_tensor(model.tokenize(prompts)))
+        tokens = to_device(model, torch.from_numpy(ids))
         features = torch.as_tensor(model.encode_text(tokens)).detach().float().cpu().numpy()
-        done += len(prompts)
+        done += len(ids)
         progress(done, count_prompts(dataset))
         return features
 
-    return torch.from_numpy(label_embeddings(dataset.classes, dataset.templates, embed_texts, batch_size))
+    classes, templates = dataset.classes, dataset.templates
+    return torch.from_numpy(label_embeddings(classes, templates, model.tokenize, embed_tokens, batch_size))
 
 
 def count_prompts(dataset: Dataset) -> int:
@@ -100,20 +104,26 @@ def count_prompts(dataset: Dataset) -> int:
 
 
 @torch.no_grad()
-def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: Progress = silent) -> Embeddings:
+def embed(
+    model: Encoder, dataset: Dataset, *, batch_size: int = 64, strict: bool = False, progress: Progress = silent
+) -> Embeddings:
     """Encode the classes and the images of a dataset.
+
+    An image that does not decode is skipped, unless nothing of its class is left.
 
     Args:
         model: Encodes them.
         dataset: Images and class names.
         batch_size: Images, and prompts, that are encoded at once.
+        strict: Whether an image that does not decode is an error.
         progress: Called with (thousandths of the prompts and images done, 1000).
 
     Returns:
         The embeddings of both, on the CPU.
 
     Raises:
-        DataError: An image does not decode.
+        DataError: An image does not decode and `strict` is set, or none of at least two of a class, or none at all;
+            or the classes cannot be told apart (see `label_embeddings`).
         D4CError: The model gives numbers that are not finite.
     """
     start = time.perf_counter()
@@ -122,11 +132,13 @@ def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: P
     text = class_embeddings(model, dataset, batch_size, progress_of_prompts)
     rows_of_batches: list[Tensor] = []
     done = 0
-    for pixels in pixel_batches(dataset, model.preprocess, batch_size):
+    skipped: dict[int, str] = {}
+    for pixels in pixel_batches(dataset, model.preprocess, batch_size, None if strict else skipped):
         features = torch.as_tensor(model.encode_image(to_device(model, pixels))).float().cpu()
         rows_of_batches.append(F.normalize(features, dim=-1))
         done += len(pixels)
-        progress_of_images(done, len(dataset))
+        progress_of_images(done + len(skipped), len(dataset))
+    _check_left(dataset, skipped)
     image = torch.cat(rows_of_batches)
     for kind, rows in (("text", text), ("image", image)):
         not_finite = int((~rows.isfinite().all(1)).sum())
@@ -135,7 +147,18 @@ def embed(model: Encoder, dataset: Dataset, *, batch_size: int = 64, progress: P
                 f"{not_finite} of {len(rows)} {kind} embeddings on {dataset.name} are not finite numbers; "
                 "use an undamaged checkpoint or more bits."
             )
-    return Embeddings(dataset.name, image, text, float(model.logit_scale), time.perf_counter() - start)
+    return Embeddings(dataset.name, image, text, float(model.logit_scale), time.perf_counter() - start, skipped)
+
+
+def _check_left(dataset: Dataset, skipped: dict[int, str]) -> None:
+    """Raise DataError if no image is left, or none of a class that had several: that is no accident of one file."""
+    if len(skipped) == len(dataset):
+        raise none_readable(dataset.name, skipped)
+    lost = np.bincount(dataset.labels[list(skipped)], minlength=len(dataset.classes))
+    had = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    for label in np.flatnonzero((lost == had) & (had > 1)):
+        of_class = {i: reason for i, reason in skipped.items() if dataset.labels[i] == label}
+        raise none_readable(f"the class {dataset.classes[label]!r} of {dataset.name}", of_class)
 
 
 def to_device(model: Encoder, batch: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from d4c.errors import DataError
@@ -27,13 +28,15 @@ def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | N
     Raises:
         DataError: The embeddings are of another number of images or classes, or the reference is of other data.
     """
-    if len(embeddings.image) != len(dataset) or len(embeddings.text) != len(dataset.classes):
+    count = len(embeddings.image)
+    if count + len(embeddings.skipped) != len(dataset) or len(embeddings.text) != len(dataset.classes):
         raise DataError(
-            f"{len(embeddings.image)} image and {len(embeddings.text)} class embeddings were given for {dataset.name} "
-            f"with {len(dataset)} images and {len(dataset.classes)} classes; embed the model on this dataset."
+            f"{count + len(embeddings.skipped)} image and {len(embeddings.text)} class embeddings were given for "
+            f"{dataset.name} with {len(dataset)} images and {len(dataset.classes)} classes; embed the model on this "
+            "dataset."
         )
-    ranks = label_ranks(embeddings.scores(), torch.from_numpy(dataset.labels))
-    count = len(dataset)
+    labels = np.delete(dataset.labels, list(embeddings.skipped))
+    ranks = label_ranks(embeddings.scores(), torch.from_numpy(labels))
     return Metrics(
         dataset=dataset.name,
         count=count,
@@ -41,6 +44,7 @@ def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | N
         top5=wilson(int((ranks < 5).sum()), count),
         fidelity=None if reference is None else fidelity(embeddings, reference),
         seconds=embeddings.seconds,
+        skipped=tuple(embeddings.skipped.values()),
     )
 
 
@@ -51,6 +55,7 @@ def evaluate(
     reference: Encoder | Embeddings | None = None,
     batch_size: int = 64,
     limit: int | None = None,
+    strict: bool = False,
     progress: Report = "auto",
 ) -> Metrics:
     """Measure top-1 and top-5 zero-shot accuracy with 95 % Wilson intervals, and fidelity to a float model.
@@ -62,6 +67,7 @@ def evaluate(
             images.
         batch_size: Images that are encoded at once.
         limit: Use that many images, evenly spread over the set (see `Dataset.subset`).
+        strict: Whether an image that does not decode is an error; otherwise it is left out and named in the metrics.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Returns:
@@ -79,6 +85,6 @@ def evaluate(
         report(0, WHOLE)
         reference_progress, model_progress = parts(report, [float(encodes_reference), 1.0])
         if reference is not None and not isinstance(reference, Embeddings):
-            reference = embed(reference, data, batch_size=batch_size, progress=reference_progress)
-        embeddings = embed(model, data, batch_size=batch_size, progress=model_progress)
+            reference = embed(reference, data, batch_size=batch_size, strict=strict, progress=reference_progress)
+        embeddings = embed(model, data, batch_size=batch_size, strict=strict, progress=model_progress)
     return score(embeddings, data, reference=reference)

@@ -25,10 +25,11 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
     Raises:
         DataError: The two are not of the same dataset or differ in embedding size.
     """
-    if (model.dataset, model.image.shape, model.text.shape) != (
+    if (model.dataset, model.image.shape, model.text.shape, model.skipped) != (
         reference.dataset,
         reference.image.shape,
         reference.text.shape,
+        reference.skipped,
     ):
         raise DataError(
             f"The reference embeddings are of {_description(reference)}, expected {_description(model)}; "

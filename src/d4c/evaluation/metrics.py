@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from d4c.errors import DataError
+from d4c.picture_files import skipped_summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +54,12 @@ class Metrics:
 
     Args:
         dataset: Name of the dataset.
-        count: Number of images.
+        count: Number of images, without those that were skipped.
         top1: How often the true class has the highest score.
         top5: How often the true class is among the five highest scores.
         fidelity: Comparison with the float model, if there was one.
         seconds: Time that both towers and the decoding took.
+        skipped: Why an image does not decode and was left out, one sentence each.
     """
 
     dataset: str
@@ -66,6 +68,7 @@ class Metrics:
     top5: Interval
     fidelity: Fidelity | None
     seconds: float
+    skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.dataset}, {self.count} images: top-1 {self.top1}, top-5 {self.top5}"]
@@ -74,7 +77,7 @@ class Metrics:
                 f"against float: cosine {f.cosine:.4f}, centered {f.centered_cosine:.4f}, text {f.text_cosine:.4f}, "
                 f"same class {f.same_class}, KL {f.kl:.4f} nats"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *skipped_summary(self.skipped)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready form, which `from_dict` reads back."""
@@ -93,7 +96,7 @@ class Metrics:
             if fields["fidelity"] is not None:
                 fidelity = dict(fields["fidelity"])
                 fields["fidelity"] = Fidelity(**fidelity | {"same_class": Interval(**fidelity["same_class"])})
-            return Metrics(**fields)
+            return Metrics(**fields | {"skipped": tuple(fields.get("skipped", ()))})
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"These metrics are not what `Metrics.to_dict` writes ({error!r}); evaluate the model again."

@@ -18,10 +18,13 @@ from d4c.models.text import TextTransformer
 from d4c.models.tokenizer import tokenize
 from d4c.models.tower import Tower
 from d4c.models.vit import VisionTransformer
+from d4c.pictures import Picture
 from d4c.templates import PHOTO_TEMPLATES
-from d4c.zeroshot.classification import Picture, classify
+from d4c.zeroshot.classification import classify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -91,9 +94,16 @@ class CLIP(nn.Module):
         """Map token ids [N, L] to embeddings [N, D], which are not normalized to unit length."""
         return self.text(tokens)
 
-    def preprocess(self, image: Image) -> Tensor:
-        """Map a picture of any size and mode to normalized pixels [3, S, S]; raises DataError for an empty one."""
-        return preprocess(image, self.image_size, self.config.mean, self.config.std)
+    def preprocess(self, picture: Picture) -> Tensor:
+        """Map a picture of any size and mode to normalized pixels [3, S, S].
+
+        Args:
+            picture: A Pillow image, a path, an encoded file as bytes, an open file or an array (see `d4c.pictures`).
+
+        Raises:
+            DataError: The picture is empty or does not decode.
+        """
+        return preprocess(picture, self.image_size, self.config.mean, self.config.std)
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Map pictures [N, 3, S, S] with values in [0, 1] to normalized pixels on the same device."""
@@ -125,7 +135,7 @@ class CLIP(nn.Module):
         """Classify pictures by the names of their classes, without training.
 
         Args:
-            images: Files or PIL images, N of them.
+            images: Paths, encoded bytes, open files, arrays or Pillow images, N of them.
             labels: Names of the classes, L of them.
             templates: Prompts with "{}" where the name goes; their embeddings are averaged.
 
@@ -136,7 +146,7 @@ class CLIP(nn.Module):
             DataError: A picture does not decode, or `images`, `labels` or `templates` is not a list that can be used.
         """
 
-        def embed_images(pictures: list[Image]) -> NDArray[np.float32]:
+        def embed_images(pictures: Iterable[Image]) -> NDArray[np.float32]:
             pixels = torch.stack([self.preprocess(picture) for picture in pictures])
             return self.encode_image(pixels.to(self.device)).float().cpu().numpy()
 
@@ -146,5 +156,6 @@ class CLIP(nn.Module):
             templates=templates,
             logit_scale=self.logit_scale,
             embed_images=embed_images,
-            embed_texts=lambda prompts: self.encode_text(self.tokenize(prompts).to(self.device)).float().cpu().numpy(),
+            tokenize=self.tokenize,
+            embed_tokens=lambda ids: self.encode_text(torch.from_numpy(ids).to(self.device)).float().cpu().numpy(),
         )

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from d4c.errors import DataError
+from d4c.pictures import Picture, as_rgb, opened_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,11 +25,12 @@ _STRIP_RATIO = 64
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """Resize a picture and crop its center square.
 
-    As in CLIP's own transform, colors are converted last, and a rotation noted in EXIF is not applied. For very long
-    pictures, only the pixels inside the crop are computed, so that 1 x 100,000 pixels do not become 224 x 22,400,000.
+    As in Hugging Face's transform, colors are converted first, so that palettes and single bits are interpolated. For
+    very long pictures, only the pixels inside the crop are computed, so that 1 x 100,000 pixels do not become
+    224 x 22,400,000.
 
     Args:
-        image: A picture of any size and mode.
+        image: A picture of any size and mode, which `as_rgb` converts.
         size: Side of the square in pixels.
 
     Returns:
@@ -40,25 +42,27 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     width, height = image.size
     if not width or not height:
         raise DataError(f"The picture is {width} x {height} pixels, expected at least 1 x 1; leave it out.")
+    image = as_rgb(image)
+    width, height = image.size  # a picture may be turned by now
     short = min(width, height)
     full_width, full_height = int(size * width / short), int(size * height / short)
     left, top = round((full_width - size) / 2), round((full_height - size) / 2)
     if max(width, height) <= _STRIP_RATIO * short:
         scaled = image.resize((full_width, full_height), Image.Resampling.BICUBIC)
-        return scaled.crop((left, top, left + size, top + size)).convert("RGB")
+        return scaled.crop((left, top, left + size, top + size))
     x_scale, y_scale = width / full_width, height / full_height
     right, bottom = min((left + size) * x_scale, width), min((top + size) * y_scale, height)
     box = (left * x_scale, top * y_scale, right, bottom)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box).convert("RGB")
+    return image.resize((size, size), Image.Resampling.BICUBIC, box)
 
 
 def pixels(
-    image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
+    picture: Picture, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """Turn a picture into normalized pixels: (RGB / 255 - mean) / std.
 
     Args:
-        image: A picture of any size and mode.
+        picture: A picture of any size and mode: a Pillow image, a path, bytes, an open file or an array.
         size: Side of the square that the model reads, in pixels.
         mean: Mean of red, green and blue in [0, 1].
         std: Standard deviation of red, green and blue.
@@ -67,17 +71,18 @@ def pixels(
         float32 [3, size, size].
 
     Raises:
-        DataError: The picture is empty.
+        DataError: The picture is empty or does not decode.
     """
-    scaled = np.asarray(resize_and_crop(image, size), np.float32) / np.float32(255)
+    with opened_picture(picture) as image:
+        scaled = np.asarray(resize_and_crop(image, size), np.float32) / np.float32(255)
     normal = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 
 def preprocess(
-    image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
+    picture: Picture, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
     """Return the result of `pixels` as a tensor."""
     import torch
 
-    return torch.from_numpy(pixels(image, size, mean, std))
+    return torch.from_numpy(pixels(picture, size, mean, std))

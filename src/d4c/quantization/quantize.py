@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from d4c.calibration.prompts import NOUNS, generic_prompts
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
@@ -138,9 +137,9 @@ def _check_weights(clip: CLIP, config: QuantizeConfig) -> None:
 def _warn_of_few(images: int, prompts: int, config: QuantizeConfig) -> None:
     """What was seen sets every range, and what others need beyond is cut off."""
     if "image" in config.towers and images == 1:
-        warnings.warn("The image ranges rest on a single calibration image; give some dozens.", stacklevel=4)
+        warn("The image ranges rest on a single calibration image; give some dozens.")
     if "text" in config.towers and prompts < FEW_PROMPTS:
-        warnings.warn(f"The text ranges rest on few prompts ({prompts}); give at least {FEW_PROMPTS}.", stacklevel=4)
+        warn(f"The text ranges rest on few prompts ({prompts}); give at least {FEW_PROMPTS}.")
 
 
 FOLDING, RANGES, WIDTHS, SOLVING = 1.0, 2.0, 20.0, 3.0

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from d4c.errors import DataError
 from d4c.files import atomic_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 was of pictures as they are stored; since 2, EXIF data turns them."""
 
 
 class Stamp(NamedTuple):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from d4c.errors import DataError
-from d4c.pictures import IMAGE_SUFFIXES, decoded, on_white
+from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below
+from d4c.pictures import opened_picture
 from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
 from d4c.runtime.runtime_clip import RuntimeCLIP
@@ -112,11 +112,7 @@ def open_gallery(
         if rows and i % SAVE_EVERY == 0:
             write_entries(store, fingerprint, entries)
     if not entries:
-        reason = next(iter(skipped.values())).removesuffix(".")
-        raise DataError(
-            f"None of the {len(stamps)} pictures in {root} can be used ({reason}); give a folder with pictures that "
-            "decode."
-        )
+        raise none_readable(root, skipped)
     embedded = len(new) - len(skipped)
     if embedded or outdated:
         write_entries(store, fingerprint, entries)
@@ -128,23 +124,17 @@ def _scan(root: Path) -> dict[str, Stamp]:
     """All pictures below a folder by their relative path, in sorted order."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give one with pictures.")
-    files = sorted(_pictures(root))
+    files = sorted(pictures_below(root))
     if not files:
         raise DataError(
-            f"{root} holds no pictures, expected files that end in {', '.join(IMAGE_SUFFIXES)}; give another folder."
+            f"{root} holds no pictures, expected files that end in {', '.join(PICTURE_SUFFIXES)}; give another folder."
         )
-    return {path.relative_to(root).as_posix(): stamp for path, stamp in files}
+    return {path.relative_to(root).as_posix(): _stamp(path) for path in files}
 
 
-def _pictures(root: Path) -> Iterator[tuple[Path, Stamp]]:
-    for parent, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            # A link that leads nowhere is not a picture.
-            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and path.is_file():
-                status = path.stat()
-                yield path, Stamp(status.st_size, status.st_mtime_ns)
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return Stamp(status.st_size, status.st_mtime_ns)
 
 
 def _embed(
@@ -154,7 +144,8 @@ def _embed(
 
     def read(path: str) -> NDArray[np.float32] | DataError:
         try:
-            return model.preprocess(on_white(decoded(lambda: Image.open(root / path), path)))
+            with opened_picture(root / path, path) as picture:
+                return model.preprocess(picture)
         except DataError as error:
             return error
 

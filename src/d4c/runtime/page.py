@@ -89,7 +89,7 @@ def _item(match: Match, folder: Path, page: Path) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    picture = open_picture(path).convert("RGB")
+    picture = open_picture(path)
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     stream = BytesIO()
     picture.save(stream, "JPEG", quality=85)

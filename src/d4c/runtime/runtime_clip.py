@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from d4c.errors import DataError, SettingError
+from d4c.errors import DataError, SettingError, warn
 from d4c.models.preprocess import pixels
 from d4c.models.tokenizer import VOCAB_SIZE, token_ids
+from d4c.pictures import Picture
 from d4c.runtime.exported import ExportedModel, read_export, read_tokenizer
 from d4c.runtime.processor import saturates
 from d4c.runtime.sessions import Graph, onnxruntime_graph, openvino_graph
 from d4c.templates import PHOTO_TEMPLATES
-from d4c.zeroshot.classification import Picture, classify
+from d4c.zeroshot.classification import classify
 
 
 class RuntimeCLIP:
@@ -45,7 +44,7 @@ class RuntimeCLIP:
         self.runtime = runtime
         unsafe = bool(self.exported.saturating) and saturates()
         if unsafe:
-            warnings.warn(_saturation(self.exported, runtime), RuntimeWarning, stacklevel=2)
+            warn(_saturation(self.exported, runtime), RuntimeWarning)
         with ThreadPoolExecutor() as pool:
             image, text = (pool.submit(self._graph, f"{tower}.onnx", unsafe) for tower in ("image", "text"))
             self._tokenizer = read_tokenizer(self.exported.folder / "tokenizer.json")
@@ -72,9 +71,16 @@ class RuntimeCLIP:
         """Factor from cosine to logit."""
         return self.exported.logit_scale
 
-    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
-        """Turn a picture of any size and mode into normalized pixels [3, S, S], the same as the PyTorch model's."""
-        return pixels(image, self.image_size, self.exported.mean, self.exported.std)
+    def preprocess(self, picture: Picture) -> NDArray[np.float32]:
+        """Turn a picture of any size and mode into normalized pixels [3, S, S], the same as the PyTorch model's.
+
+        Args:
+            picture: A Pillow image, a path, an encoded file as bytes, an open file or an array (see `d4c.pictures`).
+
+        Raises:
+            DataError: The picture is empty or does not decode.
+        """
+        return pixels(picture, self.image_size, self.exported.mean, self.exported.std)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
         """Turn prompts into token ids [N, context length], the same as the PyTorch model's."""
@@ -145,7 +151,7 @@ class RuntimeCLIP:
         """Return the probabilities of labels for pictures; see `d4c.zeroshot.classification.classify`.
 
         Args:
-            images: Files or PIL images.
+            images: Paths, encoded bytes, open files, arrays or Pillow images.
             labels: Names to choose from.
             templates: Prompts with "{}" where a name goes.
 
@@ -153,7 +159,7 @@ class RuntimeCLIP:
             Probabilities [N, L].
 
         Raises:
-            DataError: A picture does not decode, or there are no labels or templates.
+            DataError: A picture does not decode, or the labels or templates cannot be used.
         """
         return classify(
             images,
@@ -161,7 +167,8 @@ class RuntimeCLIP:
             templates=templates,
             logit_scale=self.logit_scale,
             embed_images=lambda pictures: self.encode_image([self.preprocess(picture) for picture in pictures]),
-            embed_texts=lambda prompts: self.encode_text(self.tokenize(prompts)),
+            tokenize=self.tokenize,
+            embed_tokens=self.encode_text,
         )
 
     def _no_embeddings(self) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from d4c.compiled import Repeated
-from d4c.errors import SettingError
+from d4c.errors import SettingError, warn
 from d4c.models.clip import CLIP
 from d4c.progress import Interval
 from d4c.synthesis.config import SynthesisConfig
@@ -121,10 +120,7 @@ class Loop:
                 if groups == 1 or self.config.inseparable > self.config.group_size:
                     raise too_large(self.config, size) from None
                 self.config = replace(self.config, batch=-(-groups // 2) * self.config.group_size)
-            warnings.warn(
-                f"The device has not enough memory for {size} images at once; continuing with {self.config.batch}.",
-                stacklevel=2,
-            )
+            warn(f"The device has not enough memory for {size} images at once; continuing with {self.config.batch}.")
             torch.cuda.empty_cache()
             self.generator.set_state(random_state)
             self.repeat = Repeated(self.step, self.images.device, [self.generator])

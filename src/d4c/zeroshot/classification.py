@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from d4c.errors import DataError
-from d4c.pictures import on_white, open_picture
-from d4c.templates import PHOTO_TEMPLATES, fill_template
+from d4c.pictures import Picture, open_picture
+from d4c.templates import PHOTO_TEMPLATES, check_template, fill_template
 
 BATCH = 64
 """Pictures or prompts that are embedded at once."""
 
-Picture = Image.Image | str | Path
-Embed = Callable[[list[Any]], NDArray[np.float32]]
-"""Maps pictures or prompts to embeddings [N, D] of any length."""
+EmbedImages = Callable[[Iterable[Image.Image]], NDArray[np.float32]]
+"""Maps pictures, which are opened one at a time, to embeddings [N, D] of any length."""
+Tokenize = Callable[[list[str]], ArrayLike]
+"""Maps prompts to token ids [N, L]."""
+EmbedTokens = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Maps token ids [N, L] to embeddings [N, D] of any length."""
 
 
 def classify(
@@ -28,66 +31,96 @@ def classify(
     *,
     templates: Sequence[str] = PHOTO_TEMPLATES,
     logit_scale: float,
-    embed_images: Embed,
-    embed_texts: Embed,
+    embed_images: EmbedImages,
+    tokenize: Tokenize,
+    embed_tokens: EmbedTokens,
 ) -> NDArray[np.float32]:
     """Return the probabilities of labels for pictures: softmax(logit_scale * cosine) over the labels' embeddings.
 
     Args:
-        images: Files or PIL images; transparent parts are white.
+        images: Paths, encoded bytes, open files, arrays or Pillow images; transparent parts are white.
         labels: Names to choose from.
         templates: Prompts with "{}" where a name goes.
         logit_scale: Factor from cosine to logit.
         embed_images: Maps opened pictures to embeddings [N, D].
-        embed_texts: Maps prompts to embeddings [N, D].
+        tokenize: Maps prompts to token ids [N, L].
+        embed_tokens: Maps token ids to embeddings [N, D].
 
     Returns:
         Rows [N, L] that add up to one.
 
     Raises:
-        DataError: A picture does not decode, there are no labels or templates, or one is given instead of a list.
+        DataError: A picture does not decode, one thing is given instead of a list, or `label_embeddings` refuses the
+            labels or templates.
     """
     for what, argument in (("images", images), ("labels", labels), ("templates", templates)):
-        if isinstance(argument, str) or not isinstance(argument, Sequence):
+        if isinstance(argument, str | bytes) or not isinstance(argument, Sequence):
             raise DataError(f"The {what} are one {type(argument).__name__}, expected a list; put it in brackets.")
-    texts = label_embeddings(labels, templates, embed_texts)
+    texts = label_embeddings(labels, templates, tokenize, embed_tokens)
     if not images:
         return np.zeros((0, len(labels)), np.float32)
-    pictures = unit_rows(_batched(lambda files: embed_images([_opened(file) for file in files]), images))
-    return _softmax(logit_scale * pictures @ texts.T)
+    batches = [embed_images(_opened(images, start, start + BATCH)) for start in range(0, len(images), BATCH)]
+    return _softmax(logit_scale * unit_rows(np.concatenate(batches)) @ texts.T)
 
 
 def label_embeddings(
-    labels: Sequence[str], templates: Sequence[str], embed_texts: Embed, batch_size: int = BATCH
+    labels: Sequence[str],
+    templates: Sequence[str],
+    tokenize: Tokenize,
+    embed_tokens: EmbedTokens,
+    batch_size: int = BATCH,
 ) -> NDArray[np.float32]:
     """Embed each label: the normalized mean of its unit embeddings in all templates.
 
     Args:
         labels: Names, which are put into the templates in lower case.
         templates: Prompts with "{}" where a name goes.
-        embed_texts: Maps prompts to embeddings [N, D].
+        tokenize: Maps prompts to token ids [N, L].
+        embed_tokens: Maps token ids to embeddings [N, D].
         batch_size: Prompts that are embedded at once.
 
     Returns:
         Unit vectors [L, D].
 
     Raises:
-        DataError: There are no labels or templates, or one of them is not a string.
+        DataError: There are no labels or templates, one of them is not a string, a label is blank, a template has no
+            "{}", or the model cannot tell two labels apart, since their token ids are the same.
     """
-    for what, words in (("labels", labels), ("templates", templates)):
-        if not words or not all(isinstance(word, str) for word in words):
-            raise DataError(f"The {what} are {list(words)!r}, expected at least one, all strings; correct the list.")
+    _check_words(labels, templates)
     prompts = [fill_template(template, label.lower()) for label in labels for template in templates]
-    features = unit_rows(_batched(embed_texts, prompts, batch_size))
+    tokens = np.asarray(tokenize(prompts))
+    _check_distinct(labels, tokens.reshape(len(labels), -1))
+    batches = [embed_tokens(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
+    features = unit_rows(np.concatenate(batches))
     return unit_rows(features.reshape(len(labels), len(templates), -1).mean(1))
 
 
-def _opened(picture: Picture) -> Image.Image:
-    return on_white(picture) if isinstance(picture, Image.Image) else open_picture(picture)
+def _check_words(labels: Sequence[str], templates: Sequence[str]) -> None:
+    for what, words in (("labels", labels), ("templates", templates)):
+        if not words or not all(isinstance(word, str) for word in words):
+            raise DataError(f"The {what} are {list(words)!r}, expected at least one, all strings; correct the list.")
+    for i, label in enumerate(labels):
+        if not label.strip():
+            raise DataError(f"Label {i} of {len(labels)} is blank, expected the name of a class; name it.")
+    for template in templates:
+        check_template(template)
 
 
-def _batched(embed: Embed, items: Sequence[Any], size: int = BATCH) -> NDArray[np.float32]:
-    return np.concatenate([embed(list(items[i : i + size])) for i in range(0, len(items), size)])
+def _check_distinct(labels: Sequence[str], tokens: NDArray[Any]) -> None:
+    """Raise DataError for two labels with the same token ids in all templates."""
+    seen: dict[bytes, int] = {}
+    for i, row in enumerate(tokens):
+        first = seen.setdefault(row.tobytes(), i)
+        if first != i:
+            raise DataError(
+                f"The labels {labels[first][:40]!r} ({first}) and {labels[i][:40]!r} ({i}) are the same to the model, "
+                "which reads them in lower case and cuts long prompts; rename one or leave it out."
+            )
+
+
+def _opened(images: Sequence[Picture], start: int, stop: int) -> Iterator[Image.Image]:
+    for i, image in enumerate(images[start:stop], start):
+        yield open_picture(image, str(image) if isinstance(image, str | PathLike) else f"Picture {i}")
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:

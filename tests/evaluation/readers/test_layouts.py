@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from d4c import DataError
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.readers.imagenet1k import imagenet_names
 from d4c.models.clip import CLIP
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 
@@ -106,6 +108,53 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path, demo_vit: CLIP, 
         list(pixel_batches(dataset, demo_vit.preprocess, 2))
 
 
+def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train/cat": ["a.png"], "train/dog": ["b.png"], "val/cat": ["c.png"], "val/dog": ["d.png"]})
+    with pytest.raises(DataError, match=rf"is divided into train, val, .*such as folder:{tmp_path}/val"):
+        load_dataset(f"folder:{tmp_path}")
+    assert load_dataset(f"folder:{tmp_path / 'val'}").classes == ("cat", "dog")
+
+
+def test_a_train_is_a_class_among_others(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"bus": ["a.png"], "train": ["b.png"]})
+    assert load_dataset(f"folder:{tmp_path}").classes == ("bus", "train")
+
+
+UNREADABLE: dict[str, tuple[str, bytes, str]] = {
+    "HEIC": ("a.heic", b"\x00\x00\x00\x18ftypheic", "None of the 1 pictures in .*dog can be used .*it is HEIC"),
+    "PostScript": ("a.jpg", b"%!PS-Adobe", "None of the 1 pictures in .*dog can be used .*it is PostScript"),
+    "empty": ("a.png", b"", "None of the 1 pictures in .*dog can be used .*it is empty"),
+    "other files": ("a.cr2", b"raw", "dog holds files and none of them is a picture"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_class_without_a_readable_picture_is_refused_before_any_work(tmp_path: Path, case: str) -> None:
+    name, content, message = UNREADABLE[case]
+    write_tree(tmp_path, {"cat": ["a.png"], "dog": []})
+    (tmp_path / "dog" / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_pictures_are_told_by_their_beginning_and_pipes_are_left_alone(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"cat": ["a.png", "photo.jpg_large", "b.jfif"]})
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "folder.png").mkdir()
+    assert [Path(load_dataset(f"folder:{tmp_path}").location(i)).name for i in range(3)] == [
+        "a.png",
+        "b.jfif",
+        "photo.jpg_large",
+    ]
+
+
+def test_names_that_are_not_text_are_classes_too(tmp_path: Path, demo_vit: CLIP) -> None:
+    write_tree(tmp_path, {os.fsdecode(b"caf\xe9"): ["a.png"], "tea": ["a.png"]})
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ("caf\ufffd", "tea")
+    assert demo_vit.tokenize(dataset.classes).shape == (2, 77)
+
+
 def write_tree(root: Path, tree: dict[str, list[str]]) -> None:
     for folder, files in tree.items():
         (root / folder).mkdir(parents=True)
@@ -175,6 +224,14 @@ def test_imagenet_names_come_from_any_of_the_usual_files(imagenet: Path, name_fi
     dataset = load_dataset(f"imagenet1k:{imagenet}")
     assert dataset.labels.tolist() == [3, 999]
     assert dataset.classes == tuple(f"thing {i}" for i in range(1000))
+
+
+def test_imagenet_names_are_distinct_where_the_usual_files_repeat_themselves(tmp_path: Path) -> None:
+    rows = {"n02012849": "crane", "n03126707": "crane", "n02113186": "Cardigan, Cardigan Welsh corgi"}
+    rows |= {"n02963159": "cardigan", "n03710637": "maillot", "n03710721": "maillot, tank suit"}
+    (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} {name}\n" for wnid, name in rows.items()))
+    names = imagenet_names(tmp_path, sorted(rows)).values()
+    assert len({name.lower() for name in names}) == len(rows)
 
 
 def test_imagenet_without_names_is_refused(imagenet: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
@@ -73,7 +72,7 @@ LAYOUTS = {
 def read_dataset(spec: str, path: Path, classes: int) -> Dataset:
     """Read the test set of CIFAR-10 or CIFAR-100 as a dataset."""
     pixels, labels, names = read_cifar(path, classes)
-    return Dataset(spec, names, labels, lambda i: Image.fromarray(pixels[i]))
+    return Dataset(spec, names, labels, lambda i: pixels[i])
 
 
 def read_cifar(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.reader import Reader
-from d4c.pictures import IMAGE_SUFFIXES
+from d4c.picture_files import none_readable, pictures_below
+from d4c.pictures import unreadable
+
+SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+"""Names of folders that divide a dataset, in lower case."""
 
 
 def read_folder(spec: str, path: Path) -> Dataset:
@@ -25,12 +29,21 @@ def read_folder(spec: str, path: Path) -> Dataset:
         The images below the folders, in sorted order.
 
     Raises:
-        DataError: There are no folders or no images, or classes.txt does not fit the folders.
+        DataError: There are no folders or no images, a class has files and no picture that can be read, the folders are
+            splits of a dataset and not classes, or classes.txt does not fit the folders.
     """
     folders = class_folders(path) if path.is_dir() else []
     if not folders:
         raise DataError(f"{path} holds no folders, expected one folder of images for each class; give their parent.")
-    classes = [folder.name.replace("_", " ") for folder in folders]
+    splits = [folder for folder in folders if folder.name.lower() in SPLITS and class_folders(folder)]
+    if len(splits) == len(folders) or len(splits) > 1:
+        names = ", ".join(folder.name for folder in splits)
+        raise DataError(
+            f"{path} is divided into {names}, expected one folder of images for each class; give one of these parts, "
+            f"such as {spec.partition(':')[0]}:{splits[-1]}."
+        )
+    # Names that are not UTF-8 come as surrogates, which no tokenizer takes.
+    classes = [os.fsencode(folder.name).decode("utf-8", "replace").replace("_", " ") for folder in folders]
     if (path / "classes.txt").exists():
         classes = text_lines(path / "classes.txt")
         if len(classes) != len(folders):
@@ -59,17 +72,31 @@ def tree_dataset(spec: str, folders: Sequence[Path], indices: Sequence[int], cla
         The dataset.
 
     Raises:
-        DataError: There are no images.
+        DataError: There are no images, or a folder has files and no picture that can be read.
     """
     labeled = [
-        (file, index)
-        for folder, index in zip(folders, indices, strict=True)
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        (file, index) for folder, index in zip(folders, indices, strict=True) for file in _pictures_of_class(folder)
     ]
     paths = [file for file, _ in labeled]
     labels = np.array([index for _, index in labeled], np.int64)
-    return Dataset(spec, tuple(classes), labels, lambda i: Image.open(paths[i]), location=lambda i: str(paths[i]))
+    return Dataset(spec, tuple(classes), labels, lambda i: paths[i], location=lambda i: str(paths[i]))
+
+
+def _pictures_of_class(folder: Path) -> list[Path]:
+    """List the pictures below a folder in sorted order, at least one of which has a beginning that can be read."""
+    pictures = sorted(pictures_below(folder))
+    if not pictures and any(entry.is_file() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise DataError(f"{folder} holds files and none of them is a picture; put pictures of the class there.")
+    skipped: dict[Path, str] = {}
+    for picture in pictures:
+        reason = unreadable(picture)
+        if reason is None:
+            break
+        skipped[picture] = reason
+    else:
+        if pictures:
+            raise none_readable(folder, skipped)
+    return pictures
 
 
 def text_lines(path: Path) -> list[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
@@ -60,9 +58,9 @@ def read_parquet(spec: str, path: Path) -> Dataset:
     return Dataset(spec, classes, labels, encoded_images(table["image"]), location=lambda i: f"row {i} of {path}")
 
 
-def encoded_images(column: pa.ChunkedArray) -> Callable[[int], Image.Image]:
-    """Return a function that opens the encoded image in row i of a column of bytes."""
-    return lambda i: Image.open(BytesIO(column[i].as_py()))
+def encoded_images(column: pa.ChunkedArray) -> Callable[[int], bytes]:
+    """Return a function that gives the encoded image in row i of a column of bytes."""
+    return lambda i: bytes(column[i].as_py())
 
 
 def class_names(text: bytes | None) -> tuple[str, ...] | None:
