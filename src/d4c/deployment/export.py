@@ -104,7 +104,7 @@ def is_export(folder: Path) -> bool:
 
 def _refuse_paper_track(clip: QuantizedCLIP) -> None:
     for name, entry in clip.plan.items():
-        per_tensor = all(args.strategy == "tensor" and not args.symmetric for args in entry.inputs)
+        per_tensor = all(args.strategy != "channel" and not args.symmetric for args in entry.inputs)
         if not per_tensor or (entry.weights is not None and not entry.weights.symmetric):
             raise SettingError(
                 f"The artifact of {clip.name!r} holds {name} in a format of track 'paper', which no integer kernel "

@@ -20,6 +20,10 @@ class MatMul(nn.Module):
         return a @ b
 
 
+class WeightedSum(MatMul):
+    """Product of the weights of a softmax with values."""
+
+
 class Add(nn.Module):
     """Sum of two activations; a module, so that a quantized sum can replace it."""
 
@@ -82,7 +86,7 @@ class Attention(AttentionProducts):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         self.scores = MatMul()
-        self.context = MatMul()
+        self.context = WeightedSum()
         self.register_buffer("first_key", None)
         self.register_buffer("first_value", None)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.models.config import ResNetConfig
-from d4c.models.layers import Add, AttentionProducts, MatMul, attend, split_heads
+from d4c.models.layers import Add, AttentionProducts, MatMul, WeightedSum, attend, split_heads
 from d4c.models.tower import ChannelAxis, Part, Patches, Published, SharedInput, Tower
 
 
@@ -117,7 +117,7 @@ class AttentionPool(AttentionProducts):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, embed_dim)
         self.scores = MatMul()
-        self.context = MatMul()
+        self.context = WeightedSum()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a feature map [N, C, H, W] to embeddings [N, D]."""

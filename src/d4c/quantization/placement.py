@@ -11,7 +11,7 @@ from torch import nn
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP, TOWERS
-from d4c.models.layers import Add, MatMul
+from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import Published, Slot, replace_module
 from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
 from d4c.quantization.quantized_activations import (
@@ -162,6 +162,8 @@ def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track:
     if isinstance(module, nn.Embedding):
         return LayerPlan(TOKEN_TABLE_FORMAT, ())
     per_tensor = QuantArgs(scheme.activation_bits, False, "tensor")
+    if isinstance(module, WeightedSum) and track == "deployable" and scheme.activation_bits < 8:
+        return LayerPlan(None, (replace(per_tensor, strategy="token"), per_tensor))
     if isinstance(module, MatMul | Add):
         return LayerPlan(None, (per_tensor, per_tensor))
     if isinstance(module, nn.AvgPool2d):

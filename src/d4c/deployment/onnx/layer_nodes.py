@@ -12,7 +12,7 @@ from torch import nn
 from d4c.deployment.onnx.forms import fake_quantized, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
-from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.quantized_activations import LEAST_PEAK, QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
 
 Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
@@ -88,11 +88,18 @@ def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
     """Emit the product of two activations of an attention, quantized where the scheme says so."""
     if not isinstance(layer, QuantizedMatMul):
         return g.node("MatMul", [a, b], name)  # PyTorch fuses it with the softmax: no layer to compare with
+    x, product = a, name
+    if layer.by_row:
+        peak = g.node("ReduceMax", [a, g.integers(-1)], f"{name}/peaks", keepdims=1)
+        peak = g.node("Max", [peak, g.scalar(LEAST_PEAK)], f"{name}/divisors")
+        x, product = g.node("Div", [a, peak], f"{name}/rows"), f"{name}/product"
     operands = [
-        fake_quantized(g, a, layer.a, f"{name}.a", clip_values=True),
+        fake_quantized(g, x, layer.a, f"{name}.a", clip_values=True),
         fake_quantized(g, b, layer.b, f"{name}.b", clip_values=True),
     ]
-    product = g.node("MatMul", operands, name)
+    g.node("MatMul", operands, product)
+    if layer.by_row:
+        g.node("Mul", [product, peak], name)
     return _record(g, layer, name, (a, b), name, product)
 
 

@@ -16,6 +16,7 @@ from d4c.quantization.doctor.spread import silent
 from d4c.quantization.formats.affine import fake_quantize
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.placement import LayerPlan, Plan
+from d4c.quantization.quantized_activations import row_peaks
 from d4c.quantization.ranges.search import search, search_symmetric, summarize
 from d4c.quantization.ranges.thinning import thin
 
@@ -77,6 +78,8 @@ class SeenInput:
             loud: Channels with a scale of their own, which are left out.
         """
         quiet = [rows[:, _others(rows.shape[1], loud)] if loud else rows for rows in self.rows]
+        if args.strategy == "token":
+            quiet = [rows / row_peaks(rows) for rows in quiet]
         values = torch.cat([rows.flatten() for rows in quiet])[None]
         scale, zero_point = search(thin(summarize(values), 1024, 128), args.num_bits)
         rounded = [fake_quantize(rows, scale, zero_point, args.qmin, args.qmax) for rows in quiet]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
 from d4c.quantization.formats.pair_sums import REDUCED_CODE
 
-Strategy = Literal["tensor", "channel"]
+Strategy = Literal["tensor", "channel", "token"]
 Track = Literal["deployable", "paper"]
 MIN_BITS, MAX_BITS = 2, 8
 
@@ -25,7 +25,8 @@ class QuantArgs:
         num_bits: Bits b per code, 2 to 8.
         symmetric: Whether codes are signed, -2^(b-1) .. 2^(b-1) - 1, with zero point 0. Otherwise they are unsigned,
             0 .. 2^b - 1.
-        strategy: One scale and zero point per tensor, or one per channel.
+        strategy: One scale and zero point per tensor or per channel. With "token" the scale of a tensor is a share of
+            the largest value of each row, by which its values are divided first: it follows the input ("dynamic").
         reduce_range: Whether signed codes stay within -63 .. 63, which is exact without VNNI (see `pair_sums`).
     """
 
@@ -49,6 +50,8 @@ class QuantArgs:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, as compressed-tensors reads it; `reduce_range` is left out where it is false."""
         data = {"type": "int", **asdict(self)}
+        if self.strategy == "token":
+            data["dynamic"] = True
         return data | {"observer_kwargs": {"reduce_range": True}} if data.pop("reduce_range") else data
 
     @staticmethod
@@ -60,7 +63,7 @@ class QuantArgs:
         """
         reduce_range = dict(data.get("observer_kwargs", {})).get("reduce_range", False)
         args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], reduce_range)
-        known = data["type"] == "int" and args.strategy in ("tensor", "channel") and isinstance(args.symmetric, bool)
+        known = data["type"] == "int" and args.strategy in get_args(Strategy) and isinstance(args.symmetric, bool)
         if not known or not isinstance(args.reduce_range, bool) or (args.reduce_range and not args.symmetric):
             raise TypeError(f"The data {data} are not a number format; give what QuantArgs.to_dict returns.")
         check_bits(args.num_bits, "num_bits")

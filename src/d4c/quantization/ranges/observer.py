@@ -11,7 +11,7 @@ from d4c.quantization.ranges.extremes import PERCENTILE_OUTSIDE, covering_range
 from d4c.quantization.ranges.search import Points, search, summarize
 from d4c.quantization.ranges.thinning import merge, thin
 
-POINTS = {"tensor": (4096, 512), "channel": (512, 64)}
+POINTS = {"tensor": (4096, 512), "token": (4096, 512), "channel": (512, 64)}
 """Points per row that stand for an activation, and those for each of its tails (measured in benchmarks/choices)."""
 
 
