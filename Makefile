@@ -35,7 +35,7 @@ demo: $(VENV)/.core ## Quantize an embedded CLIP without data at two schemes and
 	$(BIN)/d4c run --model demo-rn --scheme W4A8 --scheme W4A4 --preset quick -o $(RUN)
 
 search: $(VENV)/.core ## Export a quantized demo CLIP and find emoji by words: a page in runs/search.
-	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick --safe-int8 -o $(SEARCH)
+	$(BIN)/d4c run --model demo-vit --scheme W4A8 --preset quick -o $(SEARCH)
 	$(BIN)/d4c export $(SEARCH)/artifact -o $(SEARCH)/export
 	$(BIN)/python examples/emoji_pictures.py $(SEARCH)/emoji
 	$(BIN)/d4c search $(SEARCH)/export $(SEARCH)/emoji "a vehicle" --top 12 --html $(SEARCH)/page.html

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from numpy.typing import NDArray
 
 import d4c
 from d4c.models.clip import CLIP
@@ -77,3 +80,23 @@ def loud_vit(demo_vit: CLIP) -> CLIP:
         mlp.fc1.bias[7] = -10 - others * 70 / (height - others)
         mlp.fc2.weight[:, 7] *= 0.02
     return clip
+
+
+@pytest.fixture(scope="session")
+def saturating_product() -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
+    """What x86 processors without VNNI compute from codes a [N, K] and w [O, K] instead of a w^T.
+
+    vpmaddubsw multiplies unsigned by signed bytes and adds two adjacent products in 16 bits, where the sum saturates;
+    the sums of pairs are then added in 32 bits. An odd last column is paired with zero.
+    """
+
+    def product(a: NDArray[np.int64], w: NDArray[np.int64]) -> NDArray[np.int64]:
+        assert a.min() >= 0
+        assert a.max() <= 255
+        assert w.min() >= -128
+        assert w.max() <= 127
+        a, w = (np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))) for codes in (a, w))
+        products = a[:, None] * w
+        return np.clip(products[..., ::2] + products[..., 1::2], -(2**15), 2**15 - 1).sum(-1)
+
+    return product

@@ -118,7 +118,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clip = d4c.load("demo-vit")
     images = d4c.synthesize(clip, "leaves", images=4)
     images.save(folder / "runs" / "images")
-    settings: dict[str, Any] = {"reconstruction": "none", "safe_int8": True, "prompts": ["a cat"] * 32}
+    settings: dict[str, Any] = {"reconstruction": "none", "prompts": ["a cat"] * 32}
     d4c.quantize(clip, images, "W4A8", **settings).save_pretrained(folder / "runs" / "artifact")
     d4c.export(folder / "runs" / "artifact", folder / "runs" / "model", check=False)
     return folder

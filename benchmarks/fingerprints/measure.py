@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ranges percentile": {"ranges": "percentile"},
     "importance embedding": {"reconstruction": "block", "importance": "embedding"},
     "importance zeroshot": {"reconstruction": "block", "importance": "zeroshot"},
-    "safe int8": {"safe_int8": True},
+    "full range": {"full_range": True},
     "sharp images": {"soften": False},
     "override": {"overrides": {r"image\.blocks\.0\..*": "W8A8"}},
     "target bits": {"target_bits": 5.0},
@@ -121,7 +121,7 @@ def measure(only: str | None) -> dict[str, dict[str, str]]:
                     add(f"{model} {track} {scheme} {kind}", work)
         for name, settings in OPTIONS.items():
             rest = {"reconstruction": "none", **settings}
-            scheme = "W8A8" if "safe_int8" in settings else "W4A8"
+            scheme = "W8A8" if "full_range" in settings else "W4A8"
             add(f"{model} {scheme} {name}", partial(quantized, clip, images, scheme, False, **rest))
     return found
 

@@ -244,7 +244,7 @@ REFUSALS = {
     "missing prompts": ["synthesize", "--model", "demo-vit", "--prompts", "none.txt", "-o", "OUT"],
     "no calibration": ["quantize", "--model", "demo-vit", "--calibration", "none", "-o", "OUT"],
     "scheme": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "--scheme", "W0A8", "-o", "OUT"],
-    "run safe int8": ["run", "--model", "demo-vit", "--track", "paper", "--safe-int8", "-o", "OUT"],
+    "run full range": ["run", "--model", "demo-vit", "--track", "paper", "--full-range", "-o", "OUT"],
     "run scheme": ["run", "--model", "demo-vit", "--scheme", "8bit", "-o", "OUT"],
     "occupied output": ["quantize", "--model", "demo-vit", "--calibration", "NOISE", "-o", "NOISE"],
 }
@@ -308,10 +308,12 @@ def test_run_takes_the_options_of_quantize(d4c_command: Any, tmp_path: Path, mon
     monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], images=4))
     monkeypatch.setattr("d4c.evaluation.load_dataset.load_dataset", few)
     words = ("run", "--model", "demo-vit", "--method", "noise", "--preset", "quick", "--reconstruction", "none")
-    code, out, _ = d4c_command(*words, "--scheme", "W8A8", "--safe-int8", "--no-soften", "-o", tmp_path / "r", "--json")
+    code, out, _ = d4c_command(
+        *words, "--scheme", "W8A8", "--full-range", "--no-soften", "-o", tmp_path / "r", "--json"
+    )
     assert (code, [row["name"] for row in json.loads(out)["rows"]]) == (0, ["float", "noise", "noise"])
     recipe = d4c.load_quantized(tmp_path / "r" / "artifact").recipe
-    assert (recipe["safe_int8"], recipe["soften"]) == (True, False)
+    assert (recipe["full_range"], recipe["soften"]) == (True, False)
 
 
 @pytest.mark.usefixtures("few_prompts")

@@ -29,9 +29,9 @@ Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
 
 
 def quantized(clip: CLIP, scheme: str, **settings: Any) -> QuantizedCLIP:
-    """A deployable model with calibrated ranges only, whose 8-bit weights need no VNNI instructions to be exact."""
+    """A deployable model with calibrated ranges only."""
     calibration = d4c.synthesize(clip, "noise", images=4)
-    return d4c.quantize(clip, calibration, scheme, reconstruction="none", safe_int8=True, prompts=PROMPTS, **settings)
+    return d4c.quantize(clip, calibration, scheme, reconstruction="none", prompts=PROMPTS, **settings)
 
 
 @pytest.fixture(scope="session")

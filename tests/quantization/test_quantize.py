@@ -21,6 +21,7 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE
+from d4c.quantization.formats.pair_sums import rows_that_fit
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.stages import stages
@@ -250,28 +251,32 @@ def test_softening_is_what_it_says_on_images_of_one_s_own(tiny_vit: CLIP) -> Non
     assert [m.recipe["soften"] for m in (ours, *published)] == [True, False, False]
 
 
-def test_safe_int8_changes_8_bit_weights_alone(demo_vit: CLIP) -> None:
-    free, safe = made(demo_vit), made(demo_vit, safe_int8=True)
-    for name, layer in safe.layers().items():
+def test_pairs_change_rows_of_8_bit_weights_alone_that_do_not_fit(tiny_vit: CLIP) -> None:
+    full, fitting = made(tiny_vit, full_range=True), made(tiny_vit)
+    for name, layer in fitting.layers().items():
         eight = layer.weight_args.num_bits == 8 and isinstance(layer, QuantizedLinear | QuantizedConv2d)
-        assert layer.weight_args.reduce_range == eight
+        assert layer.weight_args.pairs_fit == eight
+        codes, free = layer.codes.flatten(1), full.layers()[name].codes.flatten(1)
         if eight:
-            assert layer.codes.abs().max() == 63
-            assert free.layers()[name].codes.abs().max() > 64
+            assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
+            assert layer.pairs_fit()
+            fits = rows_that_fit(free, layer.unsafe_pairs())
+            assert torch.equal((codes == free).all(1), fits)
+            assert codes.abs().amax(1).float().mean() > 64
         else:
-            assert torch.equal(layer.codes, free.layers()[name].codes)
+            assert torch.equal(codes, free)
 
 
 @pytest.mark.parametrize("reconstruction", ["gptq", "layer"])
-def test_learned_rounding_stays_in_the_reduced_range(tiny_vit: CLIP, reconstruction: str) -> None:
-    safe = made(tiny_vit, "W8A8", safe_int8=True, reconstruction=reconstruction, iterations=2)
-    products = [x for x in safe.layers().values() if isinstance(x, QuantizedLinear | QuantizedConv2d)]
-    assert all(layer.codes.abs().max() <= 63 for layer in products)
+def test_pairs_fit_whatever_rounds(tiny_vit: CLIP, tiny_rn: CLIP, reconstruction: str) -> None:
+    for clip in (tiny_vit, tiny_rn):
+        rounded = made(clip, "W8A8", reconstruction=reconstruction, iterations=3)
+        assert all(layer.pairs_fit() for layer in rounded.layers().values())
 
 
-def test_safe_int8_is_for_the_deployable_track(tiny_vit: CLIP) -> None:
-    with pytest.raises(SettingError, match="safe_int8 is for integer kernels"):
-        made(tiny_vit, safe_int8=True, track="paper")
+def test_the_full_range_is_for_the_deployable_track(tiny_vit: CLIP) -> None:
+    with pytest.raises(SettingError, match="full_range is for integer kernels"):
+        made(tiny_vit, full_range=True, track="paper")
 
 
 def edited(clip: CLIP, changes: dict[str, tuple[Any, float]]) -> CLIP:

@@ -203,12 +203,12 @@ def test_a_changed_model_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run_again(tmp_path / "run", config)[:2] == ["synthesize noise", "synthesize noise"]
 
 
-def test_safe_weights_and_sharp_images_reach_both_artifacts(copied: Path) -> None:
-    changed = replace(CONFIG, quantization=replace(CONFIG.quantization, safe_int8=True, soften=False))
+def test_the_full_range_and_sharp_images_reach_both_artifacts(copied: Path) -> None:
+    changed = replace(CONFIG, quantization=replace(CONFIG.quantization, full_range=True, soften=False))
     assert run_again(copied, changed) == [*QUANTIZATIONS, *EVALUATIONS]
     for name in ("artifact", "baseline"):
         recipe = d4c.load_quantized(copied / name).recipe
-        assert (recipe["safe_int8"], recipe["soften"]) == (True, False)
+        assert (recipe["full_range"], recipe["soften"]) == (True, False)
 
 
 def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scheme": ({"more_schemes": ["W4"]}, "'W4' is not of the form"),
     "a scheme twice": ({"more_schemes": ["W4A8"]}, "W4A8 is given twice"),
     "text for a list": ({"more_schemes": "W4A8"}, "expected a list of a string"),
-    "integer kernels as published": ({"preset": "paper", "quantization": {"safe_int8": True}}, "integer kernels"),
+    "integer kernels as published": ({"preset": "paper", "quantization": {"full_range": True}}, "integer kernels"),
 }
 
 

@@ -24,7 +24,7 @@ def artifact(demo_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runtime") / "artifact"
     calibration = d4c.synthesize(demo_vit, "noise", images=4)
     prompts = ["a cat", "tree"]
-    clip = d4c.quantize(demo_vit, calibration, "W4A8", reconstruction="none", safe_int8=True, prompts=prompts)
+    clip = d4c.quantize(demo_vit, calibration, "W4A8", reconstruction="none", prompts=prompts)
     clip.save_pretrained(folder)
     return folder
 

@@ -88,7 +88,7 @@ def whole_range(demo_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> tup
     """An artifact whose first and last layers have 8-bit weights of the whole range, and its export."""
     folder = tmp_path_factory.mktemp("whole-range") / "artifact"
     images = d4c.synthesize(demo_vit, "noise", images=4)
-    clip = d4c.quantize(demo_vit, images, "W4A8", reconstruction="none", prompts=["a cat", "tree"])
+    clip = d4c.quantize(demo_vit, images, "W4A8", reconstruction="none", full_range=True, prompts=["a cat", "tree"])
     clip.save_pretrained(folder)
     return clip, d4c.export(folder, check=False).folder
 

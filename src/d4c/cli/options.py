@@ -116,7 +116,9 @@ TargetBits = Annotated[
     float | None, typer.Option(help="Mean bits per weight: layers get widths by measured sensitivity.")
 ]
 TargetBytes = Annotated[int | None, typer.Option(help="The same, as bytes of all packed weights.")]
-SafeInt8 = Annotated[bool | None, typer.Option(help="8-bit weights in 7 bits: exact on CPUs without VNNI as well.")]
+FullRange = Annotated[
+    bool | None, typer.Option(help="8-bit weights use all codes: more exact, and wrong on CPUs without VNNI.")
+]
 Soften = Annotated[
     bool | None,
     typer.Option(help="Use every second image at a half or a quarter of its sharpness; never on track paper."),

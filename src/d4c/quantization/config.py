@@ -50,9 +50,9 @@ class QuantizeConfig:
     """Mean bits per weight: layers without exception get widths by measured sensitivity, see `mixed_overrides`."""
     target_bytes: int | None = None
     """The same, as bytes of all packed weights; scales, biases and norms come on top."""
-    safe_int8: bool = False
-    """Keep 8-bit weights within -63 to 63, so that processors without VNNI, which add two products in 16 bits, are
-    exact as well; other widths are exact anyway."""
+    full_range: bool = False
+    """Let 8-bit weights use all codes, which is exact only on processors that do not add two products in 16 bits (see
+    `pair_sums`); by default every processor is exact. Other widths are exact anyway."""
     soften: bool = True
     """Use every second image at a half or a quarter of its sharpness, so that the result holds for enlarged and blurred
     pictures; never on track "paper"."""
@@ -80,9 +80,9 @@ class QuantizeConfig:
             raise SettingError(
                 f"The targets {self.target_bits} bits and {self.target_bytes} bytes exclude each other; give one."
             )
-        if self.safe_int8 and self.track == "paper":
+        if self.full_range and self.track == "paper":
             raise SettingError(
-                "safe_int8 is for integer kernels, which compute nothing of track 'paper'; leave one out."
+                "full_range is for integer kernels, which compute nothing of track 'paper'; leave one out."
             )
 
     def resolved(self) -> QuantizeConfig:

@@ -91,7 +91,7 @@ def make_plan(
     track: Track,
     overrides: Mapping[str, Scheme],
     towers: Sequence[str] = TOWERS,
-    safe_int8: bool = False,
+    full_range: bool = False,
 ) -> Plan:
     """Choose the formats of every module of `towers` that the track quantizes.
 
@@ -101,7 +101,7 @@ def make_plan(
         track: Decides which modules are quantized, and whether weights are symmetric.
         overrides: Schemes by regular expressions that match whole layer names; the last match wins.
         towers: "image", "text" or both.
-        safe_int8: Keep 8-bit weights of products within -63 to 63 (see `pair_sums`).
+        full_range: Let pairs of products of 8-bit weights leave 16 bits (see `pair_sums`).
 
     Returns:
         The plan. On the deployable track, inputs that are one tensor (`shared_inputs`) have the widest of their
@@ -114,7 +114,7 @@ def make_plan(
     modules = _quantizable(clip, track)
     _check_overrides(clip, overrides, modules, default_overrides(clip, track))
     plan = {
-        name: _layer_plan(clip, name, module, _scheme_of(name, scheme, overrides), track, safe_int8)
+        name: _layer_plan(clip, name, module, _scheme_of(name, scheme, overrides), track, full_range)
         for name, module in modules.items()
         if name.split(".")[0] in towers
     }
@@ -158,7 +158,7 @@ def _scheme_of(layer: str, scheme: Scheme, overrides: Mapping[str, Scheme]) -> S
     return scheme
 
 
-def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track: Track, safe_int8: bool) -> LayerPlan:
+def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track: Track, full_range: bool) -> LayerPlan:
     if isinstance(module, nn.Embedding):
         return LayerPlan(TOKEN_TABLE_FORMAT, ())
     per_tensor = QuantArgs(scheme.activation_bits, False, "tensor")
@@ -169,8 +169,9 @@ def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track:
     if isinstance(module, nn.AvgPool2d):
         return LayerPlan(None, (per_tensor,))
     per_channel = track == "paper" and _is_published(clip, name, lambda p: p.per_channel)
-    reduce_range = safe_int8 and scheme.weight_bits == 8
-    weights = QuantArgs(scheme.weight_bits, track != "paper", "channel", reduce_range)
+    symmetric = track != "paper"
+    pairs_fit = symmetric and scheme.weight_bits == 8 and not full_range
+    weights = QuantArgs(scheme.weight_bits, symmetric, "channel", pairs_fit)
     return LayerPlan(weights, (replace(per_tensor, strategy="channel") if per_channel else per_tensor,))
 
 

@@ -179,14 +179,14 @@ def _converted(
         progress, [FOLDING, RANGES, *([WIDTHS, RANGES] if _has_target(config) else [0.0, 0.0])]
     )
     exceptions = default_overrides(float_clip, track) | {p: Scheme.parse(text) for p, text in config.overrides.items()}
-    plan = make_plan(float_clip, scheme, track, exceptions, towers, config.safe_int8)
+    plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers, plan, folding)
     quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging)
     if _has_target(config):
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
         exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, measuring)
-        plan = make_plan(float_clip, scheme, track, exceptions, towers, config.safe_int8)
+        plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
         quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
     followed = {p: str(s) for p, s in exceptions.items() if any(re.fullmatch(p, name) for name in plan)}
     return quantized, plan, replace(config, overrides=followed)

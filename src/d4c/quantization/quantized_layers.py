@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from d4c.errors import SettingError
 from d4c.quantization.formats.affine import dequantize, fake_quantize, quantize
+from d4c.quantization.formats.pair_sums import always_fit, code_limits, convolution_orders, neighbors, rows_that_fit
 from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.ranges.fitting import fitting_scale
 from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.ranges.search import safe_scale, search, search_symmetric, summarize
 
@@ -158,7 +160,9 @@ class QuantizedLayer(nn.Module):
         self.weight_scale.copy_(scale.view_as(self.weight_scale))
         self.weight_zero_point.copy_(zero_point.view_as(self.weight_scale))
         args = self.weight_args
-        self.set_codes(quantize(weight, self.weight_scale, self.weight_zero_point, args.qmin, args.qmax))
+        codes = quantize(weight, self.weight_scale, self.weight_zero_point, args.qmin, args.qmax)
+        limits = self.code_limits()
+        self.set_codes(codes if limits is None else codes.clamp(*limits))
 
     def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Search the scale [R] and zero point [R] of each of some rows [R, n]."""
@@ -167,6 +171,14 @@ class QuantizedLayer(nn.Module):
             scale = search_symmetric(points, args.qmin, args.qmax)
             return scale, torch.zeros_like(scale)
         return search(points, args.num_bits)
+
+    def code_limits(self) -> tuple[Tensor, Tensor] | None:
+        """Smallest and largest code of each weight, where they depend on its neighbor."""
+        return None
+
+    def pairs_fit(self) -> bool:
+        """Whether the products of any two adjacent weights fit 16 bits; a table multiplies nothing."""
+        return True
 
     def set_codes(self, codes: Tensor) -> None:
         """Set the integer weights, and `weight` to what they stand for."""
@@ -228,6 +240,39 @@ class _Product(QuantizedLayer):
         super().__init__(source, weight_args)
         self.input_quantizer = quantizer
         self.register_buffer("bias", None if source.bias is None else source.bias.detach().clone())
+
+    def unsafe_pairs(self) -> Tensor:
+        """Pairs [P, 2] of columns of the flattened weight whose products may not fit 16 bits (see `pair_sums`)."""
+        largest = -self.weight_args.qmin
+        orders = [order for q, order in self.orders() if not always_fit(largest, q.args.qmax)]
+        return neighbors(orders).to(self.codes.device)
+
+    def orders(self) -> list[tuple[ActivationQuantizer, Tensor]]:
+        """The orders in which runtimes multiply columns of the weight, each with the quantizer of its inputs.
+
+        The product of the quiet channels keeps the loud ones, with weights of zero: they are -1.
+        """
+        quantizer, channels = self.input_quantizer, torch.arange(self.weight_shape[1])
+        if quantizer.loud is None:
+            return [(quantizer, channels)]
+        loud = torch.tensor(quantizer.groups[0])
+        return [(quantizer, channels.index_fill(0, loud, -1)), (quantizer.loud, loud)]
+
+    def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().weight_range(rows)
+        if self.weight_args.pairs_fit and len(pairs := self.unsafe_pairs()):
+            scale = fitting_scale(rows, scale, pairs, self.weight_args.qmin, self.weight_args.qmax)
+        return scale, zero_point
+
+    def code_limits(self) -> tuple[Tensor, Tensor] | None:
+        if not self.weight_args.pairs_fit or not len(pairs := self.unsafe_pairs()):
+            return None
+        steps = (self.source_weight() / self.weight_scale).flatten(1)
+        low, high = code_limits(steps, pairs, self.weight_args.qmin, self.weight_args.qmax)
+        return low.view(self.weight_shape), high.view(self.weight_shape)
+
+    def pairs_fit(self) -> bool:
+        return bool(rows_that_fit(self.codes.flatten(1), self.unsafe_pairs()).all())
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's function of real values."""
@@ -318,6 +363,12 @@ class QuantizedConv2d(_Product):
         self.weight_scale.copy_(torch.where(empty, bias_scale, self.weight_scale))
         step = s_x * self.weight_scale.flatten()
         self.bias.copy_((self.bias / step).round() * step)
+
+    def orders(self) -> list[tuple[ActivationQuantizer, Tensor]]:
+        shape = self.weight_shape[1:]
+        patches = self.stride == shape[1:] and not any(self.padding)
+        orders = [torch.arange(self.codes[0].numel())] if patches else convolution_orders(*shape)
+        return [(self.input_quantizer, order) for order in orders]
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)

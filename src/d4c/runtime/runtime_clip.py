@@ -181,7 +181,7 @@ def _saturation(exported: ExportedModel, runtime: str) -> str:
     outcome = (
         "ONNX Runtime is told to use wider sums, which is exact but slower"
         if runtime == "onnxruntime"
-        else "OpenVINO may compute wrong values; use runtime='onnxruntime' or quantize with --safe-int8"
+        else "OpenVINO may compute wrong values; use runtime='onnxruntime' or quantize without --full-range"
     )
     return (
         f"This processor has no VNNI instructions and cuts off sums of the 8-bit products of {which} in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ def wide(artifact: Path) -> QuantizedCLIP:
     """The artifact with weights in one layer that do not fit 16 bits in pairs."""
     clip = d4c.load_quantized(artifact)
     layer = clip.layers()["text.blocks.0.attn.q"]
+    layer.weight_args = replace(layer.weight_args, num_bits=8)
     layer.set_codes(layer.codes.sign() * 100)
     return clip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -104,11 +105,23 @@ def test_damaged_ranges_of_loud_channels(
     assert_refused(tmp_path / "artifact", about)
 
 
-def test_a_reduced_range_reads_back(tiny_vit: CLIP, tmp_path: Path) -> None:
-    assert_reads_back(made(tiny_vit, "W8A8", safe_int8=True), tmp_path / "artifact")
+@pytest.mark.parametrize("full_range", [False, True], ids=["pairs that fit", "full range"])
+def test_the_range_reads_back(tiny_vit: CLIP, full_range: bool, tmp_path: Path) -> None:
+    """The artifact says of each layer and as a whole whether all pairs of products fit."""
+    assert_reads_back(made(tiny_vit, "W8A8", full_range=full_range), tmp_path / "artifact")
     config = json.loads((tmp_path / "artifact" / "config.json").read_text())
-    assert layers(config)[FC1]["weights"]["observer_kwargs"] == {"reduce_range": True}
-    assert "within -63 to 63" in (tmp_path / "artifact" / "README.md").read_text()
+    assert layers(config)[FC1]["weights"].get("observer_kwargs") == (None if full_range else {"pairs_fit": True})
+    assert config["recipe"]["full_range"] is full_range
+    assert ("in full range" in (tmp_path / "artifact" / "README.md").read_text()) is full_range
+
+
+def test_pairs_that_do_not_fit_are_refused_where_they_should(tiny_vit: CLIP, tmp_path: Path) -> None:
+    made(tiny_vit, "W8A8", full_range=True).save_pretrained(tmp_path / "artifact")
+    path = tmp_path / "artifact" / "config.json"
+    config = json.loads(path.read_text())
+    layers(config)[FC1]["weights"]["observer_kwargs"] = {"pairs_fit": True}
+    path.write_text(json.dumps(config))
+    assert_refused(tmp_path / "artifact", rf"products of {re.escape(FC1)} .* leave the 16 bits")
 
 
 def test_saving_what_was_loaded_writes_the_same_files(base: Path, tmp_path: Path) -> None:
@@ -350,10 +363,6 @@ CONFIG_ATTACKS: dict[str, tuple[Callable[[Config], object], str]] = {
     "no heads": (lambda c: c["architecture"]["image"].pop("heads"), "does not describe"),
     "patch size 0": (lambda c: c["architecture"]["image"].update(patch_size=0), "does not describe"),
     "unknown kind": (lambda c: c["architecture"]["image"].update(kind="mixer"), "does not describe"),
-    "a range that the weights leave": (
-        lambda c: layers(c)["image.projection"]["weights"].update(observer_kwargs={"reduce_range": True}),
-        r"image\.projection .* leave the reduced range",
-    ),
     "float instead of quantized": (lambda c: layers(c).pop(FC1), "lacks the tensor"),
     **{
         f"loud channels {channels} of {layer}": (

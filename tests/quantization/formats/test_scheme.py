@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from d4c.errors import SettingError
+from d4c.quantization.formats.pair_sums import always_fit
 from d4c.quantization.formats.scheme import QuantArgs, Scheme
 
 EVERY = [(w, a) for w in range(2, 9) for a in range(2, 9)]
@@ -43,10 +44,9 @@ def test_signed_and_unsigned_codes_are_as_many(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_a_reduced_range_leaves_two_products_in_16_bits(bits: int) -> None:
-    full, reduced = QuantArgs(bits, True, "channel"), QuantArgs(bits, True, "channel", True)
-    assert 2 * 255 * max(-reduced.qmin, reduced.qmax) < 2**15
-    assert (reduced.qmin, reduced.qmax) == ((full.qmin, full.qmax) if bits < 7 else (-63, 63))
+def test_two_products_fit_16_bits_unless_both_formats_have_8(bits: int) -> None:
+    assert always_fit(-QuantArgs(bits, True, "channel").qmin, QuantArgs(8, False, "tensor").qmax) == (bits < 8)
+    assert always_fit(-QuantArgs(8, True, "channel").qmin, QuantArgs(bits, False, "tensor").qmax) == (bits < 8)
 
 
 EXAMPLES = [QuantArgs(4, True, "channel"), QuantArgs(8, False, "tensor"), QuantArgs(8, True, "channel", True)]
@@ -62,8 +62,8 @@ def test_number_formats_read_back(args: QuantArgs) -> None:
     [
         *({"num_bits": bits} for bits in (9, 1, "4", True, 4.0)),
         {"symmetric": 1},
-        {"observer_kwargs": {"reduce_range": 1}},
-        {"observer_kwargs": {"reduce_range": True}, "symmetric": False},
+        {"observer_kwargs": {"pairs_fit": 1}},
+        {"observer_kwargs": {"pairs_fit": True}, "symmetric": False},
         {"observer_kwargs": [1]},
         {"strategy": "block"},
         {"strategy": ["tensor"]},

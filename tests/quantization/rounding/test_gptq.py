@@ -32,7 +32,7 @@ def problem(seed: int, columns: int = 24) -> tuple[Tensor, Tensor, Tensor]:
 
 def rounded(weight: Tensor, hessian: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric codes of 4 bits, and the adjusted weight."""
-    return GPTQ().round(weight, *factorize(hessian), scale, torch.zeros(8), -8, 7)
+    return GPTQ().round(weight, *factorize(hessian), scale, torch.zeros(8), torch.tensor(-8), torch.tensor(7))
 
 
 def literal(
@@ -79,7 +79,8 @@ def test_it_is_the_literal_loop_bit_for_bit(columns: int, symmetric: bool) -> No
         weight, hessian, scale = problem(seed, columns)
         form: tuple[Tensor, int, int] = (torch.zeros(8), -8, 7) if symmetric else (torch.arange(8.0) * 2, 0, 15)
         order, factor = factorize(hessian)
-        rounded_together = gptq.round(weight, order, factor, scale, *form)
+        zero_point, *ends = form
+        rounded_together = gptq.round(weight, order, factor, scale, zero_point, *map(torch.tensor, ends))
         for ours, theirs in zip(rounded_together, literal(weight, hessian, scale, *form), strict=True):
             assert torch.equal(ours, theirs)
 

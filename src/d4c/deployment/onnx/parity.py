@@ -165,7 +165,7 @@ def _check_stage(
 
 def _mismatch(clip: QuantizedCLIP, name: str, error: float, tolerance: float, wide_sums: bool) -> ArtifactError:
     narrow = not wide_sums and any(f"{layer}.".startswith(f"{name}.") for layer in saturating_layers(clip))
-    hint = "; a CPU without VNNI instructions does so with 8-bit weights made without --safe-int8" if narrow else ""
+    hint = "; a CPU without VNNI instructions does so with 8-bit weights made with --full-range" if narrow else ""
     return ArtifactError(
         f"ONNX Runtime computes {name} differently from the artifact, with a relative error of {error:.1e} where "
         f"{tolerance:.0e} is allowed{hint}; nothing was exported, use --no-check to export all the same."

@@ -19,7 +19,7 @@ def model_card(
     exceptions = "\n".join(rows) or "| none | |"
     images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
     steps = f", {recipe['iterations']} steps per unit" if recipe["iterations"] else ""
-    reduced = ", 8-bit weights within -63 to 63" if recipe.get("safe_int8") else ""
+    full = ", 8-bit weights in full range" if recipe.get("full_range") else ""
     return f"""---
 library_name: d4c
 tags: [clip, quantized, data-free]
@@ -31,7 +31,7 @@ A CLIP quantized without data by d4c {recipe["d4c"]}.
 | | |
 | --- | --- |
 | float model | {recipe["model"]["name"]} (SHA-256 of its weights {recipe["model"]["sha256"][:16]}...) |
-| scheme | {recipe["scheme"]}, track {recipe["track"]}, {effective_bits:.2f} bits per weight on average{reduced} |
+| scheme | {recipe["scheme"]}, track {recipe["track"]}, {effective_bits:.2f} bits per weight on average{full} |
 | quantized towers | {", ".join(recipe["towers"])} |
 | calibration | {images}, {recipe["prompts"]} prompts |
 | reconstruction | {recipe["reconstruction"]}{steps} |

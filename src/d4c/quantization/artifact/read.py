@@ -173,11 +173,6 @@ def _fill_layer(name: str, layer: QuantizedLayer, reader: _Reader) -> None:
     size = packed_size(int(torch.Size(stored_shape).numel()), args.num_bits)
     packed = reader.take(f"{name}.weight_packed", (size,), torch.uint8)
     codes = unpack(packed, args.num_bits, args.symmetric, stored_shape)
-    if args.reduce_range and int(codes.abs().max()) > args.qmax:
-        raise ArtifactError(
-            f"The weights of {name} in {reader.path} leave the reduced range that config.json announces; "
-            "the artifact is damaged, write it again."
-        )
     scale = reader.take(f"{name}.weight_scale", (rows,), torch.float32)
     if not bool((scale > 0).all()):
         raise ArtifactError(f"The weight scales of {name} in {reader.path} are not positive; the artifact is damaged.")
@@ -191,6 +186,11 @@ def _fill_layer(name: str, layer: QuantizedLayer, reader: _Reader) -> None:
     layer.codes, layer.weight_scale, layer.weight_zero_point = codes, scale.view(channels), zero_point
     layer.weight = torch.empty(shape)
     layer.set_codes(codes)
+    if args.pairs_fit and not layer.pairs_fit():
+        raise ArtifactError(
+            f"Two products of {name} in {reader.path} leave the 16 bits that config.json announces; "
+            "the artifact is damaged, write it again."
+        )
     layer.float_weight = None
     bias = getattr(layer, "bias", None)
     if bias is not None:

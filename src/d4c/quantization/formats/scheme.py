@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
-from d4c.quantization.formats.pair_sums import REDUCED_CODE
 
 Strategy = Literal["tensor", "channel", "token"]
 Track = Literal["deployable", "paper"]
@@ -27,32 +26,31 @@ class QuantArgs:
             0 .. 2^b - 1.
         strategy: One scale and zero point per tensor or per channel. With "token" the scale of a tensor is a share of
             the largest value of each row, by which its values are divided first: it follows the input ("dynamic").
-        reduce_range: Whether signed codes stay within -63 .. 63, which is exact without VNNI (see `pair_sums`).
+        pairs_fit: Whether the products of any two adjacent weights fit 16 bits, which is exact on every processor (see
+            `pair_sums`).
     """
 
     num_bits: int
     symmetric: bool
     strategy: Strategy
-    reduce_range: bool = False
+    pairs_fit: bool = False
 
     @property
     def qmin(self) -> int:
         """Smallest code."""
-        lowest = -(1 << (self.num_bits - 1)) if self.symmetric else 0
-        return max(lowest, -REDUCED_CODE) if self.reduce_range else lowest
+        return -(1 << (self.num_bits - 1)) if self.symmetric else 0
 
     @property
     def qmax(self) -> int:
         """Largest code."""
-        highest = (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
-        return min(highest, REDUCED_CODE) if self.reduce_range else highest
+        return (1 << (self.num_bits - 1 if self.symmetric else self.num_bits)) - 1
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, as compressed-tensors reads it; `reduce_range` is left out where it is false."""
+        """JSON-ready, as compressed-tensors reads it; `pairs_fit` is left out where it is false."""
         data = {"type": "int", **asdict(self)}
         if self.strategy == "token":
             data["dynamic"] = True
-        return data | {"observer_kwargs": {"reduce_range": True}} if data.pop("reduce_range") else data
+        return data | {"observer_kwargs": {"pairs_fit": True}} if data.pop("pairs_fit") else data
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> QuantArgs:
@@ -61,10 +59,10 @@ class QuantArgs:
         Raises:
             KeyError, TypeError, SettingError: The data are not what `to_dict` gives.
         """
-        reduce_range = dict(data.get("observer_kwargs", {})).get("reduce_range", False)
-        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], reduce_range)
+        pairs_fit = dict(data.get("observer_kwargs", {})).get("pairs_fit", False)
+        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], pairs_fit)
         known = data["type"] == "int" and args.strategy in get_args(Strategy) and isinstance(args.symmetric, bool)
-        if not known or not isinstance(args.reduce_range, bool) or (args.reduce_range and not args.symmetric):
+        if not known or not isinstance(args.pairs_fit, bool) or (args.pairs_fit and not args.symmetric):
             raise TypeError(f"The data {data} are not a number format; give what QuantArgs.to_dict returns.")
         check_bits(args.num_bits, "num_bits")
         return args

@@ -30,6 +30,10 @@ class SoftRounding(nn.Module):
         self.qmin, self.qmax = layer.weight_args.qmin, layer.weight_args.qmax
         exact = (weight / self.scale).contiguous()
         self.floor = exact.floor()
+        if (limits := layer.code_limits()) is not None:
+            # Between limits of its own a code is learned without being clamped.
+            exact = exact.clamp(*limits)
+            self.floor = exact.floor().minimum(limits[1] - 1)
         rest = (exact - self.floor).clamp(1e-4, 1 - 1e-4)
         self.alpha = nn.Parameter(torch.logit((rest - GAMMA) / (ZETA - GAMMA)))
         self.temperature = torch.ones((), device=self.alpha.device)

@@ -51,15 +51,22 @@ class GPTQ:
         order, factor = factorize(gram + damping * torch.eye(len(gram), device=gram.device))
         for done, layer in enumerate(layers, 1):
             source = layer.source_weight().flatten(1)
-            args = layer.weight_args
             scale, zero_point = layer.weight_scale.flatten(), layer.weight_zero_point.flatten()
-            codes, adjusted = self.round(source, order, factor, scale, zero_point, args.qmin, args.qmax)
+            low, high = _limits(layer)
+            codes, adjusted = self.round(source, order, factor, scale, zero_point, low, high)
             layer.set_codes(codes.view(layer.weight_shape))
             layer.float_weight = adjusted.view(layer.weight_shape)
             progress(done, len(layers))
 
     def round(
-        self, weight: Tensor, order: Tensor, factor: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int
+        self,
+        weight: Tensor,
+        order: Tensor,
+        factor: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        low: Tensor,
+        high: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Round a weight, column after column in `order`, and spread the error of each over those that follow.
 
@@ -69,8 +76,8 @@ class GPTQ:
             factor: Factor of the inverse Hessian [K, K], from `factorize`.
             scale: Scale per row [O].
             zero_point: Zero point per row [O].
-            qmin: Smallest code.
-            qmax: Largest code.
+            low: Smallest codes, which broadcast to [O, K].
+            high: Largest codes, likewise.
 
         Returns:
             Codes [O, K], and the weight [O, K] with the errors that were spread onto it. The codes are the nearest to
@@ -78,11 +85,12 @@ class GPTQ:
         """
         weight = weight[:, order]
         codes = torch.empty_like(weight)
-        low, high = qmin - zero_point, qmax - zero_point
+        low, high = ((end.expand_as(weight) - zero_point[:, None])[:, order] for end in (low, high))
         for start in range(0, weight.shape[1], BLOCK):
             end = min(start + BLOCK, weight.shape[1])
             block = self._block(end - start, weight)
-            block(weight[:, start:end].T, factor[start:end, start:end], scale, low, high)
+            columns = slice(start, end)
+            block(weight[:, columns].T, factor[columns, columns], scale, low[:, columns].T, high[:, columns].T)
             codes[:, start:end] = block.codes.T + zero_point[:, None]
             weight[:, start:end] = block.weight.T
             weight[:, end:].sub_(block.errors.T @ factor[start:end, end:])
@@ -121,22 +129,32 @@ class _Block:
         self.weight = torch.empty(columns, rows, device=device)
         self.codes, self.errors = torch.empty_like(self.weight), torch.empty_like(self.weight)
         self.factor = torch.empty(columns, columns, device=device)
-        self.per_row = torch.empty(3, rows, device=device)
+        self.low, self.high = torch.empty_like(self.weight), torch.empty_like(self.weight)
+        self.scale = torch.empty(rows, device=device)
         self._repeat = Repeated(self._round, device)
 
     def __call__(self, weight: Tensor, factor: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
         self.weight.copy_(weight)
         self.factor.copy_(factor)
-        torch.stack([scale, low, high], out=self.per_row)
+        self.scale.copy_(scale)
+        self.low.copy_(low)
+        self.high.copy_(high)
         self._repeat()
 
     def _round(self) -> None:
-        scale, low, high = self.per_row
         for k, (column, code, error) in enumerate(zip(self.weight, self.codes, self.errors, strict=True)):
-            torch.div(column, scale, out=code).round_().clamp_(low, high)
-            torch.mul(code, scale, out=error)
+            torch.div(column, self.scale, out=code).round_().clamp_(self.low[k], self.high[k])
+            torch.mul(code, self.scale, out=error)
             torch.sub(column, error, out=error).div_(self.factor[k, k])
             self.weight[k + 1 :].sub_(torch.outer(self.factor[k, k + 1 :], error))
+
+
+def _limits(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Smallest and largest codes, which broadcast to the flattened weight."""
+    if (limits := layer.code_limits()) is not None:
+        return limits[0].flatten(1), limits[1].flatten(1)
+    low, high = torch.tensor([layer.weight_args.qmin, layer.weight_args.qmax], device=layer.weight.device)
+    return low, high
 
 
 def _gram(layer: Layer, inputs: Tensor) -> Tensor:

@@ -1,0 +1,123 @@
+"""What it costs that every pair of products fits 16 bits, beside the full range and beside 7 bits for all rows.
+
+    python -m benchmarks.pair_sums.measure --models DIR --data DIR --out FILE.jsonl --processes 40
+
+Deployable track, both towers, all rows of all test sets. Calibration images are made once for each model and seed, in
+the folder `cache` beside the output. Then `--processes` workers take cells from one list, spread over the GPUs there
+are; each cell is one line of the output, written when it is done, so that a second call resumes, and `--minutes` ends
+one. `benchmarks.pair_sums.table` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import d4c
+from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
+from benchmarks.common.problems import Bench, Places, datasets
+from benchmarks.common.records import command, measured, setup
+from benchmarks.common.rows import Row, is_measured, read_rows, top1_line
+from benchmarks.common.workers import measure_in_workers, set_up_torch
+from d4c.deployment.saturating import saturating_layers
+from d4c.models.clip import CLIP
+from d4c.quantization.placement import default_overrides
+from d4c.synthesis.config import PRESETS
+
+MODELS = ("bench-rn", "bench-vit", "demo-rn", "demo-vit")
+SCHEMES = ("W8A8", "W4A8")
+RANGES = ("full", "pairs", "seven")
+RECONSTRUCTIONS = ("gptq", "block")
+
+
+def open_bench(args: argparse.Namespace, device: str) -> Bench:
+    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
+    return Bench(places, args.cache / "calibration", args.preset, args.real)
+
+
+def cells(args: argparse.Namespace) -> list[Row]:
+    """The table's cells: everything of one seed before the next seed."""
+    shared = {"preset": args.preset, "rows": args.rows, "method": args.method}
+    axes = itertools.product(args.seeds, args.reconstructions, args.only, args.schemes, args.ranges)
+    keys = ("seed", "reconstruction", "model", "scheme", "range")
+    return [shared | dict(zip(keys, values, strict=True)) for values in axes]
+
+
+def prepare(args: argparse.Namespace, todo: list[Row]) -> None:
+    """Make what cells share, so that workers only read it."""
+    bench = open_bench(args, args.device)
+    for model, seed in dict.fromkeys((cell["model"], cell["seed"]) for cell in todo):
+        bench.calibration(model, args.method, seed)
+    for model in dict.fromkeys(cell["model"] for cell in todo):
+        for data in datasets(model):
+            bench.problem(model, data)
+
+
+def settings(clip: CLIP, scheme: str, range_name: str) -> dict[str, Any]:
+    """The scheme and the fields of `QuantizeConfig` that give 8-bit weights a range; "seven" is one bit less."""
+    if range_name != "seven":
+        return {"scheme": scheme, "full_range": range_name == "full"}
+    exceptions = dict.fromkeys(default_overrides(clip, "deployable"), "W7A8")
+    return {"scheme": scheme.replace("W8", "W7"), "overrides": exceptions, "full_range": True}
+
+
+def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
+    """Quantize a model and evaluate it on its test sets."""
+    clip, seed, device = bench.clip(cell["model"]), cell["seed"], bench.places.device
+    calibration = bench.calibration(cell["model"], cell["method"], seed)
+    choices = settings(clip, cell["scheme"], cell["range"])
+    with measured(device) as figures:
+        quantized = d4c.quantize(
+            clip, calibration, **choices, reconstruction=cell["reconstruction"], iterations=args.iterations, seed=seed
+        )
+    results = {data: bench.problem(cell["model"], data).score(quantized) for data in datasets(cell["model"])}
+    return {
+        **cell,
+        "saturating": len(saturating_layers(quantized)),
+        "iterations": args.iterations,
+        "quantize": figures,
+        "processes": args.processes,
+        "setup": setup(device) | {"command": command("pair_sums.measure")},
+        "results": results,
+        "summary": top1_line(results),
+    }
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    add_models_and_data(parser)
+    add_real(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", type=words, default=MODELS, help="models")
+    parser.add_argument("--method", default="d4c", help="of the synthesis")
+    parser.add_argument("--schemes", type=words, default=SCHEMES)
+    parser.add_argument("--ranges", type=words, default=RANGES)
+    parser.add_argument("--reconstructions", type=words, default=RECONSTRUCTIONS)
+    add_seeds(parser)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
+    parser.add_argument("--iterations", type=int, help="of learned blocks; by default those of the track")
+    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
+    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
+    parser.add_argument("--processes", type=int, default=1)
+    add_device(parser)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
+    args = parser.parse_args()
+    args.deadline = time.monotonic() + 60 * args.minutes
+    args.cache = args.out.parent / "cache"
+    args.cache.mkdir(parents=True, exist_ok=True)
+    # An end from outside, such as a time limit, ends the workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    rows = read_rows(args.out)
+    todo = [cell for cell in cells(args) if not is_measured(cell, rows)]
+    set_up_torch()
+    prepare(args, todo)
+    measure_in_workers(args, todo, open_bench, measure)
+
+
+if __name__ == "__main__":
+    main()
