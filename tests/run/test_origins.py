@@ -62,6 +62,53 @@ def test_a_folder_of_data_is_told_by_its_files(tmp_path: Path) -> None:
     assert data_origin(spec) == origins[-1]
 
 
+def test_pictures_that_change_places_are_other_data(tmp_path: Path) -> None:
+    """With the same names, sizes and times, as after `mv`."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(name.encode())
+        os.utime(tmp_path / name / "1.png", (1, 1))
+    spec = f"folder:{tmp_path}"
+    origin = data_origin(spec)
+    (tmp_path / "cat" / "1.png").rename(tmp_path / "away")
+    (tmp_path / "dog" / "1.png").rename(tmp_path / "cat" / "1.png")
+    (tmp_path / "away").rename(tmp_path / "dog" / "1.png")
+    assert data_origin(spec) != origin
+
+
+def test_classes_are_told_by_their_names_though_they_are_links_or_empty(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "1.png").write_bytes(b"one")
+    data = tmp_path / "data"
+    (data / "cat").mkdir(parents=True)
+    (data / "dog").symlink_to(tmp_path / "store")
+    spec = f"folder:{data}"
+    origins = [data_origin(spec)]
+    (data / "cat").rename(data / "cow")
+    origins.append(data_origin(spec))
+    (data / "dog").rename(data / "hen")
+    origins.append(data_origin(spec))
+    (tmp_path / "store" / "1.png").write_bytes(b"two")
+    origins.append(data_origin(spec))
+    (data / "hen2").symlink_to(tmp_path / "store")
+    origins.append(data_origin(spec))
+    assert len(set(origins)) == 5
+    (data / "cow" / "up").symlink_to(data)
+    assert data_origin(spec) == origins[-1]  # which comes to an end
+
+
+def test_images_that_a_reader_does_not_read_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "val" / "n1").mkdir(parents=True)
+    (tmp_path / "train").mkdir()
+    origins = []
+    for changed in (None, tmp_path / "train" / "1.JPEG", tmp_path / "val" / "n1" / "1.JPEG", tmp_path / "classes.txt"):
+        if changed is not None:
+            changed.write_bytes(b"x")
+        origins.append(data_origin(f"imagenet1k:{tmp_path}"))
+    assert origins[0] == origins[1]
+    assert len(set(origins)) == 3
+
+
 def test_a_file_of_data_is_told_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"one")
     origin = data_origin(f"parquet:{tmp_path / 'x.parquet'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,12 +37,22 @@ def model_origin(source: str, pretrained: str | None) -> str | None:
 
 
 def data_origin(spec: str) -> str | None:
-    """A fingerprint of a dataset: the content of a file, or name, size and time of each file in a folder."""
+    """A fingerprint of all that the reader of a dataset may read: names and content of files, names of folders."""
     kind, _, where = spec.partition(":")
     if kind not in READERS:
         return None
-    path = Path(where).expanduser() if READERS[kind].takes_path else DEMO / "eval_fluent3d.parquet"
+    reader = READERS[kind]
+    path = Path(where).expanduser() if reader.takes_path else DEMO / "eval_fluent3d.parquet"
     if path.is_file():
         return sha256(path)
-    entries = sorted((str(file.relative_to(path)), file.stat()) for file in path.rglob("*") if file.is_file())
-    return fingerprint([[name, stat.st_size, stat.st_mtime_ns] for name, stat in entries])
+    return fingerprint([list(_content(path / part, part, ())) for part in reader.parts])
+
+
+def _content(path: Path, name: str, above: tuple[str, ...]) -> Iterator[list[str | None]]:
+    """Pairs of name and SHA-256 of every file at or below a path, links followed, and of name and None of folders."""
+    if path.is_file():
+        yield [name, sha256(path)]
+    elif path.is_dir() and (real := os.path.realpath(path)) not in above:
+        yield [name, None]
+        for entry in sorted(path.iterdir()):
+            yield from _content(entry, f"{name}/{entry.name}", (*above, real))

@@ -79,4 +79,9 @@ def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
         raise DataError(f'{index} does not read as {{"0": ["n01440764", "tench"], ...}}; download it again.') from None
 
 
-IMAGENET1K = Reader("imagenet1k:DIR", "val/<wnid>/*.JPEG beside a file of class names", read_imagenet)
+IMAGENET1K = Reader(
+    "imagenet1k:DIR",
+    "val/<wnid>/*.JPEG beside a file of class names",
+    read_imagenet,
+    parts=("val", "classes.txt", "LOC_synset_mapping.txt", "imagenet_class_index.json"),
+)

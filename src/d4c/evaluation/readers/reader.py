@@ -17,11 +17,13 @@ class Reader:
         form: How its spec is written: "folder:DIR" takes a path, "demo" takes none.
         summary: What it reads, for help texts and the documentation.
         read: Makes the dataset from a spec and its path, which exists; raises DataError if the data cannot be used.
+        parts: Files and folders below the path that the images, labels and names come from; by default all of it.
     """
 
     form: str
     summary: str
     read: Callable[[str, Path], Dataset]
+    parts: tuple[str, ...] = ("",)
 
     @property
     def kind(self) -> str:
