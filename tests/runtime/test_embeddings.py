@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from d4c.errors import DataError
 from d4c.runtime.embeddings import Entries, Entry, Stamp, read_entries, write_entries
+from d4c.zeroshot.classification import unit_rows
 
 # Names of files may hold bytes that are no text, which Python gives as lone surrogates; none ends in NUL.
 NAMES = st.text(st.characters(exclude_characters="\x00"), min_size=1, max_size=20)
@@ -20,7 +21,8 @@ STAMPS = st.builds(Stamp, st.integers(0, 2**62), st.integers(-(2**62), 2**62))
 
 def entries_of(stamps: dict[str, Stamp]) -> Entries:
     rng = np.random.default_rng(len(stamps))
-    return {name: Entry(stamp, rng.standard_normal(4, np.float32)) for name, stamp in stamps.items()}
+    rows = unit_rows(rng.standard_normal((len(stamps), 4), np.float32))
+    return {name: Entry(stamp, row) for (name, stamp), row in zip(stamps.items(), rows, strict=True)}
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,6 +62,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other stamps": (rewritten(stamps=np.zeros((2, 2), np.float64)), "do not belong together"),
     "other dimensions": (rewritten(embeddings=np.zeros((2, 3), np.float32)), "do not belong together"),
     "not finite": (rewritten(embeddings=np.full((2, 4), np.nan, np.float32)), "not finite"),
+    "not of unit length": (rewritten(embeddings=np.full((2, 4), 0.51, np.float32)), "not of unit length"),
     "newer version": (rewritten(format_version=9), "format version 9, but this d4c reads up to 2"),
 }
 

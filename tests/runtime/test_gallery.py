@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from d4c.errors import DataError
+from d4c.errors import ArtifactError, DataError
 from d4c.runtime import gallery as gallery_module
 from d4c.runtime.gallery import DEFAULT_NAME, Gallery, open_gallery
 from d4c.runtime.runtime_clip import RuntimeCLIP
@@ -138,7 +139,35 @@ def test_a_stopped_update_goes_on_where_it_was(
 
     with pytest.raises(KeyboardInterrupt):
         open_gallery(model, pictures, progress=stop)
-    assert open_gallery(model, pictures).embedded == 6
+    assert open_gallery(model, pictures).embedded == 4
+
+
+def test_a_place_for_embeddings_that_cannot_be_written_is_named_before_the_work(
+    model: RuntimeCLIP, pictures: Path
+) -> None:
+    done: list[int] = []
+    with pytest.raises(ArtifactError, match=r"/proc/x\.npz cannot be written .*name a file for .* with --embeddings"):
+        open_gallery(model, pictures, "/proc/x.npz", progress=lambda step, _: done.append(step))
+    assert done == []
+
+
+def test_an_embedding_that_is_not_finite_is_skipped_and_named(
+    model: RuntimeCLIP, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = RuntimeCLIP.encode_image
+
+    def broken(self: RuntimeCLIP, pixels: Any) -> Any:
+        rows = encode(self, pixels)
+        rows[0] = np.nan
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RuntimeCLIP, "encode_image", broken)
+        gallery = open_gallery(model, pictures)
+    (name,) = gallery.skipped
+    assert gallery.skipped[name].startswith(f"{name} has an embedding that is not finite")
+    assert len(gallery.paths) == 9
+    assert open_gallery(model, pictures).embedded == 1
 
 
 def test_names_that_are_no_text_are_pictures_too(model: RuntimeCLIP, pictures: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import ntpath
 from html.parser import HTMLParser
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 from PIL import Image
 
 from d4c.errors import DataError
+from d4c.printable import printable
 from d4c.runtime.gallery import Match
-from d4c.runtime.page import SIDE, printable, write_page
+from d4c.runtime.page import SIDE, link_between, write_page
 
 QUERY = '<script>alert("1")</script> & co'
 
@@ -98,3 +100,14 @@ def test_a_picture_that_has_gone_leaves_no_page(tmp_path: Path) -> None:
 
 def test_names_cannot_steer_a_terminal() -> None:
     assert printable("a\x1b[31m\n\udce9 é🙂.png") == "a\ufffd[31m\ufffd\ufffd é🙂.png"
+
+
+def test_links_lead_across_folders_and_drives_on_windows() -> None:
+    page = PureWindowsPath("C:/pages")
+    links = {
+        "C:/pages/ä b/1.png": "%C3%A4%20b/1.png",
+        "C:/pictures/1#.png": "../pictures/1%23.png",
+        "D:/pictures/1.png": "file:///D:/pictures/1.png",
+    }
+    for picture, link in links.items():
+        assert link_between(PureWindowsPath(picture), page, ntpath.relpath) == link

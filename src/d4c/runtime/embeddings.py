@@ -15,6 +15,10 @@ FORMAT_VERSION = 2
 """1 was of pictures as they are stored; since 2, EXIF data turns them."""
 
 
+UNIT_TOLERANCE = 1e-3
+"""How far the length of a stored embedding may be from 1; float32 stays within 1e-6."""
+
+
 class Stamp(NamedTuple):
     """The size in bytes and the time of change in nanoseconds by which a file counts as unchanged."""
 
@@ -74,6 +78,8 @@ def _entries(
         raise ValueError("its arrays do not belong together")
     if not np.isfinite(embeddings).all():
         raise ValueError("it holds numbers that are not finite")
+    if np.abs(np.linalg.norm(embeddings, axis=1) - 1).max(initial=0) > UNIT_TOLERANCE:
+        raise ValueError("it holds embeddings that are not of unit length")
     rows = zip(paths.tolist(), stamps.tolist(), embeddings, strict=True)
     return {path: Entry(Stamp(*stamp), row) for path, stamp, row in rows}
 

@@ -17,10 +17,13 @@ from d4c.pictures import opened_picture
 from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
 from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.siblings import check_writable
 from d4c.zeroshot.classification import unit_rows
 
 DEFAULT_NAME = ".d4c-search.npz"
 BATCH = 32
+OPTION = "--embeddings"
+"""The option of the command line that names the file of embeddings."""
 SAVE_EVERY = 32
 """Batches between two saves of a long update, so that stopping it loses little."""
 
@@ -92,7 +95,8 @@ def open_gallery(
         The pictures with their embeddings.
 
     Raises:
-        DataError: There is no picture to search, or `file` is damaged, something else or cannot be written.
+        DataError: There is no picture to search, or `file` is damaged or something else.
+        ArtifactError: `file` cannot be written; said before any work.
     """
     root = Path(folder)
     store = root / DEFAULT_NAME if file is None else Path(file)
@@ -102,15 +106,22 @@ def open_gallery(
     entries = {path: entry for path, entry in stored.items() if stamps.get(path) == entry.stamp}
     outdated = len(entries) < len(stored)
     new = [path for path in stamps if path not in entries]
+    if new or outdated:
+        check_writable(store, f"name a file for the embeddings with {OPTION}")
     skipped: dict[str, str] = {}
-    for i, start in enumerate(range(0, len(new), BATCH), 1):
-        batch = new[start : start + BATCH]
-        rows = _embed(model, root, batch, skipped)
-        entries.update({path: Entry(stamps[path], row) for path, row in rows})
-        if progress:
-            progress(start + len(batch), len(new))
-        if rows and i % SAVE_EVERY == 0:
+    try:
+        for i, start in enumerate(range(0, len(new), BATCH), 1):
+            batch = new[start : start + BATCH]
+            rows = _embed(model, root, batch, skipped)
+            entries.update({path: Entry(stamps[path], row) for path, row in rows})
+            if progress:
+                progress(start + len(batch), len(new))
+            if rows and i % SAVE_EVERY == 0:
+                write_entries(store, fingerprint, entries)
+    except KeyboardInterrupt:
+        if entries:
             write_entries(store, fingerprint, entries)
+        raise
     if not entries:
         raise none_readable(root, skipped)
     embedded = len(new) - len(skipped)
@@ -158,4 +169,10 @@ def _embed(
                 pixels[path] = picture
     if not pixels:
         return []
-    return list(zip(pixels, unit_rows(model.encode_image(list(pixels.values()))), strict=True))
+    rows = []
+    for path, embedding in zip(pixels, unit_rows(model.encode_image(list(pixels.values()))), strict=True):
+        if np.isfinite(embedding).all():
+            rows.append((path, embedding))
+        else:
+            skipped[path] = f"{path} has an embedding that is not finite; leave it out or export the model again."
+    return rows

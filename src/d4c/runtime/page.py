@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import quote
 
 from PIL import Image
 
 from d4c.files import atomic_file
 from d4c.pictures import open_picture
+from d4c.printable import printable
 from d4c.runtime.gallery import Match
 
 SIDE = 480
@@ -73,19 +74,28 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
         new.write_text(page, encoding="utf-8")
 
 
-def printable(path: str) -> str:
-    """Return a path with control characters, and bytes that are not text, replaced."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in path)
-
-
 def _item(match: Match, folder: Path, page: Path) -> str:
-    picture = folder / match.path
-    link = quote(os.fsencode(Path(os.path.relpath(picture, page)).as_posix()))
+    picture = folder.absolute() / match.path
+    link = link_between(picture, page)
     name = escape(printable(match.path))
     return (
         f'<li><a href="{link}"><img src="{_thumbnail(picture)}" alt="{name}">'
         f'<p class="name"><b>{match.score:.3f}</b>{name}</p></a></li>'
     )
+
+
+def link_between(picture: PurePath, page: PurePath, relative: Callable[..., str] = os.path.relpath) -> str:
+    """Return the address of a picture in a page: relative, or absolute where the two are on different drives.
+
+    Args:
+        picture: The picture.
+        page: The folder of the page.
+        relative: `os.path.relpath` of the system that the paths belong to.
+    """
+    try:
+        return quote(os.fsencode(type(picture)(relative(picture, page)).as_posix()))
+    except ValueError:
+        return picture.as_uri()
 
 
 def _thumbnail(path: Path) -> str:
