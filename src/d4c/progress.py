@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
+from d4c.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,9 +54,15 @@ def bar(title: str, console: Console) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     left = TimeRemainingColumn(), TextColumn("left")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), *left)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        *left,
+    )
     with Bars(*columns, console=console) as bars:
-        task = bars.add_task(title, total=None)
+        task = bars.add_task(printable(title), total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 

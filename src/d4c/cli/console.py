@@ -11,8 +11,8 @@ from typing import TextIO
 from rich.console import Console
 
 from d4c.picture_files import skipped_summary
+from d4c.printable import printable
 from d4c.progress import Progress, bar, silent
-from d4c.runtime.page import printable
 
 errors = Console(stderr=True)
 
@@ -25,14 +25,20 @@ class Amount:
 
 
 def say(sentence: str, style: str | None = None) -> None:
-    """Print a line on stderr as it is, however long."""
-    errors.print(sentence, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Print a line on stderr, however long; what a terminal would obey in it is replaced."""
+    errors.print(printable(sentence), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(sentence: str) -> None:
+    """Print a line of the result on stdout; what a terminal would obey in it is replaced."""
+    print(printable(sentence))
 
 
 def note(sentence: str) -> None:
-    """Print what only `--verbose` shows."""
+    """Print lines that only `--verbose` shows."""
     if Amount.verbose:
-        say(sentence)
+        for line in sentence.splitlines():
+            say(line)
 
 
 @contextmanager

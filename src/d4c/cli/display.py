@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from d4c.cli.console import say_skipped
+from d4c.cli.console import say_skipped, show
+from d4c.printable import printable
 
 if TYPE_CHECKING:
     from d4c.evaluation.metrics import Interval, Metrics
@@ -30,12 +31,18 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: s
     """A table whose first column is text and whose others are numbers; a column without a number is left out."""
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     gap = 2 if len(kept) < 6 else 1
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    heading = None if title is None else _plain(title)
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for i in kept:
-        table.add_column(headings[i], justify="right" if i else "left", no_wrap=not i)
+        table.add_column(_plain(headings[i]), justify="right" if i else "left", no_wrap=not i)
     for row in rows:
-        table.add_row(*(row[i] for i in kept))
+        table.add_row(*(_plain(row[i]) for i in kept))
     Console().print(table)
+
+
+def _plain(text: str) -> Text:
+    """Text without markup, and without what a terminal would obey."""
+    return Text(printable(text))
 
 
 def metrics_cells(metrics: Metrics) -> list[str]:
@@ -73,10 +80,10 @@ def print_run(result: RunResult) -> None:
     ]
     title = f"{first.dataset}, {first.count} images, 95 % intervals; same class as the float model"
     print_table(("model", *METRICS, "MB"), rows, title)
-    print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()))
+    show("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items()))
     say_skipped(first.skipped)
-    print(f"artifact: {result.folder / 'artifact'}")
-    print(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}")
+    show(f"artifact: {result.folder / 'artifact'}")
+    show(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}")
 
 
 def print_inspection(inspection: Inspection) -> None:
@@ -84,7 +91,7 @@ def print_inspection(inspection: Inspection) -> None:
     sets = inspection.summary()
     reference = inspection.reference
     chance = sets[reference]["expected_prompts"]
-    print(f"{inspection.images} images of each set, {inspection.model}; ranges relative to {reference}")
+    show(f"{inspection.images} images of each set, {inspection.model}; ranges relative to {reference}")
     measures: dict[str, tuple[str, float, str]] = {
         f"nearest prompts (chance {chance:.0f})": ("nearest_prompts", 1, ".0f"),
         "recognized targets, %": ("recognized", 100, ".0f"),
@@ -105,9 +112,9 @@ def print_inspection(inspection: Inspection) -> None:
             rows.append([title, *cells])
     print_table(("", *sets), rows)
     patches = inspection.sets[reference].structure.patches
-    print(f"contrast, variance and entropy are of {patches} patches per image")
+    show(f"contrast, variance and entropy are of {patches} patches per image")
     for name, report in inspection.sets.items():
-        print(f"{name}: {report.source}")
+        show(f"{name}: {report.source}")
 
 
 WORST = 3
@@ -116,7 +123,7 @@ WORST = 3
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     """The worst axes and layers of each tower, and the findings with their advice."""
-    print(f"{diagnosis.model} for {diagnosis.scheme}, on dead leaves and generic prompts")
+    show(f"{diagnosis.model} for {diagnosis.scheme}, on dead leaves and generic prompts")
     for tower in diagnosis.towers:
         print()
         headings = (f"{tower.name} tower: widest / narrowest channel", "as it is", "rewritten")
@@ -129,10 +136,10 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     print()
     findings = Table.grid(padding=(0, 1, 0, 0))
     for number, finding in enumerate(diagnosis.findings, 1):
-        findings.add_row(f"{number}.", Text(f"{finding.tower} tower: {finding.fact}"))
-        findings.add_row("", Text(f"-> {finding.advice}"))
+        findings.add_row(f"{number}.", _plain(f"{finding.tower} tower: {finding.fact}"))
+        findings.add_row("", _plain(f"-> {finding.advice}"))
     Console(highlight=False).print(findings)
-    print(diagnosis.verdict)
+    show(diagnosis.verdict)
 
 
 def _spread_rows(tower: TowerDiagnosis) -> list[list[str]]:
@@ -155,14 +162,14 @@ def print_sensitivity(costs: Sensitivity) -> None:
 
     ranked = costs.ranked()
     widths = sorted({bits for layer in ranked for bits in layer.by_width})
-    print(f"{costs.model}, {costs.scheme}: divergence in 1/1000 nats of layers quantized alone")
+    show(f"{costs.model}, {costs.scheme}: divergence in 1/1000 nats of layers quantized alone")
     rows = []
     for layer in ranked[:SHOWN]:
         cells = [f"{1000 * layer.by_width[bits]:.2f}" if layer.by_width else "" for bits in widths]
         numbers = (f"{1000 * layer.alone:.2f}", *cells, f"{1000 * layer.recovery:.2f}")
         rows.append([layer.name, f"{layer.weights:,}", *numbers])
     print_table(("layer", "weights", "alone", *(f"W{bits}" for bits in widths), "recovery"), rows)
-    print(f"{max(0, len(ranked) - SHOWN)} more layers cost less; --json and -o give all")
+    show(f"{max(0, len(ranked) - SHOWN)} more layers cost less; --json and -o give all")
     for title, key in GROUPS.items():
         sums = [
             [name, f"{weights:,}", f"{1000 * alone:.2f}", f"{1000 * recovery:.2f}"]
@@ -170,6 +177,6 @@ def print_sensitivity(costs: Sensitivity) -> None:
         ]
         print_table((title, "weights", "alone", "recovery"), sums, f"sums by {title}")
     towers = ", ".join(f"{tower} tower alone {1000 * value:.2f}" for tower, value in costs.towers.items())
-    print(
+    show(
         f"all layers quantized: {1000 * costs.divergence:.2f}; {towers}; {costs.images} images, {costs.prompts} prompts"
     )

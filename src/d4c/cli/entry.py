@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from d4c.cli import making, measuring, using
 from d4c.cli.console import plain_warnings, say, show_error
-from d4c.errors import D4CError, quantize_extra
+from d4c.errors import D4CError, quantize_extra, reason_of, system_error
+from d4c.interrupt import STATUS, Interrupt
 from d4c.version import __version__
 
 app = typer.Typer(
@@ -33,8 +37,7 @@ COMMANDS = (
 for _function, _example in COMMANDS:
     app.command(epilog=f"Example: {_example}")(_function)
 
-RESUMABLE = ("run", "synthesize", "quantize")
-INTERRUPTED = 130
+RESUMABLE = ("run", "synthesize", "quantize", "search")
 
 
 def _print_version(asked: bool) -> None:
@@ -55,24 +58,59 @@ def version(
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 an error that one sentence explains, 2 wrong usage, 130 stopped by Ctrl-C."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # Windows' code pages lack letters that names have
     with plain_warnings():
+        code = 0
         try:
             with quantize_extra():
                 app()
-        except D4CError as error:
-            show_error(str(error))
-            sys.exit(1)
-        except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            show_error(f"The system refused{where}: {error.strerror}.")
-            sys.exit(1)
-        except KeyboardInterrupt:
-            _say_stopped()
-            sys.exit(INTERRUPTED)
-        except SystemExit as stop:
-            if stop.code == INTERRUPTED:
-                _say_stopped()
-            raise
+        except BaseException as error:
+            code = _explain(error)
+        sys.exit(code or _flush())
+
+
+def _explain(error: BaseException) -> int:
+    """Say why a command ended, in one sentence, and return its exit code."""
+    code = _exit_code(error)
+    # Ctrl-C in the wrong moment comes out of some libraries as another error.
+    if code and (Interrupt.happened or isinstance(error, KeyboardInterrupt) or code == STATUS):
+        _say_stopped()
+        return STATUS
+    if isinstance(error, SystemExit):
+        return code
+    if isinstance(error, D4CError):
+        show_error(str(error))
+    elif (problem := system_error(error)) is not None:
+        show_error(_sentence_about(problem))
+    else:
+        raise error
+    return 1
+
+
+def _exit_code(error: BaseException) -> int:
+    if not isinstance(error, SystemExit):
+        return 1
+    return error.code if isinstance(error.code, int) else int(error.code is not None)
+
+
+def _sentence_about(problem: OSError) -> str:
+    where = f" {problem.filename}" if problem.filename else ""
+    advice = "; free some space and repeat the command" if problem.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"The system refused{where}: {problem.strerror or reason_of(problem)}{advice}."
+
+
+def _flush() -> int:
+    """Flush the result and return the exit code: a full disk may show only now, and a reader may be gone."""
+    try:
+        sys.stdout.flush()
+    except OSError as problem:
+        # Python would try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(problem, BrokenPipeError):
+            show_error(_sentence_about(problem))
+        return 1
+    return 0
 
 
 def _say_stopped() -> None:

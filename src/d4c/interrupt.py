@@ -1,0 +1,35 @@
+"""Ctrl-C: the first one ends the work with a sentence, whatever it interrupts; a second one ends the process at once.
+
+Nothing is lost by either, since files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+STATUS = 130
+"""Exit status of a program that Ctrl-C stopped."""
+
+
+class Interrupt:
+    """Whether Ctrl-C was pressed, which libraries may turn into errors of their own."""
+
+    happened = False
+
+
+def listen() -> None:
+    """Raise KeyboardInterrupt at the first Ctrl-C."""
+    Interrupt.happened = False
+    signal.signal(signal.SIGINT, _stop)
+
+
+def let_go() -> None:
+    """Let Ctrl-C end the process without a word, when everything is done or lost anyway."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    Interrupt.happened = True
+    let_go()
+    raise KeyboardInterrupt
