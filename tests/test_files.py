@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from d4c.errors import DataError
 from d4c.files import atomic_file, atomic_folder, read_json, sha256, write_json
@@ -25,7 +29,7 @@ def test_a_file_appears_with_its_content(tmp_path: Path) -> None:
     with atomic_file(target) as temporary:
         assert not target.exists()
         temporary.write_text("whole")
-        assert temporary.parent == target.parent
+        assert temporary.parent.parent == target.parent
     assert target.read_text() == "whole"
     assert names(tmp_path) == ["new", "new/a.txt"]
 
@@ -73,33 +77,102 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path, old: bool) ->
     assert not old or (target / "x").read_text() == "old"
 
 
-def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "x").write_text("old")
-    rename, calls = Path.replace, []
-
-    def refuse_second(self: Path, to: Path) -> Path:
-        calls.append(to)
-        if len(calls) == 2:
-            raise Stop
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "replace", refuse_second)
-    with pytest.raises(Stop), atomic_folder(target) as temporary:
-        (temporary / "x").write_text("new")
-    assert (target / "x").read_text() == "old"
-    assert names(tmp_path) == ["out", "out/x"]
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], ids=oct)
+def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    previous = os.umask(umask)
+    try:
+        with atomic_file(tmp_path / "a") as file:
+            file.write_text("x")
+            file.chmod(0o600)  # as some libraries do
+        with atomic_folder(tmp_path / "b") as folder:
+            (folder / "c").mkdir()
+            (folder / "c" / "d").write_text("x")
+            (folder / "c" / "d").chmod(0o755)
+    finally:
+        os.umask(previous)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b", "b/c", "b/c/d")]
+    assert modes == [mode & ~umask for mode in (0o666, 0o777, 0o777, 0o666)]
 
 
-def test_other_users_may_read_what_is_written(tmp_path: Path) -> None:
-    with atomic_file(tmp_path / "a") as file:
+def test_a_link_stays_a_link_to_what_is_written(tmp_path: Path) -> None:
+    for name in ("file", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / f"real {name}")
+    with atomic_file(tmp_path / "file") as file:
         file.write_text("x")
-    with atomic_folder(tmp_path / "b") as folder:
-        (folder / "c").write_text("x")
-        (folder / "c").chmod(0o600)
-    modes = [oct(os.stat(tmp_path / name).st_mode & 0o777) for name in ("a", "b", "b/c")]
-    assert modes == ["0o644", "0o755", "0o644"]
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("x")
+    assert (tmp_path / "file").is_symlink()
+    assert (tmp_path / "folder").is_symlink()
+    assert names(tmp_path) == ["file", "folder", "real file", "real folder", "real folder/a"]
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+def test_an_error_of_the_system_names_what_was_asked_for(
+    tmp_path: Path, make: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    """Not the temporary file, and also where a library wraps it in an error of its own."""
+    target = tmp_path / "name"
+
+    def fail(error: Callable[[Path], Exception]) -> None:
+        with make(target) as temporary:
+            raise error(temporary)
+
+    errors: dict[str, Callable[[Path], Exception]] = {
+        "system": lambda new: OSError(28, "No space left on device", str(new / "x")),
+        "without a name": lambda _: OSError(28, "No space left on device"),
+        "safetensors": lambda _: SafetensorError("Error while serializing: I/O error: full (os error 28)"),
+        "tokenizers": lambda _: Exception("No space left on device (os error 28)"),
+    }
+    for error in errors.values():
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            fail(error)
+        assert (caught.value.errno, caught.value.filename) == (28, str(target))
+    with pytest.raises(FileNotFoundError) as caught:
+        fail(lambda _: FileNotFoundError(2, "No such file or directory", "another"))
+    assert caught.value.filename == "another"
+    assert names(tmp_path) == []
+
+
+def test_flushing_works_as_windows_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a folder cannot be opened, and a file that is open for reading cannot be flushed."""
+    opened, flush = os.open, os.fsync
+    writable: set[int] = set()
+
+    def windows_open(path: Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        descriptor = opened(path, flags, mode)
+        if flags & os.O_RDWR:
+            writable.add(descriptor)
+        return descriptor
+
+    def windows_fsync(descriptor: int) -> None:
+        if descriptor not in writable:
+            raise OSError(9, "Bad file descriptor")
+        flush(descriptor)
+
+    monkeypatch.setattr("d4c.files.WINDOWS", True)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)
+    monkeypatch.setattr(os, "open", windows_open)
+    monkeypatch.setattr(os, "fsync", windows_fsync)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("x")
+    write_json(tmp_path / "b.json", 1)
+    assert names(tmp_path) == ["b.json", "out", "out/a"]
+    assert writable
+
+
+def test_a_folder_that_a_file_system_does_not_flush_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(22, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_json(tmp_path / "a.json", 1)
+    assert names(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from d4c.resumable import COST, LONGEST, SHORTEST, Saves, remove_saves
+from d4c.errors import ArtifactError
+from d4c.resumable import COST, LONGEST, SHORTEST, Saves, refuse_others, remove_saves
 
 STATE = {"a": torch.arange(3.0), "b": torch.tensor(7)}
 
@@ -83,12 +86,36 @@ def test_another_key_shape_type_or_name_is_not_read(tmp_path: Path) -> None:
         assert saves.read(path, {**STATE, **other}) is None
 
 
-def test_what_is_missing_or_damaged_is_not_read(tmp_path: Path) -> None:
+def test_what_is_missing_is_not_read(tmp_path: Path) -> None:
+    assert Saves({}).read(tmp_path / "state", STATE) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100], ids=["empty", "text", "bytes"])
+def test_a_file_of_somebody_else_is_named_and_never_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(ArtifactError, match="state is where d4c keeps unfinished work, and d4c did not write"):
+        Saves({}).read(tmp_path / "state", STATE)
+    remove_saves(tmp_path, "state")
+    assert (tmp_path / "state").read_bytes() == content
+
+
+def test_weights_of_somebody_else_stay(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    (tmp_path / "b.safetensors").mkdir()
+    for name in ("a", "b"):
+        with pytest.raises(ArtifactError, match=f"{name}.safetensors is where d4c keeps unfinished work"):
+            refuse_others([tmp_path / f"{name}.safetensors"])
+    remove_saves(tmp_path, r".+\.safetensors")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
     saves = Saves({})
+    saves.write({tmp_path / "state": STATE})
+    content = bytearray((tmp_path / "state").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "state").write_bytes(content)
     assert saves.read(tmp_path / "state", STATE) is None
-    for content in (b"", b"no safetensors", b"\xff" * 100):
-        (tmp_path / "state").write_bytes(content)
-        assert saves.read(tmp_path / "state", STATE) is None
 
 
 def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
@@ -99,7 +126,9 @@ def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
 
 
 def test_only_files_of_the_job_are_removed(tmp_path: Path) -> None:
-    for name in ("job.0", ".job.0.x1", "job.txt", "other.0"):
-        (tmp_path / name).touch()
-    remove_saves(tmp_path, "job.[0-9]*")
-    assert {path.name for path in tmp_path.iterdir()} == {"job.txt", "other.0"}
+    for name in ("job.0", "job.12", "job.txt", "job.0.old", "other.0"):
+        Saves({}).write({tmp_path / name: STATE})
+    (tmp_path / "job.1").write_text("not a save")
+    (tmp_path / ".job.0.0123abcd.d4c-new").mkdir()
+    remove_saves(tmp_path, r"job\.[0-9]+")
+    assert {path.name for path in tmp_path.iterdir()} == {"job.txt", "job.0.old", "other.0", "job.1"}

@@ -6,6 +6,8 @@ stderr and exits with status 1.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -78,6 +80,17 @@ def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("d4c", "torch", "contextlib"):
         frame, level = frame.f_back, level + 1
     warnings.warn(sentence, category, stacklevel=level)
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return the error of the system in an exception, such as a full disk, or None if there is none.
+
+    Libraries in Rust (safetensors, tokenizers) raise errors of their own that end in "(os error 28)".
+    """
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _missing(purpose: str, library: str, extra: str) -> SettingError:

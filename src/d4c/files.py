@@ -2,73 +2,88 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from d4c.errors import ArtifactError, D4CError
+from d4c.errors import D4CError, system_error
+from d4c.siblings import NEW, put_in_place, temporary_sibling
+
+WINDOWS = os.name == "nt"
+NO_FSYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
+"""What network file systems answer for folders that they do not flush."""
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or a folder where the system can, to the disk."""
+    is_folder = path.is_dir()
+    if is_folder and WINDOWS:
+        return
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        # Windows flushes only what is open for writing.
+        descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in NO_FSYNC:
+            raise
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling to write; on success it is flushed and renamed to `path`, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    """Yield a path to write; on success the file is flushed and takes the place of `path`, else nothing changes.
+
+    Errors of the system name `path`, also those that other libraries wrap.
+    """
+    target = Path(os.path.realpath(path))
+    with _naming(path), temporary_sibling(target) as folder:
+        temporary = folder / target.name
         yield temporary
-        temporary.chmod(0o644)
-        fsync_path(temporary)
-        temporary.replace(path)
-        fsync_path(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _finish(temporary, folder)
+        temporary.replace(target)
+        fsync_path(target.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder to fill; on success it replaces `path`, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    """Yield an empty folder to fill; on success it takes the place of `path`, else nothing changes.
+
+    Errors of the system name `path`, also those that other libraries wrap.
+    """
+    target = Path(os.path.realpath(path))
+    with _naming(path), temporary_sibling(target) as folder:
+        yield folder
+        for file in folder.rglob("*"):
+            _finish(file, folder)
+        fsync_path(folder)
+        put_in_place(folder, target)
+        fsync_path(target.parent)
+
+
+def _finish(file: Path, folder: Path) -> None:
+    """Flush a file; its mode follows the umask, as the folder's does, though some libraries write for one user only."""
+    if file.is_file():
+        file.chmod(folder.stat().st_mode & 0o666)
+    fsync_path(file)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of the system that name a temporary file, or none, name `path`."""
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)  # some libraries write files that only their owner can read
-            fsync_path(file)
-        temporary.chmod(0o755)
-        fsync_path(temporary)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old.")) / path.name
-            path.replace(old)
-            try:
-                temporary.replace(path)
-            except BaseException:
-                old.replace(path)
-                raise
-            finally:
-                shutil.rmtree(old.parent)
-        else:
-            temporary.replace(path)
-        fsync_path(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except Exception as error:
+        problem = system_error(error)
+        if problem is None or problem.errno is None or NEW not in str(problem.filename or NEW):
+            raise
+        raise OSError(problem.errno, problem.strerror, str(path)) from error
 
 
 def sha256(path: Path) -> str:
@@ -103,19 +118,3 @@ def write_json(path: Path, data: Any) -> None:
     """Write data as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def refuse_occupied(folder: Path, is_ours: Callable[[Path], bool], expected: str) -> None:
-    """Make sure that writing to a folder replaces nothing but an earlier result of the same kind.
-
-    Args:
-        folder: Where the result will be written; it may be absent or empty.
-        is_ours: Whether a folder holds an earlier result.
-        expected: What such a result is called, with its article, as in "an export".
-
-    Raises:
-        ArtifactError: The folder holds something else.
-    """
-    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not empty and not is_ours(folder):
-        raise ArtifactError(f"{folder} exists and is not {expected}; choose another folder or remove it.")

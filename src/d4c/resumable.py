@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from d4c.errors import ArtifactError
 from d4c.files import atomic_file
+from d4c.hashing import tensors_hash
 from d4c.manifest import fingerprint
+from d4c.siblings import remove_leftovers
+
+UNFINISHED = "unfinished"
+"""What the metadata of a file say under "d4c"."""
 
 SHORTEST, LONGEST = 2.0, 30.0
 """Seconds between two saves, at least and at most."""
@@ -46,30 +55,68 @@ class Saves:
         """Write the tensors of each file, whole or not at all."""
         began = self.clock()
         for path, tensors in states.items():
+            # Tensors may share memory, which the format does not allow.
+            copies = {name: t.cpu().clone() for name, t in tensors.items()}
             with atomic_file(path) as new:
-                # Tensors may share memory, which the format does not allow.
-                save_file({name: t.cpu().clone() for name, t in tensors.items()}, new, metadata={"key": self.key})
+                save_file(copies, new, metadata={"d4c": UNFINISHED, "key": self.key, "sha256": tensors_hash(copies)})
         self.saved = self.clock()
         self.cost = self.saved - began
 
     def read(self, path: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """The tensors of a file, or None where it is missing, damaged, of another job or not shaped `like` these."""
+        """The tensors of a file, or None where it is missing, damaged, of another job or not shaped `like` these.
+
+        Raises:
+            ArtifactError: The file is not one that `write` wrote, and would be replaced.
+        """
+        refuse_others([path])
         try:
             with safe_open(path, "pt") as stream:
-                if (stream.metadata() or {}).get("key") != self.key:
+                record = stream.metadata() or {}
+                if record.get("key") != self.key:
                     return None
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
-        return tensors if _forms(tensors) == _forms(like) else None
+        return tensors if _forms(tensors) == _forms(like) and tensors_hash(tensors) == record.get("sha256") else None
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Any, ...]]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def remove_saves(folder: Path, pattern: str) -> None:
-    """Remove files of a job whose result is safe by now, and what a killed writer of them left."""
-    for name in (pattern, f".{pattern}.*"):
-        for file in folder.glob(name):
-            file.unlink(missing_ok=True)
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is one that `Saves` wrote."""
+    try:
+        with safe_open(path, "pt") as stream:
+            return (stream.metadata() or {}).get("d4c") == UNFINISHED
+    except (OSError, SafetensorError):
+        return False
+
+
+def refuse_others(paths: Iterable[Path]) -> None:
+    """Raise ArtifactError if one of these exists and is not unfinished work that `Saves` wrote."""
+    for path in paths:
+        if os.path.lexists(path) and not (path.is_file() and is_unfinished(path)):
+            raise ArtifactError(
+                f"{path} is where d4c keeps unfinished work, and d4c did not write what is there; move it away."
+            )
+
+
+def saves_in(folder: Path, names: str) -> list[Path]:
+    """The entries of a folder whose names match a regular expression."""
+    with suppress(OSError):
+        return [entry for entry in sorted(folder.iterdir()) if re.fullmatch(names, entry.name, re.DOTALL)]
+    return []
+
+
+def remove_saves(folder: Path, names: str) -> None:
+    """Remove unfinished work whose result is safe by now, and what killed writers of it left.
+
+    Args:
+        folder: Where it is.
+        names: Regular expression for the names of its files; others' files of such names stay.
+    """
+    for path in saves_in(folder, names):
+        if path.is_file() and is_unfinished(path):
+            path.unlink(missing_ok=True)
+    remove_leftovers(folder, names)

@@ -20,9 +20,10 @@ from d4c import cli
 from d4c.calibration.images import CalibrationSet
 from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.inspection.inspect_sets import inspect, inspect_folders, unused_name
+from d4c.inspection.inspect_sets import KIND, inspect, inspect_folders, unused_name
 from d4c.inspection.report import Inspection
 from d4c.models.clip import CLIP
+from d4c.outputs import output_folder
 from d4c.progress import WHOLE
 
 FILES = {"inspection.json", "coverage.png", "structure.png", "embedding.png", "activations.png"}
@@ -120,7 +121,7 @@ def test_folders_are_named_by_method_and_bring_their_model(written: tuple[Inspec
 def test_numbers_and_figures_are_written_as_one_folder(written: tuple[Inspection, Path]) -> None:
     inspection, out = written
     assert list(out.parent.iterdir()) == [out]
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == {*FILES, "manifest.json"}
     record = json.loads((out / "inspection.json").read_text(encoding="utf-8"))
     assert record == json.loads(json.dumps({**inspection.to_dict(), "map": record["map"]}))
     assert {name: len(points) for name, points in record["map"].items()} == dict.fromkeys(inspection.sets, 6)
@@ -135,12 +136,12 @@ def test_a_disk_that_fills_leaves_an_earlier_inspection_as_it_was(
     def full_disk(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "inspection.json").write_text("earlier")
+    with output_folder(tmp_path / "out", KIND) as earlier:
+        (earlier / "inspection.json").write_text("earlier")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
     with pytest.raises(OSError, match="No space left"):
         inspect_folders([saved / "pgsi"], output=tmp_path / "out")
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "inspection.json"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"out", "inspection.json", "manifest.json"}
     assert (tmp_path / "out" / "inspection.json").read_text() == "earlier"
 
 
@@ -275,7 +276,7 @@ def test_the_command_fails_in_one_sentence(
     below_a_file = saved / "pgsi" / "provenance.json" / "out"
     code, out, err = command(capsys, monkeypatch, saved / "pgsi", "-o", below_a_file)
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith("error: The system refused")
+    assert err.splitlines()[-1].startswith(f"error: {below_a_file} cannot be written (Not a directory)")
 
 
 def test_the_result_does_not_depend_on_the_random_state_outside(demo_rn: CLIP) -> None:

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 import d4c
-from d4c.errors import DataError, SettingError
+from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
+from d4c.locks import LOCK, locked
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load
@@ -102,7 +103,7 @@ def test_a_run_writes_every_stage(finished: tuple[Path, RunResult, list[str]]) -
     assert titles[2:] == [*QUANTIZATIONS, *EVALUATIONS]
     assert sorted(p.name for p in folder.iterdir()) == sorted([*STAGES, "config.json", "metrics.json"])
     config = json.loads((folder / "config.json").read_text())
-    assert config == json.loads(json.dumps({**CONFIG.to_dict(), "versions": config["versions"]}))
+    assert config == json.loads(json.dumps(CONFIG.to_dict()))
     assert json.loads((folder / "metrics.json").read_text()) == result.to_dict()
     assert list(result.seconds) == STAGES
 
@@ -181,7 +182,6 @@ from pathlib import Path
 from d4c.run.config import run_config
 from d4c.run.job import run
 config = json.loads(Path({str(copied / "config.json")!r}).read_text())
-config.pop("versions")
 result = run(run_config(config), Path({str(copied)!r}), None)
 assert "torch" not in sys.modules and "pyarrow" not in sys.modules
 print(json.dumps(result.to_dict()))
@@ -249,11 +249,51 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path) -> None:
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["evaluation", "evaluation/thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["evaluation/thesis.txt", "noise.unfinished.0", "artifact.unfinished/a.safetensors"])
+def test_what_somebody_else_put_into_a_run_is_named_before_any_work(copied: Path, name: str) -> None:
+    shutil.rmtree(copied / "noise")
+    (copied / name).parent.mkdir(exist_ok=True)
+    (copied / name).write_text("years of work")
+    report = Reported()
+    with pytest.raises(ArtifactError, match=f"{Path(name).name}.*move it away"):
+        run(CONFIG, copied, report)
+    assert report.titles == []
+    assert (copied / name).read_text() == "years of work"
+
+
+def test_two_runs_in_one_folder_do_not_mix(copied: Path) -> None:
+    shutil.rmtree(copied / "evaluation")
+    with (
+        locked(copied / LOCK, copied),
+        pytest.raises(SettingError, match=r"Another d4c is working in .*copy; wait until it is done"),
+    ):
+        run(CONFIG, copied, Reported())
+    assert run_again(copied) == EVALUATIONS
+
+
+def test_a_run_that_was_killed_in_its_first_moments_begins_again(tmp_path: Path) -> None:
+    """After the lock and before config.json: nothing else refuses what is no run."""
+    (tmp_path / LOCK).touch()
+    (tmp_path / ".config.json.0123abcd.d4c-new").mkdir()
+    with pytest.raises(d4c.CheckpointError, match="not an existing file or folder"):
+        run(replace(CONFIG, model="no/such/file.pt"), tmp_path, Reported())
+
+
+def test_a_later_version_keeps_those_that_made_the_earlier_stages(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copied / "evaluation")
+    monkeypatch.setattr("d4c.manifest.__version__", "9.9")
+    assert run_again(copied) == EVALUATIONS
+    versions = json.loads((copied / "metrics.json").read_text())["versions"]
+    assert [versions[stage]["d4c"] for stage in STAGES] == [d4c.__version__] * 4 + ["9.9"]
+
+
 def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SettingError, match="is a file"):
         run(CONFIG, tmp_path / "file", Reported())
-    with pytest.raises(DataError, match="cannot be made"):
+    with pytest.raises(ArtifactError, match=r"below.* cannot be written \(Not a directory\)"):
         run(CONFIG, tmp_path / "file" / "below", Reported())
 
 

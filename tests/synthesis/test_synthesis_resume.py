@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.resumable import Saves
 from d4c.synthesis import loop
-from d4c.synthesis.resume import remove_checkpoints
+from d4c.synthesis.resume import refuse_other_files, remove_checkpoints
 from d4c.synthesis.synthesize import synthesize
 
 TINY = CLIPConfig(16, ViTConfig(16, 8, 64, 1, 1, 32), TextConfig(64, 1, 1, 32, context_length=12))
@@ -108,14 +109,28 @@ def test_a_kill_in_the_first_minute_loses_at_most_half(
         assert kept >= kill_at / 2
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 100])
-def test_a_damaged_checkpoint_is_made_again(tiny: CLIP, tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_a_checkpoint_with_one_flipped_bit_is_not_used(tiny: CLIP, tmp_path: Path, place: float) -> None:
+    make(tiny, tmp_path / "partial")
+    content = bytearray((tmp_path / "partial.0").read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")  # of the tensors
+    content[start + int(place * (len(content) - start))] ^= 1
     (tmp_path / "partial.0").write_bytes(content)
     assert torch.equal(make(tiny, tmp_path / "partial"), make(tiny, None))
 
 
-def test_removing_leaves_other_files(tmp_path: Path) -> None:
-    for name in ("partial.0", "partial.64", ".partial.0.x1", "partial.txt", "other.0"):
+def test_files_of_somebody_else_are_named_before_any_work_and_stay(tmp_path: Path) -> None:
+    for name in ("partial.64", "partial.txt", "partial.2024-01-01", "other.0"):
         (tmp_path / name).touch()
+    with pytest.raises(ArtifactError, match=r"partial\.64 is where d4c keeps unfinished work"):
+        refuse_other_files(tmp_path / "partial")
     remove_checkpoints(tmp_path / "partial")
-    assert {path.name for path in tmp_path.iterdir()} == {"partial.txt", "other.0"}
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "partial.64").unlink()
+    refuse_other_files(tmp_path / "partial")
+
+
+def test_a_name_is_no_pattern(tmp_path: Path) -> None:
+    Saves({}).write({tmp_path / "other.unfinished.0": {"a": torch.zeros(1)}})
+    remove_checkpoints(tmp_path / "*.unfinished")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.unfinished.0"]

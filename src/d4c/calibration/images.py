@@ -20,9 +20,10 @@ from torch import Tensor
 
 from d4c.calibration.sheet import contact_sheet
 from d4c.errors import ArtifactError, DataError, warn
-from d4c.files import atomic_folder, refuse_occupied, sha256, write_json
+from d4c.files import sha256, write_json
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
+from d4c.outputs import output_folder
 from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below, skipped_summary
 from d4c.pictures import Picture
 from d4c.version import __version__
@@ -30,6 +31,8 @@ from d4c.version import __version__
 TENSORS = "calibration.safetensors"
 RECORD = "provenance.json"
 FORMAT = 1
+KIND = "calibration set"
+"""What the manifest of a saved set calls it."""
 PICTURES = "pictures"
 """The method in the provenance of a set of a user's pictures."""
 
@@ -142,30 +145,32 @@ class CalibrationSet:
             folder: Folder to write; an earlier set there is replaced.
 
         Raises:
-            ArtifactError: The folder holds something else.
+            ArtifactError: The folder holds something that d4c did not write, or cannot be replaced.
         """
-        path = Path(folder)
-        refuse_occupied(path, is_calibration_set, "a calibration set")
+        with output_folder(Path(folder), KIND) as new:
+            self.write(new)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of `save` into an empty folder."""
         pictures = self.pictures()
         digits = max(3, len(str(len(self) - 1)))
-        with atomic_folder(path) as temporary:
-            tensors = {"pixels": self.pixels, "targets": self.targets}
-            if self.boxes is not None:
-                tensors["boxes"] = self.boxes
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / TENSORS)
-            (temporary / "images").mkdir()
-            for i, picture in enumerate(pictures):
-                Image.fromarray(picture).save(temporary / "images" / f"{i:0{digits}d}.png")
-            captions = [prompt or f"image {i}" for i, prompt in enumerate(self.prompts)]
-            contact_sheet(pictures, captions).save(temporary / "contact_sheet.png")
-            record = {
-                "format": FORMAT,
-                "sha256": sha256(temporary / TENSORS),
-                "provenance": self.provenance,
-                "prompts": self.prompts,
-                "texts": self.texts,
-            }
-            write_json(temporary / RECORD, record)
+        tensors = {"pixels": self.pixels, "targets": self.targets}
+        if self.boxes is not None:
+            tensors["boxes"] = self.boxes
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+        (folder / "images").mkdir()
+        for i, picture in enumerate(pictures):
+            Image.fromarray(picture).save(folder / "images" / f"{i:0{digits}d}.png")
+        captions = [prompt or f"image {i}" for i, prompt in enumerate(self.prompts)]
+        contact_sheet(pictures, captions).save(folder / "contact_sheet.png")
+        record = {
+            "format": FORMAT,
+            "sha256": sha256(folder / TENSORS),
+            "provenance": self.provenance,
+            "prompts": self.prompts,
+            "texts": self.texts,
+        }
+        write_json(folder / RECORD, record)
 
     @classmethod
     def load(cls, folder: str | Path) -> CalibrationSet:

@@ -76,7 +76,7 @@ def plain_warnings() -> Iterator[None]:
 def say_skipped(reasons: Collection[str]) -> None:
     """Print how many pictures were skipped, and the first of them with the reason."""
     for line in skipped_summary(reasons):
-        say(printable(line))
+        say(line)
 
 
 def show_error(sentence: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 import d4c
 from d4c.cli import options
-from d4c.cli.console import note, progress_bar
+from d4c.cli.console import note, progress_bar, show
 from d4c.cli.display import print_run
 from d4c.device import AUTO, resolve_device
 
@@ -104,26 +104,31 @@ def synthesize(
 
     A synthesis that was stopped resumes where it stopped. Under torchrun the processes share the images out.
     """
+    from d4c.calibration.images import KIND
+    from d4c.outputs import check_output, reserved, unfinished_beside
     from d4c.synthesis.config import synthesis_config
-    from d4c.synthesis.resume import remove_checkpoints
+    from d4c.synthesis.resume import refuse_other_files, remove_checkpoints
     from d4c.synthesis.shards import workers
 
     settings = {"images": images, "iterations": iterations, "batch": batch, "seed": seed}
     config = synthesis_config(method, preset, settings)
     note(f"{config}")
-    unfinished = output.with_name(f"{output.name}.unfinished")
+    check_output(output, KIND)
+    unfinished = unfinished_beside(output)
+    refuse_other_files(unfinished)
     with workers(resolve_device(device)) as (own_device, writes):
         clip = d4c.load(model, pretrained, device=own_device)
-        with progress_bar(f"synthesize {config.method}") if writes else nullcontext() as progress:
-            made = d4c.synthesize(clip, config, prompts=prompts, progress=progress, checkpoint=unfinished)
-        if not writes:
-            return
-        made.save(output)
-        remove_checkpoints(unfinished)
+        with reserved(output) if writes else nullcontext():
+            with progress_bar(f"synthesize {config.method}") if writes else nullcontext() as progress:
+                made = d4c.synthesize(clip, config, prompts=prompts, progress=progress, checkpoint=unfinished)
+            if not writes:
+                return
+            made.save(output)
+            remove_checkpoints(unfinished)
     if as_json:
         print(json.dumps(made.provenance, indent=2))
     else:
-        print(f"{len(made.pixels)} images in {output}; look at {output / 'contact_sheet.png'}")
+        show(f"{len(made.pixels)} images in {output}; look at {output / 'contact_sheet.png'}")
 
 
 def quantize(
@@ -167,28 +172,30 @@ def quantize(
         "seed": seed,
     }
     from d4c.calibration.images import load_calibration
-    from d4c.files import refuse_occupied
-    from d4c.quantization.artifact.folder import is_artifact
+    from d4c.outputs import check_output, reserved, unfinished_beside
+    from d4c.quantization.artifact.folder import KIND
     from d4c.quantization.config import quantize_config
-    from d4c.quantization.rounding.resume import remove_checkpoint
+    from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
 
     config = quantize_config(scheme, preset, settings)
     note(f"{config}")
     # Not at the end, when the work of hours would be lost.
-    refuse_occupied(output, is_artifact, "a quantized model")
-    unfinished = output.with_name(f"{output.name}.unfinished")
+    check_output(output, KIND)
+    unfinished = unfinished_beside(output)
+    refuse_other_files(unfinished)
     clip = d4c.load(model, pretrained, device=resolve_device(device))
     images = load_calibration(calibration, clip)
-    with progress_bar("quantize") as progress:
-        quantized = d4c.quantize(clip, images, config, progress=progress, checkpoint=unfinished)
-    quantized.save_pretrained(output)
-    remove_checkpoint(unfinished)
+    with reserved(output):
+        with progress_bar("quantize") as progress:
+            quantized = d4c.quantize(clip, images, config, progress=progress, checkpoint=unfinished)
+        quantized.save_pretrained(output)
+        remove_checkpoint(unfinished)
     if as_json:
         results = {"effective_bits": quantized.effective_bits(), "loud_channels": quantized.loud_channels()}
         print(json.dumps({**quantized.recipe, **results}, indent=2))
         return
-    print(f"{quantized.effective_bits():.2f} bits per weight in {output}")
+    show(f"{quantized.effective_bits():.2f} bits per weight in {output}")
     for pattern, exception in quantized.recipe["overrides"].items():
-        print(f"exception: {pattern} at {exception}")
+        show(f"exception: {pattern} at {exception}")
     for layer, channels in quantized.loud_channels().items():
-        print(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")
+        show(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")

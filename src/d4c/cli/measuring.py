@@ -10,7 +10,7 @@ import typer
 
 import d4c
 from d4c.cli import options
-from d4c.cli.console import progress_bar
+from d4c.cli.console import progress_bar, show
 from d4c.cli.display import print_diagnosis, print_inspection, print_metrics, print_sensitivity
 from d4c.device import AUTO, resolve_device
 
@@ -86,7 +86,7 @@ def inspect(
         print(json.dumps(inspection.to_dict(), indent=2))
         return
     print_inspection(inspection)
-    print(f"written to {output}" if output else "-o DIR writes all numbers and figures")
+    show(f"written to {output}" if output else "-o DIR writes all numbers and figures")
 
 
 def doctor(
@@ -130,8 +130,10 @@ def sensitivity(
     """
     from d4c.calibration.images import load_calibration
     from d4c.files import write_json
+    from d4c.outputs import check_output_file
     from d4c.quantization.sensitivity.measure import measure_sensitivity
 
+    check_output_file(output)
     clip = d4c.load(model, pretrained, device=resolve_device(device))
     images = load_calibration(calibration, clip)
     with progress_bar("sensitivity") as progress:
@@ -143,4 +145,4 @@ def sensitivity(
         return
     print_sensitivity(costs)
     if output:
-        print(f"written to {output}")
+        show(f"written to {output}")

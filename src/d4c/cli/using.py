@@ -10,7 +10,7 @@ import typer
 
 import d4c
 from d4c.cli import options
-from d4c.cli.console import progress_bar, say_skipped
+from d4c.cli.console import progress_bar, say_skipped, show
 from d4c.deployment.targets import DEFAULT_FORMAT, format_help
 
 
@@ -35,9 +35,9 @@ def export(
         print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
         return
     for file, size in made.sizes.items():
-        print(f"{made.folder / file}: {size / 1e6:.1f} MB")
+        show(f"{made.folder / file}: {size / 1e6:.1f} MB")
     for tower, parity in (made.parity or {}).items():
-        print(f"{tower}: {parity.summary()}")
+        show(f"{tower}: {parity.summary()}")
 
 
 def search(
@@ -60,10 +60,12 @@ def search(
 
     Only what is new or changed since the last search is embedded.
     """
+    from d4c.outputs import check_output_file
     from d4c.runtime.gallery import open_gallery
-    from d4c.runtime.page import printable, write_page
+    from d4c.runtime.page import write_page
     from d4c.runtime.runtime_clip import RuntimeCLIP
 
+    check_output_file(html)
     clip = RuntimeCLIP(model, runtime)
     with progress_bar("embed") as progress:
         gallery = open_gallery(clip, images, embeddings, progress=progress)
@@ -76,5 +78,5 @@ def search(
         print(json.dumps({"matches": rows, "embedded": gallery.embedded, "skipped": gallery.skipped}, indent=2))
         return
     for match in matches:
-        print(f"{match.score:.3f}  {printable(match.path)}")
+        show(f"{match.score:.3f}  {match.path}")
     say_skipped(gallery.skipped.values())

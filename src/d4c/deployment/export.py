@@ -17,13 +17,16 @@ from d4c.deployment.saturating import saturating_layers
 from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_FORMAT, find_target
 from d4c.errors import ArtifactError, SettingError, require
-from d4c.files import atomic_folder, read_json, refuse_occupied, sha256, write_json
+from d4c.files import read_json, sha256, write_json
+from d4c.outputs import check_output, output_folder
 from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.read import read_artifact
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.exported import FORMAT_VERSION
 from d4c.version import __version__
 
+KIND = "export"
+"""What the manifest of an export calls it."""
 COPIED = ("tokenizer.json", "preprocessor_config.json")
 
 
@@ -80,12 +83,12 @@ def export(
         require(library, target.name, "An export needs")
     source = Path(artifact).resolve()
     folder = source.with_name(f"{source.name}-{target.name}") if output is None else Path(output)
-    refuse_occupied(folder, is_export, "an export")
+    check_output(folder, KIND)
     clip = read_artifact(artifact)
     _refuse_paper_track(clip)
     for name in COPIED:
         read_json(source / name, ArtifactError, "write the artifact again")
-    with reporting(progress, f"export {target.name}") as report, atomic_folder(folder) as new:
+    with reporting(progress, f"export {target.name}") as report, output_folder(folder, KIND) as new:
         report(0, WHOLE)
         written = target.write(clip, new, ExportOptions(unpacked, check), report)
         sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}

@@ -16,21 +16,23 @@ from d4c.errors import DataError, SettingError
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.files import atomic_folder, refuse_occupied
 from d4c.inspection.activations import fit_ranges, watch_ranges
 from d4c.inspection.coverage import coverage
 from d4c.inspection.embedding import likeness
 from d4c.inspection.extra import require
 from d4c.inspection.features import BATCH, unit_features
-from d4c.inspection.report import RECORD, Inspection, SetReport
+from d4c.inspection.report import Inspection, SetReport
 from d4c.inspection.spectrum import luma
 from d4c.inspection.structure import structure, watch_patches
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, load
+from d4c.outputs import check_output, output_folder
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.synthesis.synthesize import synthesize
 
+KIND = "inspection"
+"""What the manifest of an inspection calls it."""
 REAL = "real"
 CONTROLS = ("noise", "leaves")
 """Methods whose images are always measured beside the sets."""
@@ -163,14 +165,14 @@ def inspect_folders(
         All measures by set, as `inspect` returns them.
 
     Raises:
-        ArtifactError: A folder is not a calibration set, or `output` holds something else.
+        ArtifactError: A folder is not a calibration set, or `output` holds something that d4c did not write.
         SettingError: The model has to be named, or a library for pictures is not installed.
         CheckpointError: The model cannot be loaded.
         DataError: `inspect` cannot use the sets or the real images.
     """
     if output is not None:
         # Checked before the work, which would be lost otherwise.
-        refuse_occupied(output, is_inspection, "an inspection")
+        check_output(output, KIND)
         for module in ("matplotlib", "umap"):
             require(module)
     sets: dict[str, CalibrationSet] = {}
@@ -180,7 +182,7 @@ def inspect_folders(
         name = unused_name(str(images.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
         sets[name], sources[name] = images, str(folder)
     clip = embedded_model(sets, device) if model is None else load(model, pretrained, device)
-    with nullcontext() if output is None else atomic_folder(output) as new:
+    with nullcontext() if output is None else output_folder(output, KIND) as new:
         inspection = inspect(clip, sets, real, seed=seed, progress=progress)
         named = {name: replace(inspection.sets[name], source=source) for name, source in sources.items()}
         inspection = replace(inspection, sets={**inspection.sets, **named})
@@ -236,8 +238,3 @@ def unused_name(name: str, used: Sequence[str]) -> str:
     """Return the name, followed by the first number from 2 that makes it unused if it is used."""
     choices = [name, *(f"{name} {number}" for number in range(2, len(used) + 3))]
     return next(choice for choice in choices if choice not in used)
-
-
-def is_inspection(folder: Path) -> bool:
-    """Whether `inspect_folders` wrote this folder."""
-    return (folder / RECORD).is_file()

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from d4c.models.clip import CLIP
+from d4c.outputs import output_folder
+from d4c.quantization.artifact.folder import KIND
 from d4c.quantization.artifact.write import write_artifact
 from d4c.quantization.placement import Plan, loud_channels
 from d4c.quantization.quantized_layers import QuantizedLayer, effective_bits, weighted_layers
@@ -41,5 +43,17 @@ class QuantizedCLIP(CLIP):
         return effective_bits(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the artifact: packed integers, config, tokenizer, preprocessing, model card. See `artifact`."""
-        write_artifact(self, self.plan, self.recipe, Path(folder))
+        """Write the artifact: packed integers, config, tokenizer, preprocessing, model card. See `artifact`.
+
+        Args:
+            folder: Where it appears, whole or not at all; an earlier artifact there is replaced.
+
+        Raises:
+            ArtifactError: The folder holds something that d4c did not write, or cannot be replaced.
+        """
+        with output_folder(Path(folder), KIND) as new:
+            self.write(new)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of `save_pretrained` into an empty folder."""
+        write_artifact(self, self.plan, self.recipe, folder)

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d4c.device import resolve_device
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.metrics import Metrics
-from d4c.files import write_json
-from d4c.manifest import is_done, outcome, seconds, stage_folder
+from d4c.files import read_json, write_json
+from d4c.locks import LOCK, locked
+from d4c.manifest import is_done, outcome, refuse_foreign, seconds, stage_folder, versions_of
+from d4c.outputs import is_empty, unfinished_beside
 from d4c.progress import Progress
 from d4c.run.config import RunConfig
 from d4c.run.origins import data_origin, model_origin
+from d4c.siblings import check_writable
 from d4c.synthesis.config import SynthesisConfig
-from d4c.version import __version__
 
 if TYPE_CHECKING:
     from d4c.evaluation.dataset import Dataset
     from d4c.models.clip import CLIP
+
+CONFIG = "config.json"
+CALIBRATION, QUANTIZED = "calibration set", "quantized model"
+"""What the manifests of steps call them, as those of such folders do that are written alone."""
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display for a step, given its title."""
@@ -46,14 +51,16 @@ class Row:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run ends with: the table and the seconds of each step (those of the run that made it)."""
+    """What a run ends with: the table, and the seconds and the versions that made each step."""
 
     folder: Path
     rows: list[Row]
     seconds: dict[str, float]
+    versions: dict[str, dict[str, str | None]]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "rows": [row.to_dict() for row in self.rows]}
+        rows = [row.to_dict() for row in self.rows]
+        return {"seconds": self.seconds, "versions": self.versions, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Step:
     """A folder of the run directory, what its content depends on (known once earlier steps are done), and its maker."""
 
     folder: Path
+    kind: str
     key: Callable[[], dict[str, Any]]
     make: Callable[[Path], None]
 
@@ -79,24 +87,36 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
     job = _Job(replace(config, device=resolve_device(config.device)), folder, report)
     steps = list(job.steps())
     if not all(step.is_done() for step in steps):
+        _refuse_occupied(folder, steps)
         job.load()
-        _prepare_folder(folder)
-        write_json(folder / "config.json", {**config.to_dict(), "versions": versions()})
-        for step in steps:
-            if not step.is_done():
-                with stage_folder(step.folder, step.key()) as new:
-                    step.make(new)
-                _remove_unfinished(step.folder)
-    saved = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["rows"]
-    rows = [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved]
-    result = RunResult(folder, rows, {step.folder.name: seconds(step.folder) for step in steps})
-    write_json(folder / "metrics.json", result.to_dict())
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK, folder):
+            write_json(folder / CONFIG, config.to_dict())
+            for step in steps:
+                if not step.is_done():
+                    with stage_folder(step.folder, step.kind, step.key()) as new:
+                        step.make(new)
+                    _remove_unfinished(step.folder)
+    result = _result(folder, steps)
+    _keep(folder / "metrics.json", result.to_dict())
     return result
 
 
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {"d4c": __version__, "torch": version("torch"), "python": platform.python_version()}
+def _result(folder: Path, steps: list[Step]) -> RunResult:
+    """What the finished steps say."""
+    saved = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["rows"]
+    rows = [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved]
+    names = {step.folder.name: step.folder for step in steps}
+    times = {name: seconds(path) for name, path in names.items()}
+    return RunResult(folder, rows, times, {name: versions_of(path) for name, path in names.items()})
+
+
+def _keep(file: Path, data: Any) -> None:
+    """Write JSON unless the file holds it already; a finished run may be on a disk that is only read."""
+    with suppress(DataError):
+        if read_json(file, DataError, "") == json.loads(json.dumps(data)):
+            return
+    write_json(file, data)
 
 
 def float_size(clip: CLIP) -> int:
@@ -125,6 +145,11 @@ class _Job:
         return load_dataset(self.config.dataset)
 
     @cached_property
+    def data(self) -> str | None:
+        """What tells the dataset apart."""
+        return data_origin(self.config.dataset)
+
+    @cached_property
     def model(self) -> str:
         """What tells the model apart."""
         origin = model_origin(self.config.model, self.config.pretrained)
@@ -146,16 +171,17 @@ class _Job:
         sources = {"synthesis": self.config.synthesis, "noise": replace(self.config.synthesis, method="noise")}
         for name, synthesis in sources.items():
             key = partial(self._synthesis_key, synthesis)
-            yield Step(self.folder / name, key, partial(self._synthesize, synthesis, name))
+            yield Step(self.folder / name, CALIBRATION, key, partial(self._synthesize, synthesis, name))
         rows = []
         for scheme in self.config.schemes:
             suffix = "" if scheme == self.config.schemes[0] else f"-{scheme}"
             for name, source in (("baseline", "noise"), ("artifact", "synthesis")):
                 folder = self.folder / f"{name}{suffix}"
                 key = partial(self._artifact_key, scheme, source)
-                yield Step(folder, key, partial(self._quantize, scheme, source, folder.name))
+                yield Step(folder, QUANTIZED, key, partial(self._quantize, scheme, source, folder.name))
                 rows.append((folder, scheme, sources[source].method))
-        yield Step(self.folder / "evaluation", partial(self._evaluation_key, rows), partial(self._evaluate, rows))
+        key = partial(self._evaluation_key, rows)
+        yield Step(self.folder / "evaluation", "evaluation", key, partial(self._evaluate, rows))
 
     def _synthesis_key(self, synthesis: SynthesisConfig) -> dict[str, Any]:
         return {"model": self.model, "synthesis": asdict(synthesis)}
@@ -173,15 +199,16 @@ class _Job:
         }
 
     def _evaluation_key(self, rows: list[tuple[Path, str, str]]) -> dict[str, Any]:
-        data = {"dataset": self.config.dataset, "data": data_origin(self.config.dataset), "device": self.config.device}
+        data = {"dataset": self.config.dataset, "data": self.data, "device": self.config.device}
         return {"model": self.model, **data, "rows": [[name, scheme, outcome(path)] for path, scheme, name in rows]}
 
     def _synthesize(self, synthesis: SynthesisConfig, name: str, new: Path) -> None:
         from d4c.synthesis.synthesize import synthesize
 
+        unfinished = unfinished_beside(self.folder / name)
         with self.report(f"synthesize {synthesis.method}") as progress:
-            made = synthesize(self.clip, synthesis, progress=progress, checkpoint=self.folder / f"{name}.unfinished")
-        made.save(new)
+            made = synthesize(self.clip, synthesis, progress=progress, checkpoint=unfinished)
+        made.write(new)
 
     def _quantize(self, scheme: str, source: str, name: str, new: Path) -> None:
         from d4c.calibration.images import CalibrationSet
@@ -190,10 +217,9 @@ class _Job:
         images = CalibrationSet.load(self.folder / source)
         config = replace(self.config.quantization, scheme=scheme)
         with self.report(f"quantize to {scheme} with {images.provenance['method']}") as progress:
-            quantized = quantize(
-                self.clip, images, config, progress=progress, checkpoint=self.folder / f"{name}.unfinished"
-            )
-        quantized.save_pretrained(new)
+            unfinished = unfinished_beside(self.folder / name)
+            quantized = quantize(self.clip, images, config, progress=progress, checkpoint=unfinished)
+        quantized.write(new)
 
     def _evaluate(self, artifacts: list[tuple[Path, str, str]], new: Path) -> None:
         from d4c.evaluation.embed import embed
@@ -219,26 +245,32 @@ def _remove_unfinished(folder: Path) -> None:
     from d4c.quantization.rounding.resume import remove_checkpoint
     from d4c.synthesis.resume import remove_checkpoints
 
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished = unfinished_beside(folder)
     remove_checkpoint(unfinished)
     remove_checkpoints(unfinished)
 
 
-def _prepare_folder(folder: Path) -> None:
-    """Make the run directory; steps replace folders in it, so nothing else may be there."""
+def _refuse_occupied(folder: Path, steps: list[Step]) -> None:
+    """Refuse, before any work, a folder where steps would replace what is not theirs."""
+    from d4c.quantization.rounding.resume import refuse_other_files as refuse_in_reconstruction
+    from d4c.synthesis.resume import refuse_other_files as refuse_in_synthesis
+
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"{folder} is a file, but the output must be a folder; choose another path.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"The output folder {folder} cannot be made ({error.strerror}); choose another path.") from None
-    if any(folder.iterdir()) and not _is_run(folder):
+    check_writable(folder / CONFIG)
+    if not is_empty(folder) and not _is_run(folder):
         raise SettingError(f"{folder} holds files and is not a run directory; choose an empty or a new folder.")
+    done = [step.folder for step in takewhile(Step.is_done, steps)]
+    for step in steps[len(done) :]:
+        refuse_foreign(step.folder)
+        unfinished = unfinished_beside(step.folder)
+        refuse_in_reconstruction(unfinished)
+        refuse_in_synthesis(unfinished)
 
 
 def _is_run(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / CONFIG, SettingError, "choose another folder")
+    except SettingError:
         return False
-    return isinstance(config, dict) and {"quantization", "versions"} <= set(config)
+    return isinstance(config, dict) and {"model", "dataset", "synthesis", "quantization"} <= set(config)

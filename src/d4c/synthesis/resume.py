@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from d4c.resumable import Saves, remove_saves
+from d4c.resumable import Saves, refuse_others, remove_saves, saves_in
 from d4c.synthesis.loop import Loop
 
 
@@ -34,4 +35,13 @@ class Checkpoint:
 
 def remove_checkpoints(prefix: Path) -> None:
     """Remove the checkpoints of a synthesis, one per process, after its result is saved."""
-    remove_saves(prefix.parent, f"{prefix.name}.[0-9]*")
+    remove_saves(prefix.parent, _names(prefix))
+
+
+def refuse_other_files(prefix: Path) -> None:
+    """Raise ArtifactError, before any work, if a file of somebody else has the name of a checkpoint."""
+    refuse_others(saves_in(prefix.parent, _names(prefix)))
+
+
+def _names(prefix: Path) -> str:
+    return rf"{re.escape(prefix.name)}\.[0-9]+"

@@ -436,9 +436,11 @@ def test_an_interrupted_save_leaves_the_old_artifact(copied: Path, monkeypatch: 
 
 def test_saving_replaces_an_artifact_and_nothing_else(copied: Path, tmp_path: Path) -> None:
     clip = d4c.load_quantized(copied)
-    (copied / "left over").write_text("x")
     clip.save_pretrained(copied)
-    assert not (copied / "left over").exists()
+    (copied / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds notes"):
+        clip.save_pretrained(copied)
+    assert (copied / "notes.txt").read_text() == "mine"
     other = tmp_path / "home"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")

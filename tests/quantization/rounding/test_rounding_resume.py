@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import d4c
 from d4c.calibration.images import CalibrationSet
+from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.rounding import reconstruction
-from d4c.quantization.rounding.resume import remove_checkpoint
+from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
 from d4c.resumable import Saves
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
@@ -139,7 +141,7 @@ def test_other_images_are_another_checkpoint(
     assert rebuilt == VIT
 
 
-@pytest.mark.parametrize("damage", ["empty", "no safetensors", "another shape", "a tensor less"])
+@pytest.mark.parametrize("damage", ["a flipped bit", "another shape", "a tensor less"])
 def test_a_damaged_stage_is_rebuilt(
     tiny_vit: CLIP,
     images: CalibrationSet,
@@ -153,10 +155,10 @@ def test_a_damaged_stage_is_rebuilt(
     tensors, name = load_file(file), "image.blocks.1.mlp.fc1.weight_scale"
     with safe_open(file, "pt") as stream:
         metadata = stream.metadata()
-    if damage == "empty":
-        file.write_bytes(b"")
-    elif damage == "no safetensors":
-        file.write_bytes(b"\xff" * 100)
+    if damage == "a flipped bit":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
     else:
         changed = {name: tensors[name][:5].clone()} if damage == "another shape" else {}
         save_file({k: v for k, v in tensors.items() if k != name} | changed, file, metadata=metadata)
@@ -181,11 +183,16 @@ def test_quick_stages_are_written_together(
 def test_removing_leaves_other_files(tmp_path: Path) -> None:
     folder = tmp_path / "a.unfinished"
     folder.mkdir()
-    for name in ("image.head.safetensors", ".image.head.safetensors.x1", "thesis.txt"):
+    Saves({}).write({folder / "image.head.safetensors": {"a": torch.zeros(1)}})
+    (folder / ".image.head.safetensors.0123abcd.d4c-new").mkdir()
+    for name in ("mine.safetensors", "thesis.txt"):
         (folder / name).touch()
+    with pytest.raises(ArtifactError, match=r"mine\.safetensors is where d4c keeps unfinished work"):
+        refuse_other_files(folder)
     remove_checkpoint(folder)
-    assert [file.name for file in folder.iterdir()] == ["thesis.txt"]
-    (folder / "thesis.txt").unlink()
+    assert sorted(file.name for file in folder.iterdir()) == ["mine.safetensors", "thesis.txt"]
+    for file in folder.iterdir():
+        file.unlink()
     remove_checkpoint(folder)
     assert not folder.exists()
     remove_checkpoint(folder)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
 from torch import nn
+
+from d4c.hashing import tensors_hash
 
 
 def model_hash(model: nn.Module) -> str:
@@ -19,9 +18,4 @@ def model_hash(model: nn.Module) -> str:
     Returns:
         SHA-256 as hex digits.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensors_hash(model.state_dict())

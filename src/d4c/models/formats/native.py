@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.files import atomic_folder, refuse_occupied, write_json
+from d4c.files import write_json
 from d4c.models.config import CLIPConfig
+from d4c.outputs import output_folder
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -31,10 +32,9 @@ def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], fol
         folder: Where to write; an earlier float model there is replaced.
 
     Raises:
-        ArtifactError: The folder holds something other than an earlier float model.
+        ArtifactError: The folder holds something that d4c did not write, or cannot be replaced.
     """
-    refuse_occupied(folder, lambda path: (path / CONFIG).is_file() and (path / WEIGHTS).is_file(), "a float model")
-    with atomic_folder(folder) as temporary:
+    with output_folder(folder, "float model") as temporary:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(

@@ -15,6 +15,8 @@ import json
 from pathlib import Path
 
 FORMAT_VERSION = 1
+KIND = "quantized model"
+"""What the manifest of an artifact calls it."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 

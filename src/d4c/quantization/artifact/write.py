@@ -10,63 +10,58 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from d4c.files import atomic_folder, refuse_occupied, write_json
+from d4c.files import write_json
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer import tokenizer
 from d4c.quantization.artifact.card import model_card
-from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, is_artifact, range_prefix
+from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
 from d4c.quantization.placement import Plan, loud_channels
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, effective_bits
 
 
 def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Path) -> None:
-    """Write the artifact so that it appears whole or not at all; an earlier one in `folder` is replaced.
-
-    Raises ArtifactError if something else is there.
-    """
-    refuse_occupied(folder, is_artifact, "a quantized model")
+    """Write the files of an artifact into an empty folder."""
     config = clip.config
-    with atomic_folder(folder) as new:
-        save_file(dict(_tensors(clip)), new / WEIGHTS, metadata={"format": "pt"})
-        write_json(
-            new / CONFIG,
-            {
-                "format_version": FORMAT_VERSION,
-                "name": clip.name,
-                "architecture": config.to_dict(),
-                "quantization_config": {
-                    "quant_method": "d4c",
-                    "scheme": recipe["scheme"],
-                    "track": recipe["track"],
-                    "overrides": recipe["overrides"],
-                    "begin_id": clip.text.begin_id,
-                    "effective_bits": round(effective_bits(clip), 4),
-                    "layers": {name: entry.to_dict() for name, entry in plan.items()},
-                    "ignore": sorted(_float_layers(clip)),
-                },
-                "recipe": recipe,
+    save_file(dict(_tensors(clip)), folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(
+        folder / CONFIG,
+        {
+            "format_version": FORMAT_VERSION,
+            "name": clip.name,
+            "architecture": config.to_dict(),
+            "quantization_config": {
+                "quant_method": "d4c",
+                "scheme": recipe["scheme"],
+                "track": recipe["track"],
+                "overrides": recipe["overrides"],
+                "begin_id": clip.text.begin_id,
+                "effective_bits": round(effective_bits(clip), 4),
+                "layers": {name: entry.to_dict() for name, entry in plan.items()},
+                "ignore": sorted(_float_layers(clip)),
             },
-        )
-        write_json(
-            new / "preprocessor_config.json",
-            {
-                "do_resize": True,
-                "size": {"shortest_edge": clip.image_size},
-                "resample": 3,
-                "do_center_crop": True,
-                "crop_size": {"height": clip.image_size, "width": clip.image_size},
-                "do_convert_rgb": True,
-                "do_rescale": True,
-                "rescale_factor": 1 / 255,
-                "do_normalize": True,
-                "image_mean": list(config.mean),
-                "image_std": list(config.std),
-            },
-        )
-        tokenizer().save(str(new / "tokenizer.json"))
-        card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))
-        (new / "README.md").write_text(card, encoding="utf-8")
+            "recipe": recipe,
+        },
+    )
+    write_json(
+        folder / "preprocessor_config.json",
+        {
+            "do_resize": True,
+            "size": {"shortest_edge": clip.image_size},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": clip.image_size, "width": clip.image_size},
+            "do_convert_rgb": True,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(config.mean),
+            "image_std": list(config.std),
+        },
+    )
+    tokenizer().save(str(folder / "tokenizer.json"))
+    card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _float_layers(clip: CLIP) -> Iterator[str]:

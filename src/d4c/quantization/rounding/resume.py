@@ -7,6 +7,7 @@ each unit alone.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,10 @@ from torch import Tensor
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.stages import Stage
-from d4c.resumable import Saves, remove_saves
+from d4c.resumable import Saves, refuse_others, remove_saves, saves_in
+
+NAMES = r".+\.safetensors"
+"""Regular expression for the files of a checkpoint."""
 
 
 class Checkpoint:
@@ -48,9 +52,16 @@ class Checkpoint:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a reconstruction once its result is saved; other files stay."""
-    remove_saves(folder, "*.safetensors")
+    remove_saves(folder, NAMES)
     with suppress(OSError):
         folder.rmdir()
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raise ArtifactError, before any work, if a file of somebody else has the name of a checkpoint."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        refuse_others([folder])
+    refuse_others(saves_in(folder, NAMES))
 
 
 def tensor_hash(tensor: Tensor) -> str:
