@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d4c.models.config import Activation
 from d4c.models.tower import ChannelAxis, Part, SharedInput
-
-Activation = Literal["quick_gelu", "gelu"]
 
 
 class MatMul(nn.Module):

@@ -58,7 +58,7 @@ def test_saved_tensors_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     state = {"a": base, "transposed": base.T, "row": base[2], "steps": base[::2, 1::2], "scalar": base[0, 0]}
     state |= {"none": base[:0], "parameter": nn.Parameter(base.clone(), requires_grad=False)}
     torch.save(state, tmp_path / "x.pt")
-    back = read_archive(tmp_path / "x.pt")
+    back = read_archive(tmp_path / "x.pt").tensors
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
     assert back["row"].untyped_storage().data_ptr() == back["a"].untyped_storage().data_ptr()
@@ -68,7 +68,7 @@ def test_saved_tensors_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_a_modules_state_dict_comes_back_in_every_protocol(protocol: int, tmp_path: Path) -> None:
     state = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).state_dict()
     torch.save(OrderedDict(epoch=1, state_dict=state, best=0.5), tmp_path / "x.pt", pickle_protocol=protocol)
-    back = read_archive(tmp_path / "x.pt")
+    back = read_archive(tmp_path / "x.pt").tensors
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], value) for key, value in state.items())
 
@@ -78,7 +78,7 @@ def test_big_endian_storages_are_swapped(tmp_path: Path) -> None:
     torch.save({"x": value}, tmp_path / "x.pt")
     swapped = value.numpy().byteswap().tobytes()
     big = repacked(tmp_path / "x.pt", tmp_path / "big.pt", {"byteorder": b"big", "data/0": swapped})
-    assert torch.equal(read_archive(big)["x"], value)
+    assert torch.equal(read_archive(big).tensors["x"], value)
 
 
 class Nest(nn.Module):
@@ -102,7 +102,7 @@ def test_torchscript_comes_back_without_being_run(compiler: str, tmp_path: Path)
     model = Nest().eval()
     scripted = torch.jit.script(model) if compiler == "script" else torch.jit.trace(model, torch.randn(1, 3, 8, 8))
     scripted.save(tmp_path / "x.pt")
-    back = read_archive(tmp_path / "x.pt")
+    back = read_archive(tmp_path / "x.pt").tensors
     expected = scripted.state_dict()
     assert back.keys() == expected.keys()
     assert all(torch.equal(back[key], value) for key, value in expected.items())
@@ -115,7 +115,7 @@ class Holder(nn.Module):
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_clip_with_openais_names_loads(demo_rn: CLIP, tmp_path: Path) -> None:
     root = Holder()
-    for name, value in read_weights(demo_path("demo-rn")).items():
+    for name, value in read_weights(demo_path("demo-rn")).tensors.items():
         *path, last = name.split(".")
         owner: nn.Module = root
         for part in path:
@@ -149,8 +149,8 @@ def test_a_pickle_that_runs_a_command_is_refused_and_not_run(protocol: int, tmp_
 
 @pytest.mark.parametrize(
     "value",
-    [nn.Linear(2, 2), {1, 2}, Path("x"), torch.eye(3).to_sparse(), slice(1)],
-    ids=["module", "set", "path", "sparse", "slice"],
+    [nn.Linear(2, 2), {1, 2}, torch.eye(3).to_sparse(), slice(1)],
+    ids=["module", "set", "sparse", "slice"],
 )
 def test_other_objects_are_refused_by_name(value: object, tmp_path: Path) -> None:
     torch.save({"x": value}, tmp_path / "x.pt")
@@ -223,7 +223,7 @@ def test_windows_beyond_their_storage_are_refused(
 
 
 def test_a_window_within_its_storage_is_read(tmp_path: Path) -> None:
-    back = read_archive(pickled(tmp_path / "x.pt", tensor_program(x=Window(3, 1, (2,), (1,)))))
+    back = read_archive(pickled(tmp_path / "x.pt", tensor_program(x=Window(3, 1, (2,), (1,))))).tensors
     assert torch.equal(back["x"], torch.zeros(2))
 
 
@@ -263,7 +263,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcome(path: Path) -> str:
     """Return "" for an archive that gives tensors, or the sentence that refuses it."""
     try:
-        assert all(isinstance(value, Tensor) for value in read_archive(path).values())
+        assert all(isinstance(value, Tensor) for value in read_archive(path).tensors.values())
     except CheckpointError as error:
         return str(error)
     return ""

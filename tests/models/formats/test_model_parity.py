@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import d4c
 from d4c.models.clip import CLIP
 from d4c.models.formats.assemble import IGNORED, blueprint
-from d4c.models.formats.load import from_state
+from d4c.models.formats.build import from_state
 from d4c.models.formats.openai import infer_config, openai_layout
 from d4c.models.formats.openclip import openclip_config
 from d4c.models.layers import AttentionProducts

@@ -8,11 +8,11 @@ file, so the size of the file bounds the memory.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,21 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError, reason_of
 from d4c.inert import Rebuild, Refused, Stateful, load
+from d4c.models.formats.wrapped.unwrap import Choice, select
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The content of a weights file.
+
+    Attributes:
+        tensors: The weights by name.
+        notes: What else the file says, as dictionaries of any content that may describe the model.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: tuple[Mapping[Any, Any], ...] = ()
+
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -33,6 +48,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+LEAF = TypeVar("LEAF")
 _MAX_PICKLE_BYTES = 16 << 20
 _MAX_NAME_LENGTH = 1000
 _MAX_DIMENSIONS = 64
@@ -65,9 +81,9 @@ class TensorRef:
 
 
 class Record(Stateful):
-    """A TorchScript object as the attributes it was saved with."""
+    """An object of TorchScript, or a namespace of settings, as the attributes it was saved with."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any) -> None:
         self.attributes: dict[Any, Any] = {}
 
     def set_state(self, state: Any) -> None:
@@ -107,40 +123,90 @@ def tensor_ref(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Te
     return TensorRef(storage, offset, sizes, strides)
 
 
+class Ignored(Stateful):
+    """An object beside weights that nothing asks for: a NumPy scalar, a path, the state of a training loop."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
 def first_argument(value: Any, *_: Any) -> Any:
     """Stand in for a function that wraps its first argument."""
     return value
 
 
+_CODECS = ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_BESIDE = (
+    "_codecs.encode",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "numpy.dtypes.*",
+    "torch.device",
+    "omegaconf.*",
+    *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in _CODECS),
+    *(f"pathlib.{local}{name}" for local in ("", "_local.") for name in _PATHS),
+)
+"""Globals of what training loops save beside weights; the stand-in for each holds nothing."""
+_DICTIONARIES = (
+    "collections.OrderedDict",
+    "collections.defaultdict",
+    "easydict.EasyDict",
+    "yacs.config.CfgNode",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+_MENTIONED = [f"{builtins}.{kind}" for builtins in ("builtins", "__builtin__") for kind in ("list", "dict", "int")]
+
 _GLOBALS = {
     **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
     **{str(dtype): dtype for dtype in _STORAGES.values()},
-    "collections.OrderedDict": Rebuild(lambda: StateDict()),
+    **dict.fromkeys(_MENTIONED, "a type"),
+    **dict.fromkeys(_DICTIONARIES, Rebuild(lambda *_: StateDict())),
     "torch._utils._rebuild_tensor_v2": Rebuild(tensor_ref),
     "torch._utils._rebuild_parameter": Rebuild(first_argument),
     "torch.Size": Rebuild(first_argument),
     "torch.jit._pickle.restore_type_tag": Rebuild(first_argument),
     "torch.jit._pickle.build_*": Rebuild(first_argument),
-    "__torch__.*": Rebuild(lambda: Record()),
+    "__torch__.*": Rebuild(Record),
+    **{name: Rebuild(Record) for name in ("argparse.Namespace", "types.SimpleNamespace")},
+    **dict.fromkeys(_BESIDE, Rebuild(Ignored)),
 }
 
 
-def tensors_of(tree: dict[Any, Any] | Record) -> Iterator[tuple[str, TensorRef]]:
-    """Yield dotted names and tensors of a dict or of nested objects; an object that is met twice counts once."""
-    todo: list[tuple[str, dict[Any, Any]]] = [("", tree.attributes if isinstance(tree, Record) else tree)]
-    seen = set()
+def groups_of(tree: Mapping[Any, Any] | Record, leaf: type[LEAF]) -> dict[str, dict[str, LEAF]]:
+    """Return the tensors in nested dictionaries, each with those of the objects that it holds.
+
+    Args:
+        tree: The outermost dictionary or object; what is met twice counts once.
+        leaf: The class of a tensor.
+
+    Returns:
+        The tensors by name, in groups by the path of their dictionary, which ends in a dot unless it is empty.
+    """
+    groups: dict[str, dict[str, LEAF]] = {}
+    seen: set[int] = set()
+    todo: list[tuple[str, str, Mapping[Any, Any]]] = [("", "", tree.attributes if isinstance(tree, Record) else tree)]
     while todo:
-        prefix, branch = todo.pop()
+        path, prefix, branch = todo.pop()
+        if id(branch) in seen:
+            continue
+        seen.add(id(branch))
         for key, value in branch.items():
+            if not isinstance(value, leaf | Record | Mapping):
+                continue
             name = f"{prefix}{key}"
             # A pickle can use one long key many times, and every name would hold a copy of it.
-            if len(name) > _MAX_NAME_LENGTH:
+            if len(path) + len(name) > _MAX_NAME_LENGTH:
                 raise Refused(f"a name of more than {_MAX_NAME_LENGTH} characters")
-            if isinstance(value, TensorRef):
-                yield name, value
-            elif isinstance(value, Record) and id(value.attributes) not in seen:
-                seen.add(id(value.attributes))
-                todo.append((f"{name}.", value.attributes))
+            if isinstance(value, leaf):
+                groups.setdefault(path, {})[name] = value
+            elif isinstance(value, Record):
+                todo.append((path, f"{name}.", value.attributes))
+            elif isinstance(value, Mapping):
+                todo.append((f"{path}{name}.", "", value))
+    return groups
 
 
 def read_storage(archive: zipfile.ZipFile, entry: str, ref: StorageRef, swap: bool) -> Tensor:
@@ -153,21 +219,23 @@ def read_storage(archive: zipfile.ZipFile, entry: str, ref: StorageRef, swap: bo
     return torch.from_numpy(data).view(ref.dtype)
 
 
-def read_archive(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a file of `torch.save` or TorchScript; nothing in the file is executed.
+def read_archive(path: Path, choose: Choice = select) -> Weights:
+    """Read the CLIP, or else the largest state dict, in a file of `torch.save` or TorchScript; no code in it is run.
 
     Args:
-        path: The file; a dict in it may hold the state dict as "state_dict" or "model".
+        path: The file; dictionaries in it may hold a state dict under any name, beside whatever training needs.
+        choose: Takes the weights by their names, so that others are not read.
 
     Returns:
-        The tensors by name; those that share a storage in the file share memory.
+        The tensors by name, where those that share a storage in the file share memory, and the settings beside them.
 
     Raises:
-        CheckpointError: The archive is damaged, or its pickle holds more than tensors, containers and numbers.
+        CheckpointError: The archive is damaged, its pickle holds more than tensors, containers, numbers and the
+            settings of common training loops, or there are several CLIPs.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return read_members(archive)
+            return read_members(archive, str(path), choose)
     except Refused as error:
         raise CheckpointError(
             f"{path} holds {error} in its pickle, which a state dict does not need and which was not executed; "
@@ -179,18 +247,26 @@ def read_archive(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def read_members(archive: zipfile.ZipFile) -> dict[str, Tensor]:
+def read_members(archive: zipfile.ZipFile, source: str, choose: Choice) -> Weights:
     """Read the state dict in an open archive."""
     root, tree = read_tree(archive)
     order = f"{root}byteorder"
     swap = order in archive.namelist() and archive.read(order) == b"big"
-    refs = dict(tensors_of(tree))
+    refs = choose(groups_of(tree, TensorRef), source)
     needed = dict.fromkeys(ref.storage for ref in refs.values())
     # A pickle can ask for one entry under many lengths, and many entries can share the same bytes.
     if sum(storage.nbytes for storage in needed) > archive.start_dir:
         raise Refused("a storage that is larger than the file")
     storages = {storage: read_storage(archive, f"{root}data/{storage.key}", storage, swap) for storage in needed}
-    return {name: storages[ref.storage].as_strided(ref.size, ref.stride, ref.offset) for name, ref in refs.items()}
+    tensors = {name: storages[ref.storage].as_strided(ref.size, ref.stride, ref.offset) for name, ref in refs.items()}
+    return Weights(tensors, notes_of(tree))
+
+
+def notes_of(tree: dict[Any, Any] | Record) -> tuple[dict[Any, Any], ...]:
+    """Return the dictionaries at the top that may say what the weights are: the first and those that it holds."""
+    top = tree.attributes if isinstance(tree, Record) else tree
+    inner = (value.attributes if isinstance(value, Record) else value for value in top.values())
+    return (top, *(value for value in inner if isinstance(value, dict)))
 
 
 def read_tree(archive: zipfile.ZipFile) -> tuple[str, dict[Any, Any] | Record]:
@@ -207,6 +283,4 @@ def read_tree(archive: zipfile.ZipFile) -> tuple[str, dict[Any, Any] | Record]:
     tree = load(archive.read(pickles[0]), _GLOBALS, storage_ref)
     if not isinstance(tree, dict | Record):
         raise Refused(f"a {type(tree).__name__} instead of a state dict")
-    if isinstance(tree, dict):
-        tree = next((tree[key] for key in ("state_dict", "model") if isinstance(tree.get(key), dict)), tree)
     return root, tree

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, uneven_heads
+from d4c.models.config import CLIPConfig, TextConfig, uneven_heads
+from d4c.models.tokenizer import VOCAB_SIZE
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,20 @@ def check_config(config: CLIPConfig, source: str) -> None:
         raise CheckpointError(f"{source}: {clause}; use a matching configuration.")
 
 
+def check_prompts(text: TextConfig, source: str) -> None:
+    """Raise CheckpointError for a text tower that does not read the token ids of CLIP's tokenizer."""
+    if text.vocab_size != VOCAB_SIZE:
+        raise CheckpointError(
+            f"{source} has a vocabulary of {text.vocab_size} tokens, expected the {VOCAB_SIZE} of CLIP's tokenizer; "
+            "use a CLIP with OpenAI's vocabulary."
+        )
+    if text.eos_id not in (None, VOCAB_SIZE - 1):
+        raise CheckpointError(
+            f"{source} ends prompts with the token {text.eos_id}, expected {VOCAB_SIZE - 1} as CLIP's tokenizer does; "
+            "use a CLIP with OpenAI's vocabulary."
+        )
+
+
 def first_and_count(keys: list[str]) -> str:
     """Return the first key, quoted, and how many follow it."""
     return repr(keys[0]) + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
@@ -96,6 +111,7 @@ def assemble(config: CLIPConfig, state: Mapping[str, Tensor], layout: Layout, so
             floating-point type or not finite.
     """
     check_config(config, source)
+    check_prompts(config.text, source)
     shapes = blueprint(config)
     sources = {ours: layout(ours) for ours in shapes}
     check_names(state, {stored.key for stored in sources.values()}, source)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from d4c.errors import CheckpointError, reason_of
 
-_CONFIGS = ["config.json", "open_clip_config.json", "preprocessor_config.json"]
+_CONFIGS = [
+    "config.json",
+    "open_clip_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+]
 
 
 def download(repo: str, layouts: Sequence[tuple[str, Sequence[str]]]) -> Path:

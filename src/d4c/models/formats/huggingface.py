@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from d4c.errors import CheckpointError
-from d4c.models.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, TextConfig, ViTConfig
 from d4c.models.formats.assemble import Source
-from d4c.models.layers import Activation
 
 _TOWER = {"image": "vision_model", "text": "text_model"}
 _WHOLE = {
@@ -65,11 +64,17 @@ def activation_of(part: Mapping[str, Any], source: str) -> Activation:
     )
 
 
-def triple(value: Any, default: tuple[float, float, float], source: str) -> tuple[float, float, float]:
-    """Read three positive numbers, one per color."""
+def triple(
+    value: Any, default: tuple[float, float, float], source: str, zero: bool = False
+) -> tuple[float, float, float]:
+    """Read three positive numbers, one per color; `zero` allows 0."""
     if value is None:
         return default
-    if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(v, int | float) and v > 0 for v in value):
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(v, int | float) and (v > 0 or (zero and v == 0)) for v in value)
+    ):
         return (float(value[0]), float(value[1]), float(value[2]))
     raise CheckpointError(
         f"{source}: pixel mean or standard deviation is {value!r}, expected three positive numbers; correct the file."
@@ -123,6 +128,6 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
             # Files from before transformers 4.31 say 2 but mean the largest id.
             eos_id=None if eos == 2 else eos,
         ),
-        mean=triple(pixels.get("image_mean"), OPENAI_MEAN, source),
+        mean=triple(pixels.get("image_mean"), OPENAI_MEAN, source, zero=True),
         std=triple(pixels.get("image_std"), OPENAI_STD, source),
     )

@@ -80,14 +80,16 @@ def count(state: Mapping[str, Tensor], pattern: str) -> int:
     return max((int(match[1]) + 1 for key in state if (match := re.match(pattern, key))), default=0)
 
 
-def infer_config(state: Mapping[str, Tensor], source: str) -> CLIPConfig:
+def infer_config(state: Mapping[str, Tensor], source: str, heads: tuple[int, int] | None = None) -> CLIPConfig:
     """Infer the architecture from names and shapes, as CLIP's own loader does.
 
-    Heads are 64 channels wide and activations QuickGELU, as in all of OpenAI's models.
+    Activations are QuickGELU, as in all of OpenAI's models.
 
     Args:
         state: A state dict with OpenAI's names.
         source: Names it in error messages.
+        heads: Attention heads of the image and the text tower; without them, heads are 64 channels wide, as in all of
+            OpenAI's models.
 
     Returns:
         The configuration.
@@ -98,40 +100,42 @@ def infer_config(state: Mapping[str, Tensor], source: str) -> CLIPConfig:
     """
     shape = partial(shape_of, state, source=source)
     text_width, embed_dim = shape("text_projection", 2)
+    image_heads, text_heads = heads or (None, None)
     text = TextConfig(
         width=text_width,
         layers=count(state, r"transformer\.resblocks\.(\d{1,4})\."),
-        heads=max(text_width // 64, 1),
+        heads=text_heads or max(text_width // 64, 1),
         mlp_width=shape("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
         context_length=shape("positional_embedding", 2)[0],
         vocab_size=shape("token_embedding.weight", 2)[0],
     )
     is_resnet = "visual.layer1.0.conv1.weight" in state
-    return CLIPConfig(embed_dim, infer_resnet(state, source) if is_resnet else infer_vit(state, source), text)
+    infer_image = infer_resnet if is_resnet else infer_vit
+    return CLIPConfig(embed_dim, infer_image(state, source, image_heads), text)
 
 
-def infer_resnet(state: Mapping[str, Tensor], source: str) -> ResNetConfig:
-    """Infer the architecture of a ResNet."""
+def infer_resnet(state: Mapping[str, Tensor], source: str, heads: int | None) -> ResNetConfig:
+    """Infer the architecture of a ResNet; `heads` are those of its attention pool."""
     width = shape_of(state, "visual.layer1.0.conv1.weight", 4, source)[0]
     positions = shape_of(state, "visual.attnpool.positional_embedding", 2, source)[0]
     first, second, third, fourth = (count(state, rf"visual\.layer{stage}\.(\d{{1,4}})\.") for stage in (1, 2, 3, 4))
-    return ResNetConfig(grid_side(positions) * 32, width, (first, second, third, fourth), max(width // 2, 1))
+    return ResNetConfig(grid_side(positions) * 32, width, (first, second, third, fourth), heads or max(width // 2, 1))
 
 
-def infer_vit(state: Mapping[str, Tensor], source: str) -> ViTConfig:
+def infer_vit(state: Mapping[str, Tensor], source: str, heads: int | None) -> ViTConfig:
     """Infer the architecture of a vision transformer."""
     width, _, _, patch_size = shape_of(state, "visual.conv1.weight", 4, source)
-    if width > 1024:
+    if heads is None and width > 1024:
         raise CheckpointError(
             f"{source} has an image tower of width {width}, whose number of heads cannot be inferred from the weights; "
-            "pass the folder that holds its open_clip_config.json or config.json."
+            "pass the folder that holds its open_clip_config.json or config.json, or name them with heads (--heads)."
         )
     return ViTConfig(
         image_size=grid_side(shape_of(state, "visual.positional_embedding", 2, source)[0]) * patch_size,
         patch_size=patch_size,
         width=width,
         layers=count(state, r"visual\.transformer\.resblocks\.(\d{1,4})\."),
-        heads=max(width // 64, 1),
+        heads=heads or max(width // 64, 1),
         mlp_width=shape_of(state, "visual.transformer.resblocks.0.mlp.c_fc.weight", 2, source)[0],
     )
 

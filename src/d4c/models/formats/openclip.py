@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from d4c.errors import CheckpointError, reason_of
-from d4c.models.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.formats.huggingface import triple
-from d4c.models.layers import Activation
 
 # Settings that are read or change no output.
 _KNOWN_IMAGE = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout"}
@@ -23,6 +22,7 @@ _KNOWN_MODEL = {
     "quick_gelu",
     "custom_text",
     "init_logit_scale",
+    "init_logit_bias",
     "nonscalar_logit_scale",
 }
 # Values of further settings that the towers support.
@@ -34,7 +34,6 @@ _FOREIGN = {
     "text.transformer.embeddings.": "a model with a text tower from Hugging Face",
     "text.transformer.encoder.": "a model with a text tower from Hugging Face",
     "vision_model.head.": "a SigLIP",
-    "logit_bias": "a SigLIP",
 }
 
 
@@ -48,8 +47,8 @@ def refuse_foreign(state: Mapping[str, Any], source: str) -> None:
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to OpenAI's names: without the `module.` of parallel training and open_clip's `text.`."""
-    plain = {key.removeprefix("module.").removeprefix("text."): value for key, value in state.items()}
+    """Rename to OpenAI's names: without open_clip's `text.`."""
+    plain = {key.removeprefix("text."): value for key, value in state.items()}
     scale = plain.get("logit_scale")
     if scale is not None and scale.shape == (1,):
         plain["logit_scale"] = scale.reshape(())
@@ -109,6 +108,12 @@ def openclip_config(
     for key, expected in (("resize_mode", "shortest"), ("interpolation", "bicubic")):
         if (value := pixels.get(key, expected)) != expected:
             raise CheckpointError(f"{source} has {key} = {value!r}, expected {expected!r}; use another CLIP.")
+    size = image.get("image_size", 224)
+    if pixels.get("size") not in (None, size, [size, size], (size, size)):
+        raise CheckpointError(
+            f"{source} has size = {pixels['size']!r} for pictures, expected the {size!r} of its image tower; "
+            "correct the configuration."
+        )
     activation: Activation = "quick_gelu" if quick_gelu or model.get("quick_gelu") else "gelu"
     return CLIPConfig(
         embed_dim=int(positive_number(model, "embed_dim", 0, source)),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from d4c.errors import CheckpointError
 from d4c.files import read_json
-from d4c.models.formats.archive import read_archive
+from d4c.models.formats.archive import Weights, read_archive
+from d4c.models.formats.wrapped.unwrap import Choice, every, select
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -23,14 +24,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file or a PyTorch archive.
+def read_weights(path: Path, choose: Choice = select) -> Weights:
+    """Read the CLIP in a safetensors file or a PyTorch archive.
 
     Args:
         path: The file, with any suffix.
+        choose: Takes the weights by their names, so that others are not read.
 
     Returns:
-        The tensors by name.
+        The tensors by name, without wrappers (see `d4c.models.formats.wrapped.unwrap`), and what the file says of them.
 
     Raises:
         CheckpointError: The file cannot be read, is damaged, has a pickle that holds more than tensors, or is in
@@ -42,14 +44,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); check the path.") from None
     if head.startswith(b"PK\x03\x04"):
-        return read_archive(path)
+        return read_archive(path, choose)
     if head[8:] == b"{":
-        try:
-            return load_file(path)
-        except (SafetensorError, ValueError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is a damaged or truncated safetensors file ({error}); download it again."
-            ) from None
+        return read_safetensors(path, choose)
     if head.startswith(b"\x80"):
         raise CheckpointError(
             f"{path} is a bare pickle, PyTorch's format from before version 1.6, which is unsafe to read; "
@@ -58,7 +55,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"{path} is neither safetensors nor a PyTorch archive; use one of those.")
 
 
-def read_sharded(index: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path, choose: Choice) -> Weights:
+    """Read a safetensors file; the values of its metadata that are JSON objects are its notes."""
+    try:
+        with safe_open(path, "pt") as stored:
+            names = choose({"": {name: name for name in stored.keys()}}, str(path))  # noqa: SIM118
+            tensors = {plain: stored.get_tensor(name) for plain, name in names.items()}
+            metadata = stored.metadata() or {}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is a damaged or truncated safetensors file ({error}); download it again."
+        ) from None
+    return Weights(tensors, tuple(filter(None, map(json_object, metadata.values()))))
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Parse a JSON object; None for anything else."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def read_sharded(index: Path) -> Weights:
     """Read the tensors of all files that a Hugging Face index names, which must be in the same folder."""
     names = read_json_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -69,8 +89,8 @@ def read_sharded(index: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{index} names the file {name!r}, expected one in the same folder; use a folder with all shards."
             )
-        tensors |= read_weights(index.parent / name)
-    return tensors
+        tensors |= read_weights(index.parent / name, every).tensors
+    return Weights(select({"": tensors}, str(index)))
 
 
 def first_present(folder: Path, names: Iterable[str]) -> Path | None:

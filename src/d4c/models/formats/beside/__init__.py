@@ -1,0 +1,1 @@
+"""What lies beside the weights of a CLIP and says how they are used."""

@@ -1,0 +1,121 @@
+"""Builds a CLIP from a state dict with OpenAI's names, of which the configuration may be known only in part."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
+
+from d4c.errors import CheckpointError
+from d4c.models.clip import CLIP
+from d4c.models.config import Activation, CLIPConfig, ResNetConfig, ViTConfig
+from d4c.models.formats.assemble import assemble, blueprint, check_config
+from d4c.models.formats.openai import fill_token_table, infer_config, openai_layout
+from d4c.models.formats.openclip import plain_names, refuse_foreign
+from d4c.models.tokenizer import VOCAB_SIZE
+
+SIGNATURE = {"input_resolution", "context_length", "vocab_size"}
+"""Numbers that OpenAI's own files hold beside the weights, and no others do."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known of a model beside its weights.
+
+    Attributes:
+        activation: Activation of the MLPs, if it is set.
+        heads: Attention heads of the image and the text tower, if they are set.
+    """
+
+    activation: Activation | None = None
+    heads: tuple[int, int] | None = None
+
+    def applied(self, config: CLIPConfig) -> CLIPConfig:
+        """Return a configuration with what is set here in its place."""
+        image, text = config.image, config.text
+        if self.activation is not None:
+            text = replace(text, activation=self.activation)
+            if isinstance(image, ViTConfig):
+                image = replace(image, activation=self.activation)
+        if self.heads is not None:
+            text = replace(text, heads=self.heads[1])
+            if isinstance(image, ViTConfig | ResNetConfig):
+                image = replace(image, heads=self.heads[0])
+        return replace(config, image=image, text=text)
+
+
+NO_HINTS = Hints()
+
+
+def from_state(
+    state: Mapping[str, Tensor],
+    config: CLIPConfig | None,
+    source: str,
+    name: str,
+    hints: Hints = NO_HINTS,
+    likely: Iterable[CLIPConfig] = (),
+) -> CLIP:
+    """Build a CLIP from tensors with OpenAI's or open_clip's names.
+
+    Args:
+        state: The tensors.
+        config: The architecture; without it, that of `likely` whose shapes are those of the tensors, or else what can
+            be inferred. A warning says what is assumed then.
+        source: Names the checkpoint in error messages.
+        name: Label of the CLIP.
+        hints: What the caller knows better than any configuration.
+        likely: Configurations that may be those of the tensors.
+
+    Returns:
+        The CLIP.
+
+    Raises:
+        CheckpointError: The tensors are not those of a supported CLIP.
+    """
+    if any(key.startswith("text_model.") for key in state):
+        raise CheckpointError(
+            f"{source} has Hugging Face's names, which need a config.json for heads and activation; "
+            "pass the folder that holds both."
+        )
+    refuse_foreign(state, source)
+    plain = fill_token_table(plain_names(state), source, VOCAB_SIZE)
+    config = config or next((each for each in likely if fits(each, plain)), None)
+    if config is None:
+        config = infer_config(plain, source, hints.heads)
+        if not state.keys() >= SIGNATURE:
+            say_assumed(hints.applied(config), hints, source)
+    config = hints.applied(config)
+    return assemble(config, plain, partial(openai_layout, config), source, name)
+
+
+def fits(config: CLIPConfig, state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors with OpenAI's names have the shapes of a configuration."""
+    try:
+        check_config(config, "")
+    except CheckpointError:
+        return False
+    sources = {openai_layout(config, ours): shape for ours, shape in blueprint(config).items()}
+    return all(
+        stored.key in state and tuple(state[stored.key].shape) == stored.shape(shape)
+        for stored, shape in sources.items()
+    )
+
+
+def say_assumed(config: CLIPConfig, hints: Hints, source: str) -> None:
+    """Warn of what neither the weights nor the caller say."""
+    unsaid, assumed = [], []
+    if hints.activation is None:
+        unsaid.append("activation")
+        assumed.append("QuickGELU")
+    if hints.heads is None and isinstance(config.image, ViTConfig | ResNetConfig):
+        unsaid.append("numbers of heads")
+        assumed.append(f"{config.image.heads} heads (image) and {config.text.heads} heads (text)")
+    if unsaid:
+        warnings.warn(
+            f"{source} does not tell its {' or '.join(unsaid)}; assumed, as in OpenAI's models: {', '.join(assumed)}; "
+            "activation and heads (--activation, --heads) set others.",
+            stacklevel=2,
+        )

@@ -1,0 +1,1 @@
+"""What training and fine-tuning wrap around the weights of a CLIP."""

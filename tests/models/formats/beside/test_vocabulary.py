@@ -1,0 +1,74 @@
+"""A tokenizer that a checkpoint brings is CLIP's, or it is refused by the name of its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d4c.errors import CheckpointError
+from d4c.models.formats.beside.vocabulary import clip_merges, clip_vocabulary
+from d4c.models.formats.load import load
+
+Write = Callable[..., Path]
+
+
+def tokenizer_json(**changes: Any) -> dict[str, Any]:
+    model = {"type": "BPE", "vocab": clip_vocabulary(), "merges": clip_merges()}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
+    added = [{"id": 49406, "content": "<|startoftext|>"}, {"id": 49407, "content": "<|endoftext|>"}]
+    return {"model": model, "normalizer": normalizer, "added_tokens": added} | changes
+
+
+def test_clips_own_tokenizer_is_accepted(huggingface_folder: Write) -> None:
+    folder = huggingface_folder(tokenizer=tokenizer_json(), tokenizer_config={"do_lower_case": True})
+    load(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(clip_vocabulary()))
+    merges = "\n".join(["#version: 0.2", *(f"{left} {right}" for left, right in clip_merges())])
+    (folder / "merges.txt").write_text(merges + "\n", encoding="utf-8")
+    load(folder)
+
+
+def test_transformers_tokenizer_is_accepted(huggingface_folder: Write) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.CLIPTokenizer(vocab=clip_vocabulary(), merges=clip_merges())
+    folder = huggingface_folder()
+    tokenizer.save_pretrained(folder)
+    load(folder)
+
+
+SWAPPED = {**clip_vocabulary(), "a": 1, '"': 64}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "few words": ({"vocab": {"a": 0}}, "a vocabulary of its own, of 1 tokens in vocab.json"),
+    "other ids": ({"tokenizer": tokenizer_json(model={"vocab": SWAPPED, "merges": clip_merges()})}, "vocabulary"),
+    "no model": ({"tokenizer": {}}, "of 0 tokens in tokenizer.json"),
+    "other merges": (
+        {"tokenizer": tokenizer_json(model={"vocab": clip_vocabulary(), "merges": clip_merges()[::-1]})},
+        "merges of its own",
+    ),
+    "cased": ({"tokenizer": tokenizer_json(normalizer={"type": "NFC"})}, "keeps upper case"),
+    "cased by its settings": ({"tokenizer_config": {"do_lower_case": False}}, "do_lower_case = False"),
+    "added": ({"tokenizer": tokenizer_json(added_tokens=[{"id": 49408, "content": "<sks>"}])}, "added token '<sks>'"),
+    "vocabulary of the tower": ({"text": {"vocab_size": 60000}}, "a vocabulary of 60000 tokens, expected the 49408"),
+    "small vocabulary": ({"text": {"vocab_size": 3000}}, "a vocabulary of 3000 tokens"),
+    "end of text": ({"text": {"eos_token_id": 5}}, "ends prompts with the token 5, expected 49407"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_another_tokenizer_is_refused_by_name(case: str, huggingface_folder: Write) -> None:
+    files, message = REFUSED[case]
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(huggingface_folder(**files))
+    assert str(caught.value).endswith(".")
+
+
+def test_another_kind_of_vocabulary_is_refused(huggingface_folder: Write) -> None:
+    folder = huggingface_folder()
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    with pytest.raises(CheckpointError, match=r"a vocabulary of another kind in vocab\.txt"):
+        load(folder)
