@@ -18,7 +18,7 @@ from d4c.calibration.images import CalibrationSet, load_calibration
 from d4c.errors import ArtifactError, DataError
 from d4c.files import sha256
 from d4c.models.clip import CLIP
-from d4c.models.formats.identity import model_hash
+from d4c.models.formats.identity import model_record
 
 BOX = torch.tensor([1, 0, 8, 7])
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
@@ -153,7 +153,7 @@ def test_own_pictures_are_what_the_model_makes_of_them(demo_vit: CLIP, tmp_path:
     assert (made.prompts, made.targets.tolist(), made.texts, made.boxes) == (("", ""), [-1, -1], (), None)
     assert made.provenance["method"] == "pictures"
     assert made.provenance["pictures"] == ["a.png", ""]
-    assert made.provenance["model"] == {"name": "demo-vit", "sha256": model_hash(demo_vit)}
+    assert made.provenance["model"] == model_record(demo_vit)
 
 
 def test_a_folder_of_pictures_and_a_saved_set_are_both_loaded(demo_vit: CLIP, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def few(spec: str) -> Dataset:
     return replace(dataset, classes=dataset.classes[:12], labels=dataset.labels[:12]) if spec == "demo" else dataset
 
 
-def shallow(source: str, pretrained: str | None = None, device: str = "cpu") -> CLIP:
+def shallow(source: str, pretrained: str | None = None, device: str = "cpu", **_: object) -> CLIP:
     """The first block of each tower of an embedded model."""
     clip = load(source, pretrained, device)
     vision = clip.config.image

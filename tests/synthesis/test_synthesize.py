@@ -16,7 +16,7 @@ from d4c.calibration.prompts import prompt_features
 from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
-from d4c.models.formats.identity import model_hash
+from d4c.models.formats.identity import model_hash, model_record
 from d4c.synthesis import loop
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
 from d4c.synthesis.loop import evaluate_step
@@ -110,7 +110,7 @@ def test_every_method_gives_a_set_that_can_be_saved_and_read(tiny: CLIP, method:
     assert made.pixels.shape == (3, 3, tiny.image_size, tiny.image_size)
     prompted = synthesis_config(method, "quick", {}).needs.prompts
     assert len(made.texts) == (180 if prompted else 0)
-    assert again.provenance["model"] == {"name": "tiny", "sha256": model_hash(tiny)}
+    assert again.provenance["model"] == model_record(tiny)
     assert again.provenance["config"]["method"] == again.provenance["method"] == method
     assert (again.boxes is None) == (method not in ("d4c", "pgsi+scg"))
 

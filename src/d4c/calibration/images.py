@@ -22,7 +22,7 @@ from d4c.calibration.sheet import contact_sheet
 from d4c.errors import ArtifactError, DataError, warn
 from d4c.files import sha256, write_json
 from d4c.models.clip import CLIP
-from d4c.models.formats.identity import model_hash
+from d4c.models.formats.identity import model_record
 from d4c.outputs import output_folder
 from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below, skipped_summary
 from d4c.pictures import Picture
@@ -130,7 +130,7 @@ class CalibrationSet:
         provenance = {
             "method": PICTURES,
             "pictures": names,
-            "model": {"name": clip.name, "sha256": model_hash(clip)},
+            "model": model_record(clip),
             "mean": list(clip.config.mean),
             "std": list(clip.config.std),
             "versions": {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -32,6 +32,8 @@ def run(
     soften: options.Soften = None,
     dataset: Annotated[str | None, typer.Option(help="As in evaluate. [default: demo]")] = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     seed: options.Seed = None,
     device: Annotated[str | None, typer.Option(help="As in the other commands. [default: auto]")] = None,
     as_json: options.AsJson = False,
@@ -52,6 +54,8 @@ def run(
             "preset": preset,
             "model": model,
             "pretrained": pretrained,
+            "activation": activation,
+            "heads": heads,
             "dataset": dataset,
             "device": device,
             "more_schemes": scheme[1:] if scheme else None,
@@ -94,6 +98,8 @@ def synthesize(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts: a .txt or .json file.")] = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     seed: options.Seed = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -117,7 +123,7 @@ def synthesize(
     unfinished = unfinished_beside(output)
     refuse_other_files(unfinished)
     with workers(resolve_device(device)) as (own_device, writes):
-        clip = d4c.load(model, pretrained, device=own_device)
+        clip = d4c.load(model, pretrained, device=own_device, activation=activation, heads=heads)
         with reserved(output) if writes else nullcontext():
             with progress_bar(f"synthesize {config.method}") if writes else nullcontext() as progress:
                 made = d4c.synthesize(clip, config, prompts=prompts, progress=progress, checkpoint=unfinished)
@@ -148,6 +154,8 @@ def quantize(
     full_range: options.FullRange = None,
     soften: options.Soften = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     seed: options.Seed = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -183,7 +191,7 @@ def quantize(
     check_output(output, KIND)
     unfinished = unfinished_beside(output)
     refuse_other_files(unfinished)
-    clip = d4c.load(model, pretrained, device=resolve_device(device))
+    clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     images = load_calibration(calibration, clip)
     with reserved(output):
         with progress_bar("quantize") as progress:

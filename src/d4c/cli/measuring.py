@@ -24,6 +24,8 @@ def evaluate(
     dataset: options.Data = "demo",
     reference: Annotated[str | None, typer.Option(help="Float model to compare with.")] = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at an image that does not decode.")] = False,
     runtime: Annotated[
@@ -47,8 +49,11 @@ def evaluate(
     elif is_artifact(Path(source)):
         model = d4c.load_quantized(source, device=resolve_device(device))
     else:
-        model = d4c.load(source, pretrained, device=resolve_device(device))
-    float_model = None if reference is None else d4c.load(reference, pretrained, device=resolve_device(device))
+        model = d4c.load(source, pretrained, device=resolve_device(device), activation=activation, heads=heads)
+    float_model = None
+    if reference is not None:
+        place = resolve_device(device)
+        float_model = d4c.load(reference, pretrained, device=place, activation=activation, heads=heads)
     with progress_bar("evaluate") as progress:
         metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, strict=strict, progress=progress)
     if as_json:
@@ -65,6 +70,8 @@ def inspect(
         Path | None, typer.Option("-o", "--output", help="Folder to write inspection.json and the figures to.")
     ] = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -80,7 +87,16 @@ def inspect(
     place = resolve_device(device)
     with progress_bar("inspect") as progress:
         inspection = inspect_folders(
-            folders, model, real, output, pretrained=pretrained, device=place, seed=seed, progress=progress
+            folders,
+            model,
+            real,
+            output,
+            pretrained=pretrained,
+            activation=activation,
+            heads=heads,
+            device=place,
+            seed=seed,
+            progress=progress,
         )
     if as_json:
         print(json.dumps(inspection.to_dict(), indent=2))
@@ -93,6 +109,8 @@ def doctor(
     model: Annotated[str, typer.Argument(help="As --model elsewhere.")],
     scheme: options.Scheme = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
@@ -104,7 +122,7 @@ def doctor(
     """
     from d4c.quantization.doctor.examine import examine
 
-    clip = d4c.load(model, pretrained, device=resolve_device(device))
+    clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     with progress_bar("doctor") as progress:
         diagnosis = examine(clip, scheme or options.DEFAULTS.scheme, progress=progress)
     if as_json:
@@ -119,6 +137,8 @@ def sensitivity(
     scheme: options.Scheme = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
@@ -134,7 +154,7 @@ def sensitivity(
     from d4c.quantization.sensitivity.measure import measure_sensitivity
 
     check_output_file(output)
-    clip = d4c.load(model, pretrained, device=resolve_device(device))
+    clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     images = load_calibration(calibration, clip)
     with progress_bar("sensitivity") as progress:
         costs = measure_sensitivity(clip, images, scheme or options.DEFAULTS.scheme, progress=progress)

@@ -9,6 +9,7 @@ import typer
 
 from d4c.cli.console import Amount
 from d4c.evaluation.load_dataset import dataset_help
+from d4c.models import config as models
 from d4c.quantization import config as quantization
 from d4c.quantization.formats import scheme as formats
 from d4c.quantization.rounding import config as rounding
@@ -45,6 +46,14 @@ DEFAULTS = quantization.QuantizeConfig
 
 Model = Annotated[str, typer.Option(help="demo-vit, demo-rn, a file, a folder, hf-hub:org/name or an open_clip name.")]
 Pretrained = Annotated[str | None, typer.Option(help="Weights of an open_clip name, such as openai.")]
+Activation = Annotated[
+    models.Activation | None,
+    typer.Option(help="Activation of the MLPs, which weights alone do not tell."),
+]
+Heads = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="IMAGE TEXT", help="Attention heads of both towers, which weights alone do not tell."),
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or another that PyTorch knows; auto is a GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

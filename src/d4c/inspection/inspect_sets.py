@@ -25,6 +25,7 @@ from d4c.inspection.report import Inspection, SetReport
 from d4c.inspection.spectrum import luma
 from d4c.inspection.structure import structure, watch_patches
 from d4c.models.clip import CLIP
+from d4c.models.config import Activation
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, load
 from d4c.outputs import check_output, output_folder
@@ -142,6 +143,8 @@ def inspect_folders(
     output: Path | None = None,
     *,
     pretrained: str | None = None,
+    activation: Activation | None = None,
+    heads: tuple[int, int] | None = None,
     device: str = "cpu",
     seed: int = 0,
     progress: Report = "auto",
@@ -157,6 +160,8 @@ def inspect_folders(
         real: Real images to compare with, a spec of `load_dataset`.
         output: Folder to write, which appears whole or not at all.
         pretrained: Weights of the model, as `load` takes them.
+        activation: Activation of the model, as `load` takes it.
+        heads: Attention heads of the model, as `load` takes them.
         device: Device of the model.
         seed: Seed of the controls.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
@@ -181,7 +186,10 @@ def inspect_folders(
         images = CalibrationSet.load(folder)
         name = unused_name(str(images.provenance.get("method", folder.name)), (*sets, *CONTROLS, REAL))
         sets[name], sources[name] = images, str(folder)
-    clip = embedded_model(sets, device) if model is None else load(model, pretrained, device)
+    if model is None:
+        clip = embedded_model(sets, device)
+    else:
+        clip = load(model, pretrained, device, activation=activation, heads=heads)
     with nullcontext() if output is None else output_folder(output, KIND) as new:
         inspection = inspect(clip, sets, real, seed=seed, progress=progress)
         named = {name: replace(inspection.sets[name], source=source) for name, source in sources.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
-from d4c.models.formats.identity import model_hash
+from d4c.models.formats.identity import model_record
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig, TowerName, quantize_config
@@ -200,7 +200,7 @@ def _recipe(config: QuantizeConfig, clip: CLIP, calibration: CalibrationSet, inp
         **config.to_dict(),
         "images": len(inputs["image"]),
         "prompts": len(inputs["text"]),
-        "model": {"name": clip.name, "sha256": model_hash(clip)},
+        "model": model_record(clip),
         "calibration": calibration.provenance,
         "device": str(clip.device),
     }

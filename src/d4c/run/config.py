@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import SettingError, require
+from d4c.models.config import Activation
 from d4c.quantization.config import QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
 from d4c.settings.presets import Preset
@@ -26,6 +27,10 @@ class RunConfig:
     """Anything that `d4c.load` takes by name."""
     pretrained: str | None = None
     """Weights of an open_clip name."""
+    activation: Activation | None = None
+    """Activation of the MLPs, in place of what a configuration says or what is assumed."""
+    heads: tuple[int, int] | None = None
+    """Attention heads of the image and the text tower, likewise."""
     dataset: str = "demo"
     device: str = "auto"
     """A name that PyTorch knows, or "auto" for a GPU if there is one."""
@@ -39,6 +44,9 @@ class RunConfig:
         if isinstance(schemes, list | tuple):
             plain = tuple(str(Scheme.parse(scheme)) for scheme in schemes)
             object.__setattr__(self, "more_schemes", plain)
+        heads: object = self.heads
+        if isinstance(heads, list):
+            object.__setattr__(self, "heads", tuple(heads))
         check_types(self, "run")
         for scheme in self.schemes:
             if self.schemes.count(scheme) > 1:
@@ -51,7 +59,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `run_config` is its inverse."""
-        data = {**asdict(self), "more_schemes": list(self.more_schemes)}
+        data = {**asdict(self), "more_schemes": list(self.more_schemes), "heads": self.heads and list(self.heads)}
         return data | {"quantization": self.quantization.to_dict()}
 
     def to_toml(self) -> str:

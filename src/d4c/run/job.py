@@ -16,7 +16,7 @@ from d4c.errors import DataError, SettingError
 from d4c.evaluation.metrics import Metrics
 from d4c.files import read_json, write_json
 from d4c.locks import LOCK, locked
-from d4c.manifest import is_done, outcome, refuse_foreign, seconds, stage_folder, versions_of
+from d4c.manifest import fingerprint, is_done, outcome, refuse_foreign, seconds, stage_folder, versions_of
 from d4c.outputs import is_empty, unfinished_beside
 from d4c.progress import Progress
 from d4c.run.config import RunConfig
@@ -136,7 +136,8 @@ class _Job:
     def clip(self) -> CLIP:
         from d4c.models.formats.load import load
 
-        return load(self.config.model, self.config.pretrained, device=self.config.device)
+        c = self.config
+        return load(c.model, c.pretrained, device=c.device, activation=c.activation, heads=c.heads)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -151,13 +152,14 @@ class _Job:
 
     @cached_property
     def model(self) -> str:
-        """What tells the model apart."""
-        origin = model_origin(self.config.model, self.config.pretrained)
-        if origin is not None:
-            return origin
-        from d4c.models.formats.identity import model_hash
+        """What tells the model apart: its weights, and how they are told to compute."""
+        c = self.config
+        origin = model_origin(c.model, c.pretrained)
+        if origin is None:
+            from d4c.models.formats.identity import model_hash
 
-        return model_hash(self.clip)
+            origin = model_hash(self.clip)
+        return fingerprint([origin, c.activation, c.heads])
 
     def load(self) -> None:
         """Load what the steps need; raises D4CError for what cannot be used."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
 from d4c.models.clip import CLIP
-from d4c.models.formats.identity import model_hash
+from d4c.models.formats.identity import model_record
 from d4c.progress import Progress, Report, reporting
 from d4c.settings.presets import Preset
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
@@ -80,7 +80,7 @@ def synthesize(
         "method": config.method,
         "seed": config.seed,
         "config": asdict(config),
-        "model": {"name": clip.name, "sha256": model_hash(clip)},
+        "model": model_record(clip),
         "mean": list(clip.config.mean),
         "std": list(clip.config.std),
         "versions": {"d4c": __version__, "torch": torch.__version__, "python": platform.python_version()},
