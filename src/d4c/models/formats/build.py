@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
 
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
 from d4c.models.config import Activation, CLIPConfig, ResNetConfig, ViTConfig
 from d4c.models.formats.assemble import assemble, blueprint, check_config
@@ -114,8 +113,7 @@ def say_assumed(config: CLIPConfig, hints: Hints, source: str) -> None:
         unsaid.append("numbers of heads")
         assumed.append(f"{config.image.heads} heads (image) and {config.text.heads} heads (text)")
     if unsaid:
-        warnings.warn(
+        warn(
             f"{source} does not tell its {' or '.join(unsaid)}; assumed, as in OpenAI's models: {', '.join(assumed)}; "
             "activation and heads (--activation, --heads) set others.",
-            stacklevel=2,
         )

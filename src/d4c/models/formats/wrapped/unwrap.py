@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, warn
 
 WEIGHT = TypeVar("WEIGHT")
 
@@ -84,7 +83,7 @@ def select(groups: Mapping[str, Mapping[str, WEIGHT]], source: str) -> dict[str,
         else:
             inside[kept] = weight
     if dropped:
-        warnings.warn(f"{source}: dropped {_listed(dropped)}, which no embedding depends on.", stacklevel=2)
+        warn(f"{source}: dropped {_listed(dropped)}, which no embedding depends on.")
     return inside
 
 
@@ -111,10 +110,9 @@ def _choice(labels: list[str], source: str) -> str:
         return labels[0]
     if len(labels) == 2 and len(averaged) == 1:
         (followed,) = set(labels) - set(averaged)
-        warnings.warn(
+        warn(
             f"{source} holds weights {_called(followed)} and their moving average {_called(averaged[0])}; the average "
             "is taken, and the state dict of the others may be passed instead.",
-            stacklevel=3,
         )
         return averaged[0]
     raise CheckpointError(
