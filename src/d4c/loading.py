@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from d4c.errors import SettingError, quantize_extra
+from d4c.errors import SettingError, quantize_extra, warn
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def load_quantized(
     Args:
         folder: What `save_pretrained` wrote, or for the last two runtimes what `d4c export` wrote.
         device: Where PyTorch computes; exports run on the CPU only.
-        runtime: "torch" simulates the artifact, bit for bit as it was saved, tensors in and out. "integer" multiplies
-            its codes on a GPU, for transformers, and rounds what lies between products to bf16 (see
-            `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute an export without PyTorch, arrays in and
-            out.
+        runtime: "torch" simulates the artifact, bit for bit as it was saved, tensors in and out; a warning says once
+            that this is slow on a CPU. "integer" multiplies its codes on a GPU, for transformers, and rounds what lies
+            between products to bf16 (see `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute an export
+            without PyTorch, arrays in and out.
 
     Returns:
         The model, in evaluation mode.
@@ -60,7 +61,19 @@ def load_quantized(
             from d4c.quantization.artifact.read import read_artifact
 
         clip = read_artifact(folder, device)
-        return clip if runtime == "torch" else accelerate(clip)
+        if runtime == "integer":
+            return accelerate(clip)
+        if clip.device.type == "cpu":
+            _say_that_simulation_is_slow()
+        return clip
     if str(device) != "cpu":
         raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")
     return RuntimeCLIP(folder, runtime)
+
+
+@lru_cache(maxsize=1)
+def _say_that_simulation_is_slow() -> None:
+    warn(
+        "PyTorch simulates the integers of this artifact in float32, which is exact but slower than the float model; "
+        "run d4c export and load the export with runtime='onnxruntime' for speed."
+    )

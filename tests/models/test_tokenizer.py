@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d4c.errors import DataError
-from d4c.models.tokenizer import VOCAB_SIZE, clean, token_ids, tokenize, tokenizer
+from d4c.models.tokenizer import END, START, VOCAB_SIZE, clean, token_ids, tokenize, tokenizer
 
 PROMPTS = {
     "plain": "a photo of a cat.",
@@ -27,7 +27,6 @@ PROMPTS = {
     "quotes and widths": "“curly” ‘q’ ﬁsh ﬂ ﬅ ｆｕｌｌ　ｗｉｄｅ",
     "controls": "a\x00b \x1b[31mred\x1b[0m \ufeffc y\u2028z",
     "punctuation": "x_y__z--!?<>#@ ...",
-    "special tokens": "<start_of_text> a <end_of_text>",
 }
 
 
@@ -38,6 +37,7 @@ def reference() -> Any:
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
 @pytest.mark.parametrize("context_length", [77, 16])
+@pytest.mark.filterwarnings("ignore:A prompt is longer")
 def test_ids_are_open_clips(prompt: str, context_length: int, reference: Any) -> None:
     assert torch.equal(tokenize(prompt, context_length), reference(prompt, context_length))
 
@@ -55,6 +55,7 @@ def test_ids_of_clean_latin_text_are_open_clips(prompt: str, reference: Any) -> 
     ]
 
 
+@pytest.mark.filterwarnings("ignore:A prompt is longer")
 @given(prompts=st.lists(st.text(max_size=120), max_size=4), context_length=st.integers(2, 80))
 def test_rows_start_end_and_are_padded(prompts: list[str], context_length: int) -> None:
     ids = token_ids(prompts, context_length)
@@ -69,6 +70,31 @@ def test_rows_start_end_and_are_padded(prompts: list[str], context_length: int) 
 @given(prompts=st.lists(st.text(max_size=40), min_size=1, max_size=4))
 def test_a_batch_is_its_prompts_one_by_one(prompts: list[str]) -> None:
     assert torch.equal(tokenize(prompts), torch.cat([tokenize(prompt) for prompt in prompts]))
+
+
+def test_special_tokens_are_spelled_as_openai_does() -> None:
+    assert token_ids(f"{START} a {END}")[0, :6].tolist() == [49406, 49406, 320, 49407, 49407, 0]
+
+
+def test_a_prompt_that_is_cut_is_a_warning_that_says_where() -> None:
+    with pytest.warns(
+        UserWarning, match=r"A prompt is longer than 75 tokens and is cut after '\.\.\..* cat cat tree'\.$"
+    ):
+        ids = token_ids("cat " * 74 + "tree dog")
+    assert ids[0, 75] == tokenizer().encode("tree").ids[0]
+    with pytest.warns(UserWarning, match="and so are 2 others"):
+        token_ids(["word " * 99] * 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prompt_that_fits_exactly_is_no_warning() -> None:
+    assert token_ids("word " * 75)[0, 76] == VOCAB_SIZE - 1
+
+
+@pytest.mark.parametrize(("text", "cleaned"), [("caf\udce9", "caf\ufffd"), ("\ud83d\ude00 x", "\U0001f600 x")])
+def test_halves_of_surrogate_pairs_are_joined_or_replaced(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
+    assert torch.equal(tokenize(text), tokenize(cleaned))
 
 
 def test_no_prompts_give_no_rows() -> None:

@@ -108,6 +108,15 @@ def test_a_run_writes_every_stage(finished: tuple[Path, RunResult, list[str]]) -
     assert list(result.seconds) == STAGES
 
 
+def test_noise_is_not_compared_with_itself(tmp_path: Path) -> None:
+    config = replace(CONFIG, synthesis=synthesis_config("noise", "quick", {"images": 4}))
+    report = Reported()
+    result = run(config, tmp_path / "run", report)
+    assert report.titles == ["synthesize noise", QUANTIZATIONS[0], *EVALUATIONS[:2]]
+    assert [row.name for row in result.rows] == ["float", "noise"]
+    assert (result.folder / "artifact" / "model.safetensors").is_file()
+
+
 def test_the_table_compares_float_noise_and_method(finished: tuple[Path, RunResult, list[str]]) -> None:
     folder, result, _ = finished
     assert [row.name for row in result.rows] == ["float", "noise", "d4c"]

@@ -11,7 +11,6 @@ import onnx
 import pytest
 
 from d4c.errors import ArtifactError, SettingError
-from d4c.runtime.exported import read_tokenizer
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 Sign = Callable[[Path], None]
@@ -85,13 +84,3 @@ def test_a_runtime_too_old_for_the_opset_is_named(copy: Path, sign: Sign) -> Non
     sign(copy)
     with pytest.raises(SettingError, match=r"ONNX Runtime [\d.]+ cannot load .*text\.onnx, a graph of opset 99"):
         RuntimeCLIP(copy)
-
-
-def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
-    with pytest.raises(ArtifactError, match="is not the tokenizer of CLIP"):
-        read_tokenizer(file)
-    file.write_text("{}")
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json is not a tokenizer \("):
-        read_tokenizer(file)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from PIL import Image
 import d4c
 from d4c.errors import DataError, SettingError
 from d4c.evaluation.readers.demo_pack import demo_dataset
-from d4c.loading import load_quantized
+from d4c.loading import _say_that_simulation_is_slow, load_quantized
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.templates import EMOJI_TEMPLATES
@@ -73,6 +76,32 @@ def test_padding_does_not_count(any_model: RuntimeCLIP) -> None:
     assert np.allclose(any_model.encode_text(tokens), whole, atol=1e-4 * np.abs(whole).max())
 
 
+def test_threads_get_what_one_thread_gets(any_model: RuntimeCLIP, emoji: dict[str, Image.Image]) -> None:
+    """A single request of OpenVINO refuses a second caller as busy."""
+    pixels = stacked(any_model, emoji)
+    tokens = any_model.tokenize(PROMPTS)
+    images = [any_model.encode_image(pixels[i : i + 1]) for i in range(len(pixels))]
+    texts = [any_model.encode_text(tokens[i : i + 1]) for i in range(len(tokens))]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            again = [pool.submit(any_model.encode_image, pixels[i : i + 1]) for i in range(len(pixels))]
+            words = [pool.submit(any_model.encode_text, tokens[i : i + 1]) for i in range(len(tokens))]
+            for expected, found in zip(images + texts, again + words, strict=True):
+                assert np.array_equal(found.result(), expected)
+
+
+def test_a_pickle_opens_the_export_again(
+    any_model: RuntimeCLIP, emoji: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packed = pickle.dumps(any_model)
+    assert len(packed) < 1000
+    monkeypatch.chdir(tmp_path)
+    again = pickle.loads(packed)
+    pixels = stacked(any_model, emoji)[:2]
+    assert again.runtime == any_model.runtime
+    assert np.array_equal(again.encode_image(pixels), any_model.encode_image(pixels))
+
+
 def test_no_inputs_give_no_rows(any_model: RuntimeCLIP) -> None:
     assert any_model.encode_image(np.zeros((0, 3, 64, 64), np.float32)).shape == (0, 256)
     assert any_model.encode_text(any_model.tokenize([])).shape == (0, 256)
@@ -115,6 +144,15 @@ def test_an_evaluation_counts_what_classify_says(model: RuntimeCLIP) -> None:
     pictures = [data.picture(i) for i in range(20)]
     hits = model.classify(pictures, data.classes, EMOJI_TEMPLATES).argmax(1) == np.arange(20)
     assert d4c.evaluate(model, data).top1.value == pytest.approx(100 * hits.mean())
+
+
+def test_a_simulation_says_once_that_it_is_slow(artifact: Path, recwarn: pytest.WarningsRecorder) -> None:
+    warnings.simplefilter("always")
+    _say_that_simulation_is_slow.cache_clear()
+    for _ in range(2):
+        load_quantized(artifact)
+    assert [Path(warning.filename).name for warning in recwarn] == ["test_runtime_clip.py"]
+    assert "run d4c export" in str(recwarn[0].message)
 
 
 def test_loading_and_running_needs_no_torch(exported: Path) -> None:

@@ -42,8 +42,8 @@ def run(
 ) -> None:
     """Do everything: synthesize, quantize, evaluate, save.
 
-    The table compares images of the method with noise. A run that was stopped resumes where it stopped, and a finished
-    one prints its table again.
+    The table compares images of the method with noise, unless that is the method. A run that was stopped resumes where
+    it stopped, and a finished one prints its table again.
     """
     from d4c.run.config import merged, read_toml, run_config
     from d4c.run.job import run as run_job

@@ -1,7 +1,7 @@
 """`export`: writes a folder with everything that a runtime without torch needs.
 
 files of the target (ONNX: image.onnx, text.onnx)
-tokenizer.json, preprocessor_config.json   as in the artifact
+tokenizer.json, tokenizer_config.json, preprocessor_config.json   as in the artifact
 export.json    format, origin, shapes, logit scale, and size and SHA-256 of each file
 metrics.json   sizes, and the parity with PyTorch
 """
@@ -18,6 +18,7 @@ from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_FORMAT, find_target
 from d4c.errors import ArtifactError, SettingError, require
 from d4c.files import read_json, sha256, write_json
+from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.outputs import check_output, output_folder
 from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.read import read_artifact
@@ -27,7 +28,7 @@ from d4c.version import __version__
 
 KIND = "export"
 """What the manifest of an export calls it."""
-COPIED = ("tokenizer.json", "preprocessor_config.json")
+COPIED = (*TOKENIZER_FILES, "preprocessor_config.json")
 
 
 @dataclass(frozen=True)

@@ -20,24 +20,28 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as Steps
 
-from d4c.errors import DataError
+from d4c.errors import DataError, warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-START, END = "<start_of_text>", "<end_of_text>"
+START, END = "<|startoftext|>", "<|endoftext|>"
+"""As OpenAI and Hugging Face call them; open_clip says <start_of_text>."""
 VOCAB_SIZE = 49408
-_WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+SHOWN = 40
+"""Characters of a prompt that a warning quotes."""
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 # Besides HTML entities, white space and case, CLIP's own cleaning changes these in well-formed text: it drops terminal
 # escapes and control characters, splits Latin ligatures, and makes wide characters narrow and curly quotes straight.
-_ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
-_LIGATURES = {
+_SURROGATE = re.compile("[\ud800-\udfff]")
+ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
+LIGATURES = {
     code: unicodedata.normalize("NFKC", chr(code))
     for code in (*range(0xFB00, 0xFB07), 0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4))
 } | {0xFB05: "\u017ft"}
-_FIXES: dict[int, str | None] = {
+FIXES: dict[int, str | None] = {
     **{code: unicodedata.normalize("NFKC", chr(code)) for code in (0x3000, *range(0xFF01, 0xFFF0))},
     **dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'"),
     **dict.fromkeys(range(0x201C, 0x2020), '"'),
@@ -56,7 +60,12 @@ def byte_alphabet() -> list[str]:
 
 @lru_cache(maxsize=1)
 def tokenizer() -> Tokenizer:
-    """Return CLIP's tokenizer, which neither cleans text nor adds start and end; its `save` writes tokenizer.json."""
+    """Return CLIP's tokenizer, which neither cleans text nor adds start and end."""
+    return new_tokenizer()
+
+
+def new_tokenizer() -> Tokenizer:
+    """Return what `tokenizer` does, to be changed."""
     packed = (files("d4c.models") / "clip-bpe-merges.txt.gz").read_bytes()
     merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
     letters = byte_alphabet()
@@ -74,22 +83,22 @@ def tokenizer() -> Tokenizer:
 def clean(text: str) -> str:
     """Clean text as for the training of CLIP: lower case, straight quotes, single spaces, no HTML entities.
 
-    Text that was decoded with a wrong encoding ("donâ€™t") is not repaired; CLIP's authors used ftfy for that.
+    Text that was decoded with a wrong encoding ("donâ€™t") is not repaired; CLIP's authors used ftfy for that. Half a
+    surrogate pair, as in a file's name that is not UTF-8, becomes U+FFFD.
     """
-    text = _ESCAPE.sub("", html.unescape(text)).translate(_LIGATURES).translate(_FIXES)
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = ESCAPE.sub("", html.unescape(text)).translate(LIGATURES).translate(FIXES)
     text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
     return " ".join(text.split()).lower()
 
 
-def token_ids(
-    texts: str | Sequence[str], context_length: int = 77, encoder: Tokenizer | None = None
-) -> NDArray[np.int64]:
+def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[np.int64]:
     """Turn prompts into rows of token ids: start, words, end, zeros.
 
     Args:
         texts: One prompt or N of them.
-        context_length: Length L of a row; the words of a longer prompt are truncated.
-        encoder: A tokenizer that was read from a file; by default CLIP's own.
+        context_length: Length L of a row; the words of a longer prompt are truncated, with a warning that says where.
 
     Returns:
         int64 [N, L].
@@ -102,10 +111,21 @@ def token_ids(
         if not isinstance(prompt, str):
             raise DataError(f"A prompt is of type {type(prompt).__name__}, expected str; pass a list of strings.")
     rows = np.zeros((len(prompts), context_length), np.int64)
-    for row, encoding in zip(rows, (encoder or tokenizer()).encode_batch([clean(p) for p in prompts]), strict=True):
+    cut: list[str] = []
+    cleaned = [clean(prompt) for prompt in prompts]
+    for row, text, encoding in zip(rows, cleaned, tokenizer().encode_batch(cleaned), strict=True):
         ids = [VOCAB_SIZE - 2, *encoding.ids[: context_length - 2], VOCAB_SIZE - 1]
         row[: len(ids)] = ids
+        if len(encoding.ids) > context_length - 2:
+            cut.append(text[: encoding.offsets[context_length - 3][1]] if context_length > 2 else "")
+    if cut:
+        others = f", and so are {len(cut) - 1} others" if len(cut) > 1 else ""
+        warn(f"A prompt is longer than {context_length - 2} tokens and is cut after {_ending(cut[0])}{others}.")
     return rows
+
+
+def _ending(text: str) -> str:
+    return repr(text if len(text) <= SHOWN else f"...{text[-SHOWN:]}")
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:

@@ -170,7 +170,9 @@ class _Job:
 
     def steps(self) -> Iterator[Step]:
         """All steps in order; each key asks for the outcome of earlier ones."""
-        sources = {"synthesis": self.config.synthesis, "noise": replace(self.config.synthesis, method="noise")}
+        sources = {"synthesis": self.config.synthesis}
+        if self.config.synthesis.method != "noise":  # which would be compared with itself
+            sources["noise"] = replace(self.config.synthesis, method="noise")
         for name, synthesis in sources.items():
             key = partial(self._synthesis_key, synthesis)
             yield Step(self.folder / name, CALIBRATION, key, partial(self._synthesize, synthesis, name))
@@ -178,6 +180,8 @@ class _Job:
         for scheme in self.config.schemes:
             suffix = "" if scheme == self.config.schemes[0] else f"-{scheme}"
             for name, source in (("baseline", "noise"), ("artifact", "synthesis")):
+                if source not in sources:
+                    continue
                 folder = self.folder / f"{name}{suffix}"
                 key = partial(self._artifact_key, scheme, source)
                 yield Step(folder, QUANTIZED, key, partial(self._quantize, scheme, source, folder.name))

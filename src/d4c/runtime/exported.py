@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from d4c.errors import ArtifactError
 from d4c.files import read_json
 from d4c.files import sha256 as digest
-from d4c.models.tokenizer import END, START, VOCAB_SIZE
 
 FORMAT_VERSION = 1
 ADVICE = "the export is damaged, run d4c export again"
@@ -106,18 +103,6 @@ def _read_description(folder: Path) -> Any:
             "install a newer d4c."
         )
     return data
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Read the tokenizer of an export; raise ArtifactError if its vocabulary is not CLIP's."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ArtifactError(f"{path} is not a tokenizer ({error}); run d4c export again.") from None
-    ends = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
-    if ends != (VOCAB_SIZE - 2, VOCAB_SIZE - 1):
-        raise ArtifactError(f"{path} is not the tokenizer of CLIP; run d4c export again.")
-    return tokenizer
 
 
 def _not_an_export(folder: Path) -> ArtifactError:

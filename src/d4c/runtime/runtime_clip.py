@@ -13,7 +13,7 @@ from d4c.errors import DataError, SettingError, warn
 from d4c.models.preprocess import pixels
 from d4c.models.tokenizer import VOCAB_SIZE, token_ids
 from d4c.pictures import Picture
-from d4c.runtime.exported import ExportedModel, read_export, read_tokenizer
+from d4c.runtime.exported import ExportedModel, read_export
 from d4c.runtime.processor import saturates
 from d4c.runtime.sessions import Graph, onnxruntime_graph, openvino_graph
 from d4c.templates import PHOTO_TEMPLATES
@@ -21,9 +21,10 @@ from d4c.zeroshot.classification import classify
 
 
 class RuntimeCLIP:
-    """An export in a runtime, used like the PyTorch model that it was made from.
+    """An export in a runtime, used like the PyTorch model that it was made from, by any number of threads.
 
-    It warns where the processor would cut off sums of 8-bit products (see `processor`).
+    A pickle of it holds the path of the export, which is opened again where it is unpickled. It warns where the
+    processor would cut off sums of 8-bit products (see `processor`).
 
     Args:
         folder: Folder that `d4c export` wrote.
@@ -47,7 +48,6 @@ class RuntimeCLIP:
             warn(_saturation(self.exported, runtime), RuntimeWarning)
         with ThreadPoolExecutor() as pool:
             image, text = (pool.submit(self._graph, f"{tower}.onnx", unsafe) for tower in ("image", "text"))
-            self._tokenizer = read_tokenizer(self.exported.folder / "tokenizer.json")
             self._image, self._text = image.result(), text.result()
 
     def _graph(self, file: str, unsafe: bool) -> Graph:
@@ -55,6 +55,9 @@ class RuntimeCLIP:
         if self.runtime == "openvino":
             return openvino_graph(path, opset)
         return onnxruntime_graph(path, opset, wide_sums=unsafe)
+
+    def __reduce__(self) -> tuple[type[RuntimeCLIP], tuple[Path, str]]:
+        return RuntimeCLIP, (self.exported.folder.absolute(), self.runtime)
 
     @property
     def name(self) -> str:
@@ -84,7 +87,7 @@ class RuntimeCLIP:
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
         """Turn prompts into token ids [N, context length], the same as the PyTorch model's."""
-        return token_ids(texts, self.exported.context_length, self._tokenizer)
+        return token_ids(texts, self.exported.context_length)
 
     def encode_image(self, pixels: ArrayLike) -> NDArray[np.float32]:
         """Encode images.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Graph = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 def onnxruntime_graph(file: Path, opset: int, *, wide_sums: bool) -> Graph:
-    """Open a graph with one input and one output in ONNX Runtime on the CPU.
+    """Open a graph with one input and one output in ONNX Runtime on the CPU; any number of threads may call it.
 
     Args:
         file: The ONNX file.
@@ -67,7 +68,7 @@ def open_session(model: bytes | Path, opset: int, *, optimized: Path | None = No
 
 
 def openvino_graph(file: Path, opset: int) -> Graph:
-    """Open a graph with one input and one output in OpenVINO on the CPU.
+    """Open a graph with one input and one output in OpenVINO on the CPU; any number of threads may call it.
 
     Args:
         file: The ONNX file.
@@ -86,7 +87,19 @@ def openvino_graph(file: Path, opset: int) -> Graph:
         compiled = core.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:
         raise _unreadable(file, opset, "OpenVINO", openvino.__version__, "openvino", error) from None
-    return lambda values: np.array(compiled(values)[0])
+    idle: SimpleQueue[Any] = SimpleQueue()
+
+    def run(values: NDArray[Any]) -> NDArray[np.float32]:
+        # A request computes one input at a time, so that each thread takes an idle one or a new one.
+        try:
+            request = idle.get_nowait()
+        except Empty:
+            request = compiled.create_infer_request()
+        result = np.array(request.infer([values])[0])  # a copy, since the request keeps its output
+        idle.put(request)
+        return result
+
+    return run
 
 
 def _unreadable(

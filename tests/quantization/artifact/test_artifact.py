@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -21,7 +22,6 @@ from torch import Tensor
 import d4c
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
-from d4c.models.tokenizer import clean
 from d4c.quantization.artifact import write
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.quantized import QuantizedCLIP
@@ -180,8 +180,7 @@ def test_config_has_the_field_names_of_compressed_tensors(base: Path) -> None:
 def test_the_tokenizer_file_gives_the_tokens_of_the_model(base: Path, tiny_vit: CLIP) -> None:
     stored = Tokenizer.from_file(str(base / "tokenizer.json"))
     for text in ("a photo of a cat.", "don't  PANIC &amp; relax", "日本 2024 🚀"):
-        row = tiny_vit.tokenize(text)[0].tolist()
-        assert row[1 : row.index(49407)] == stored.encode(clean(text)).ids
+        assert tiny_vit.tokenize(text)[0].tolist() == stored.encode(html.unescape(text)).ids
 
 
 def test_the_preprocessor_file_gives_the_pixels_of_the_model(base: Path, tiny_vit: CLIP) -> None:

@@ -4,7 +4,7 @@ config.json              architecture, `quantization_config` (formats of every l
 model.safetensors        <layer>.weight_packed, .weight_scale, .weight_zero_point, .bias, .input_scale,
                          .input_zero_point (of a product or sum of two activations: .a.* and .b.*), .loud_scale and
                          .loud_zero_point of a layer with loud channels, and what stays float
-tokenizer.json, preprocessor_config.json, README.md
+tokenizer.json, tokenizer_config.json, preprocessor_config.json, README.md
 
 Loading checks names, shapes and types against what config.json announces before it reads a tensor.
 """

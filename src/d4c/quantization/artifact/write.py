@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from d4c.files import write_json
 from d4c.models.clip import CLIP
-from d4c.models.tokenizer import tokenizer
+from d4c.models.tokenizer_files import save_tokenizer
 from d4c.quantization.artifact.card import model_card
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
@@ -46,6 +46,7 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
     write_json(
         folder / "preprocessor_config.json",
         {
+            "image_processor_type": "CLIPImageProcessor",
             "do_resize": True,
             "size": {"shortest_edge": clip.image_size},
             "resample": 3,
@@ -59,7 +60,7 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
             "image_std": list(config.std),
         },
     )
-    tokenizer().save(str(folder / "tokenizer.json"))
+    save_tokenizer(folder, config.text.context_length)
     card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
