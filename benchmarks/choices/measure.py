@@ -23,12 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import d4c
-from benchmarks.common.arguments import add_seeds, argument_parser, require_names, words
+from benchmarks.choices.rotation import hadamard_with_signs, random_rotation, rotating
+from benchmarks.common.arguments import add_device, add_seeds, argument_parser, require_names, words
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
+from d4c.quantization import placement, quantize
 from d4c.quantization.ranges import observer
 from d4c.quantization.rounding import gptq
 from d4c.quantization.symmetries import canonical, heads
@@ -93,12 +95,29 @@ CHOICES = {
         schemes=("W8A8", "W4A4"),
         reconstructions=("none",),
     ),
+    "softmax": Choice(
+        {"one range": Alternative(module=placement, values={"ROWS_BELOW": 0}), "by row": Alternative()},
+        schemes=("W6A6", "W4A4"),
+        reconstructions=("none", "gptq"),
+    ),
+    "rotation": Choice(
+        {
+            "scales": Alternative(),
+            "Hadamard": Alternative(module=quantize, values={"prepare": rotating(hadamard_with_signs)}),
+            "random": Alternative(module=quantize, values={"prepare": rotating(random_rotation)}),
+        },
+        models=BOTH[:1],
+        schemes=("W8A8", "W4A8", "W4A4"),
+        reconstructions=("none", "gptq"),
+    ),
     "damping": Choice(
         {str(share): Alternative(module=gptq, values={"DAMPING": share}) for share in (0.003, 0.01, 0.03, 0.1)}
     ),
     "points": Choice(
         {
-            f"{size} + 2 x {tail}": Alternative(module=observer, values={"POINTS": {"tensor": (size, tail)}})
+            f"{size} + 2 x {tail}": Alternative(
+                module=observer, values={"POINTS": {"tensor": (size, tail), "token": (size, tail)}}
+            )
             for size, tail in ((1024, 128), (4096, 512), (16384, 2048))
         },
         reconstructions=("none",),
@@ -120,7 +139,7 @@ class Pictures:
 
     def __init__(self, clip: CLIP) -> None:
         data = load_dataset("demo").subset(PICTURES)
-        sharp = torch.cat(list(pixel_batches(data, clip.preprocess, PICTURES)))
+        sharp = torch.cat(list(pixel_batches(data, clip.preprocess, PICTURES))).to(clip.device)
         small = F.interpolate(sharp, scale_factor=1 / ENLARGED, mode="bicubic", antialias=True)
         self.pixels = {"sharp": sharp, "enlarged": F.interpolate(small, size=clip.image_size, mode="bicubic")}
         self.embeddings = self._embed(clip)
@@ -159,21 +178,22 @@ def measure(clip: CLIP, pictures: Pictures, cell: Row) -> Row:
     alternative = CHOICES[cell["choice"]].alternatives[cell["alternative"]]
     images = d4c.synthesize(clip, "leaves", images=IMAGES, seed=cell["seed"])
     settings = {"reconstruction": cell["reconstruction"], "towers": ("image",), "seed": cell["seed"]}
-    with alternative.in_force(), measured("cpu") as figures:
+    with alternative.in_force(), measured(str(clip.device)) as figures:
         quantized = d4c.quantize(clip, images, cell["scheme"], **settings, **alternative.options)
-    record = setup("cpu") | {"command": command("choices.measure")}
-    return {**cell, "cosine": pictures.cosines(quantized), "cpu_seconds": figures["cpu_seconds"], "setup": record}
+    record = setup(str(clip.device)) | {"command": command("choices.measure")}
+    return {**cell, "cosine": pictures.cosines(quantized), "quantize": figures, "setup": record}
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--only", type=words, default=list(CHOICES), help=f"of {', '.join(CHOICES)}")
     add_seeds(parser)
+    add_device(parser)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     require_names(parser, "choice", args.only, CHOICES)
     torch.set_num_threads(1)
-    clips = {name: d4c.load(name) for name in BOTH}
+    clips = {name: d4c.load(name, device=args.device) for name in BOTH}
     pictures = {name: Pictures(clip) for name, clip in clips.items()}
     rows = read_rows(args.out)
     for cell in cells(args.only, args.seeds):

@@ -28,6 +28,8 @@ from d4c.quantization.quantized_layers import (
 )
 
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)
+ROWS_BELOW = 8
+"""Below so many bits each row of a softmax has a range of its own; at 8 one range for all costs nothing."""
 TOKEN_TABLE_FORMAT = QuantArgs(8, True, "channel")
 
 
@@ -162,7 +164,7 @@ def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track:
     if isinstance(module, nn.Embedding):
         return LayerPlan(TOKEN_TABLE_FORMAT, ())
     per_tensor = QuantArgs(scheme.activation_bits, False, "tensor")
-    if isinstance(module, WeightedSum) and track == "deployable" and scheme.activation_bits < 8:
+    if isinstance(module, WeightedSum) and track == "deployable" and scheme.activation_bits < ROWS_BELOW:
         return LayerPlan(None, (replace(per_tensor, strategy="token"), per_tensor))
     if isinstance(module, MatMul | Add):
         return LayerPlan(None, (per_tensor, per_tensor))
