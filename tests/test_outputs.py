@@ -111,6 +111,7 @@ def test_what_a_killed_process_left_makes_no_folder_occupied(tmp_path: Path) -> 
     assert is_empty(tmp_path)
     (tmp_path / ".config.json.0123abcd.d4c-new").mkdir()
     (tmp_path / ".d4c-lock").touch()
+    (tmp_path / ".out.d4c-lock").touch()
     assert is_empty(tmp_path)
     (tmp_path / ".config.json.d4c-new").touch()
     assert not is_empty(tmp_path)

@@ -96,7 +96,8 @@ def remove_leftovers(parent: Path, names: str) -> None:
 
 def is_leftover(name: str) -> bool:
     """Whether only a process of d4c that was killed leaves a file or a folder of this name."""
-    return name == LOCK or re.fullmatch(rf"\..+\.[0-9a-f]{{8}}({NEW}|{OLD})", name, re.DOTALL) is not None
+    pattern = rf"(\..+)?{LOCK}|\..+\.[0-9a-f]{{8}}({NEW}|{OLD})"
+    return re.fullmatch(pattern, name, re.DOTALL) is not None
 
 
 def check_writable(path: Path, advice: str = "choose another path") -> None:
