@@ -81,7 +81,7 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready form, which `from_dict` reads back."""
-        return asdict(self)
+        return {**asdict(self), "skipped": list(self.skipped)}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Metrics:

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import CheckpointError
-from d4c.models.tokenizer import END, START, tokenizer
+from d4c.models.tokenizer import tokenizer
 
 OTHER_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 """Vocabularies of other kinds: WordPiece and SentencePiece."""
-_MARKS = {START: "<|startoftext|>", END: "<|endoftext|>"}
 
 Read = Callable[[Path], dict[str, Any]]
 
 
 @lru_cache(maxsize=1)
 def clip_vocabulary() -> dict[str, int]:
-    """Return the ids of CLIP's tokens by the names that Hugging Face has for them."""
-    return {_MARKS.get(word, word): number for word, number in tokenizer().get_vocab().items()}
+    """Return the ids of CLIP's tokens."""
+    return tokenizer().get_vocab()
 
 
 @lru_cache(maxsize=1)
