@@ -1,135 +1,106 @@
-"""Processors without VNNI are told, and 8-bit weights on them."""
+"""Processors that add products in pairs are told from others, and so are files in full range on them."""
 
 from __future__ import annotations
 
+import base64
+import json
 import platform
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import d4c
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
-from d4c.runtime import processor
-from d4c.runtime.exported import read_export
-from d4c.runtime.processor import CPUINFO, saturates
+from d4c.runtime.processor import COLUMNS, OPSET, PRODUCT, VARIABLE, saturates
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
-HASWELL = "processor : 0\nmodel name\t: old\nflags\t\t: fpu sse4_2 avx avx2 fma\nbugs\t\t: spectre\n\nprocessor : 1\n"
-SERVER = HASWELL.replace("fma", "fma avx512f avx512_vnni")
-LAPTOP = HASWELL.replace("fma", "fma avx_vnni")
-
-
-@pytest.fixture
-def cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """What the system says of the processor; a test writes it."""
-    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    return tmp_path / "cpuinfo"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [(HASWELL, True), (SERVER, False), (LAPTOP, False), ("", False)],
-    ids=["AVX2", "AVX512 VNNI", "AVX VNNI", "unknown"],
-)
-def test_vnni_is_read_from_the_flags(text: str, expected: bool, cpu: Path) -> None:
-    cpu.write_text(text)
-    assert saturates() is expected
-
-
-def test_unknown_and_other_processors_are_taken_for_exact(cpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not saturates()
-    cpu.write_text(HASWELL)
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert not saturates()
-
-
-OLD, HASWELL_PC, SKYLAKE_X = (False, False, False), (True, False, False), (True, True, False)
-ICE_LAKE = (True, True, True)
-
-
-@pytest.mark.parametrize(
-    ("system", "features", "expected"),
-    [
-        ("Windows", OLD, True),
-        ("Windows", HASWELL_PC, False),  # looks like Alder Lake, which has VNNI of another kind
-        ("Windows", SKYLAKE_X, True),
-        ("Windows", ICE_LAKE, False),
-        ("Darwin", HASWELL_PC, True),
-        ("Darwin", ICE_LAKE, False),
-    ],
-)
-def test_elsewhere_numpy_tells_where_it_can(
-    system: str, features: tuple[bool, ...], expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = SimpleNamespace(__cpu_features__=dict(zip(("AVX2", "AVX512F", "AVX512VNNI"), features, strict=True)))
-    monkeypatch.setattr(platform, "machine", lambda: "AMD64")
-    monkeypatch.setattr(platform, "system", lambda: system)
-    monkeypatch.setattr(processor, "import_module", lambda _name: found)
-    assert saturates() is expected
+CPUINFO = Path("/proc/cpuinfo")
+VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 @pytest.mark.skipif(not CPUINFO.exists() or platform.machine() != "x86_64", reason="needs Linux on x86")
-def test_numpy_and_linux_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = set(CPUINFO.read_text().split())
-    monkeypatch.setattr(platform, "system", lambda: "Windows")
-    assert saturates() == (("avx512f" in flags or "avx2" not in flags) and "avx512_vnni" not in flags)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_small_product_tells_what_linux_says(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert saturates(runtime) == (not VNNI & set(CPUINFO.read_text().split()))
+
+
+def test_the_environment_decides_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, expected in (("1", True), ("0", False)):
+        monkeypatch.setenv(VARIABLE, value)
+        assert saturates("onnxruntime") is saturates("openvino") is expected
+    monkeypatch.setenv(VARIABLE, "yes")
+    with pytest.raises(SettingError, match=r"D4C_PAIR_SUMS is 'yes', expected 1 .* or 0 .*\.$"):
+        saturates("onnxruntime")
+
+
+def test_the_small_product_is_what_it_says() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["a"]),
+        helper.make_node("DequantizeLinear", ["c", "s"], ["w"]),
+        helper.make_node("MatMul", ["a", "w"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(*end) for end in (("x", 1, [1, 1, COLUMNS]), ("y", 1, [1, 1, 8]))]
+    constants = {"s": np.float32(1), "z": np.uint8(0), "c": np.full((COLUMNS, 8), 127, np.int8)}
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "pairs", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    assert TensorProto.FLOAT == 1
+    assert base64.b64decode(PRODUCT) == model.SerializeToString()
 
 
 @pytest.fixture(scope="module")
-def whole_range(demo_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedCLIP, Path]:
-    """An artifact whose first and last layers have 8-bit weights of the whole range, and its export."""
-    folder = tmp_path_factory.mktemp("whole-range") / "artifact"
+def full_range(demo_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> tuple[QuantizedCLIP, Path]:
+    """An artifact whose first and last layers have 8-bit weights in full range, and its export."""
+    folder = tmp_path_factory.mktemp("full-range") / "artifact"
     images = d4c.synthesize(demo_vit, "noise", images=4)
     clip = d4c.quantize(demo_vit, images, "W4A8", reconstruction="none", full_range=True, prompts=["a cat", "tree"])
     clip.save_pretrained(folder)
     return clip, d4c.export(folder, check=False).folder
 
 
-def test_other_layers_fit_into_16_bits(whole_range: tuple[QuantizedCLIP, Path]) -> None:
-    """The largest sum of two neighbors along the inputs, all activations as large as they get."""
-    clip, folder = whole_range
-    unsafe = set(read_export(folder).saturating)
-    for name, layer in clip.layers().items():
-        if isinstance(layer, QuantizedLinear | QuantizedConv2d) and name not in unsafe:
-            sizes = layer.codes.flatten(1).abs().int()
-            pairs = sizes[:, 0:-1:2] + sizes[:, 1::2]
-            assert int(pairs.max()) * layer.input_quantizer.args.qmax < 2**15
+def test_the_export_records_the_range(full_range: tuple[QuantizedCLIP, Path], exported: Path) -> None:
+    described = [json.loads((folder / "export.json").read_text()) for folder in (full_range[1], exported)]
+    assert [entry["full_range"] for entry in described] == [True, False]
+    assert "image.patch_embed" in described[0]["saturating"]
+    assert described[1]["saturating"] == []
 
 
-@pytest.mark.parametrize(
-    ("runtime", "outcome"), [("onnxruntime", "exact but slower"), ("openvino", "may compute wrong values")]
-)
-def test_8_bit_weights_without_vnni_are_warned_of(
-    runtime: str, outcome: str, whole_range: tuple[QuantizedCLIP, Path], cpu: Path
+def test_onnx_runtime_takes_wider_sums_and_says_so(
+    full_range: tuple[QuantizedCLIP, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu.write_text(HASWELL)
-    with pytest.warns(RuntimeWarning, match=rf"no VNNI.*image\.patch_embed and 2 more in .*{outcome}"):
-        RuntimeCLIP(whole_range[1], runtime)
+    """They are those of PyTorch on every processor, also on one that would cut off the others."""
+    monkeypatch.setenv(VARIABLE, "1")
+    clip, folder = full_range
+    with pytest.warns(RuntimeWarning, match=r"full range \(image\.patch_embed and 2 more\).*exact but slower"):
+        runtime = RuntimeCLIP(folder)
+    pixels = np.random.default_rng(0).standard_normal((4, 3, 64, 64), np.float32)
+    computed, expected = runtime.encode_image(pixels), clip.encode_image(torch.from_numpy(pixels)).numpy()
+    cosines = (computed * expected).sum(1) / np.linalg.norm(computed, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.998
 
 
-def test_there_is_no_warning_without_need(exported: Path, whole_range: tuple[QuantizedCLIP, Path], cpu: Path) -> None:
+def test_openvino_refuses_what_it_would_compute_wrongly(
+    full_range: tuple[QuantizedCLIP, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+    with pytest.raises(SettingError, match=r"no VNNI .* OpenVINO .*use runtime='onnxruntime'.*--full-range\.$"):
+        RuntimeCLIP(full_range[1], "openvino")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_nothing_is_said_without_need(
+    runtime: str, exported: Path, full_range: tuple[QuantizedCLIP, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cpu.write_text(SERVER)
-        RuntimeCLIP(whole_range[1])
-        cpu.write_text(HASWELL)
-        RuntimeCLIP(exported)
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_wider_sums_are_those_of_pytorch(whole_range: tuple[QuantizedCLIP, Path], cpu: Path) -> None:
-    """On every processor, also on one that would cut off the others."""
-    cpu.write_text(HASWELL)
-    clip, folder = whole_range
-    pixels = np.random.default_rng(0).standard_normal((4, 3, 64, 64), np.float32)
-    found, expected = RuntimeCLIP(folder).encode_image(pixels), clip.encode_image(torch.from_numpy(pixels)).numpy()
-    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosines.min() > 0.998
+        for pairs, folder in (("0", full_range[1]), ("1", exported)):
+            monkeypatch.setenv(VARIABLE, pairs)
+            RuntimeCLIP(folder, runtime)

@@ -133,6 +133,7 @@ def _description(clip: QuantizedCLIP, folder: Path, format: str, written: Writte
         "eos_id": text.eos_id,
         "begin_id": clip.text.begin_id,
         "logit_scale": clip.logit_scale,
+        "full_range": clip.recipe.get("full_range"),
         "saturating": saturating_layers(clip),
         "files": {
             file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())

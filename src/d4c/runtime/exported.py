@@ -31,7 +31,7 @@ class ExportedModel:
         logit_scale: Factor from cosine to logit.
         mean: Mean of red, green and blue that pixels are normalized with.
         std: Standard deviation of red, green and blue.
-        saturating: Layers whose 8-bit weights need VNNI instructions.
+        saturating: Layers whose 8-bit weights need VNNI instructions; none unless quantized with `full_range`.
         fingerprint: Hash of everything that image embeddings depend on.
     """
 

@@ -1,43 +1,58 @@
-"""Finds out whether the processor adds products of 8-bit integers in 16 bits (see `formats.pair_sums`)."""
+"""Finds out whether a runtime cuts off sums of two products on this processor (see `formats.pair_sums`).
+
+A small product tells: x86 processors without VNNI get it wrong, all others right. Names of processors and their flags
+would tell less, since not every system shows them and runtimes choose among what there is.
+"""
 
 from __future__ import annotations
 
-import platform
-from importlib import import_module
+import os
+import tempfile
+from base64 import b64decode
+from functools import cache
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
+import numpy as np
+
+from d4c.errors import SettingError
+from d4c.runtime.sessions import onnxruntime_graph, openvino_graph
+
+VARIABLE = "D4C_PAIR_SUMS"
+"""Environment variable: 1 takes every processor for one that adds in pairs, 0 for one that does not."""
+COLUMNS, OPSET = 4, 21
+EXACT = COLUMNS * 255 * 127
+"""Each output of `PRODUCT` for inputs of 255; sums of pairs that are cut off give 65,534 instead of 129,540."""
+PRODUCT = (
+    "CAo66wEKHAoBeAoBcwoBehIBcSIOUXVhbnRpemVMaW5lYXIKHgoBcQoBcwoBehIBYSIQRGVxdWFudGl6ZUxpbmVhcgobCgFjCgFzEgF3IhBEZXF1"
+    "YW50aXplTGluZWFyChEKAWEKAXcSAXkiBk1hdE11bBIFcGFpcnMqCxABQgFzSgQAAIA/KggQAkIBekoBACorCAQICBADQgFjSiB/f39/f39/f39/"
+    "f39/f39/f39/f39/f39/f39/f39/f1oXCgF4EhIKEAgBEgwKAggBCgIIAQoCCARiFwoBeRISChAIARIMCgIIAQoCCAEKAggIQgQKABAV"
+)
+"""An ONNX file: x [1, 1, 4] as 8-bit codes times a matrix [4, 8] of 127; a test builds it again."""
 
 
-def saturates() -> bool:
-    """Whether this is an x86 processor without VNNI; False where that cannot be found out."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    if platform.system() == "Linux":
-        return _without_vnni_by_linux()
-    return _without_vnni_by_numpy(intel_mac=platform.system() == "Darwin")
+def saturates(runtime: str) -> bool:
+    """Whether "onnxruntime" or "openvino" cuts off sums of two products that do not fit 16 bits.
 
-
-def _without_vnni_by_linux() -> bool:
-    try:
-        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
-    return flags is not None and not {"avx512_vnni", "avx_vnni"} & set(flags)
-
-
-def _without_vnni_by_numpy(intel_mac: bool) -> bool:
-    """Whether NumPy knows that there is no VNNI.
-
-    NumPy detects features on every system, but not the VNNI of laptops without AVX-512. Those have AVX2, and no Mac is
-    among them. The features are in a private module, which moved in NumPy 2.0.
+    Raises:
+        SettingError: The runtime is not installed, or `VARIABLE` is neither 0 nor 1.
     """
-    for module in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
-        try:
-            has: dict[str, bool] = import_module(module).__cpu_features__
-            certain = intel_mac or has["AVX512F"] or not has["AVX2"]
-            return certain and not has["AVX512VNNI"]
-        except (ImportError, AttributeError, KeyError):
-            continue
-    return False
+    forced = os.environ.get(VARIABLE, "")
+    if forced not in ("", "0", "1"):
+        raise SettingError(
+            f"The environment variable {VARIABLE} is {forced!r}, expected 1 for a processor that adds 8-bit products "
+            "in pairs or 0 for one that does not; unset it to find out."
+        )
+    return forced == "1" if forced else _computes_wrongly(runtime)
+
+
+@cache
+def _computes_wrongly(runtime: str) -> bool:
+    # Windows does not delete a file that a runtime still maps.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "product.onnx"
+        file.write_bytes(b64decode(PRODUCT))
+        if runtime == "openvino":
+            graph = openvino_graph(file, OPSET)
+        else:
+            graph = onnxruntime_graph(file, OPSET, wide_sums=False)
+        return bool((graph(np.full((1, 1, COLUMNS), 255, np.float32)) != EXACT).any())

@@ -32,7 +32,7 @@ class RuntimeCLIP:
 
     Raises:
         ArtifactError: The export is damaged, incomplete or from a newer version.
-        SettingError: The runtime is unknown, not installed or too old.
+        SettingError: The runtime is unknown, not installed or too old, or would compute wrong values on this processor.
     """
 
     def __init__(self, folder: str | Path, runtime: str = "onnxruntime") -> None:
@@ -43,18 +43,18 @@ class RuntimeCLIP:
             )
         self.exported = read_export(Path(folder))
         self.runtime = runtime
-        unsafe = bool(self.exported.saturating) and saturates()
-        if unsafe:
-            warn(_saturation(self.exported, runtime), RuntimeWarning)
+        wide_sums = bool(self.exported.saturating) and saturates(runtime)
+        if wide_sums:
+            _warn_of_wide_sums(self.exported, runtime)
         with ThreadPoolExecutor() as pool:
-            image, text = (pool.submit(self._graph, f"{tower}.onnx", unsafe) for tower in ("image", "text"))
+            image, text = (pool.submit(self._graph, f"{tower}.onnx", wide_sums) for tower in ("image", "text"))
             self._image, self._text = image.result(), text.result()
 
-    def _graph(self, file: str, unsafe: bool) -> Graph:
+    def _graph(self, file: str, wide_sums: bool) -> Graph:
         path, opset = self.exported.folder / file, self.exported.opset
         if self.runtime == "openvino":
             return openvino_graph(path, opset)
-        return onnxruntime_graph(path, opset, wide_sums=unsafe)
+        return onnxruntime_graph(path, opset, wide_sums=wide_sums)
 
     def __reduce__(self) -> tuple[type[RuntimeCLIP], tuple[Path, str]]:
         return RuntimeCLIP, (self.exported.folder.absolute(), self.runtime)
@@ -178,15 +178,16 @@ class RuntimeCLIP:
         return np.zeros((0, self.exported.embed_dim), np.float32)
 
 
-def _saturation(exported: ExportedModel, runtime: str) -> str:
+def _warn_of_wide_sums(exported: ExportedModel, runtime: str) -> None:
+    """Warn that sums must be wider on this processor, or raise SettingError where a runtime has no such sums."""
     layers = exported.saturating
     which = layers[0] if len(layers) == 1 else f"{layers[0]} and {len(layers) - 1} more"
-    outcome = (
-        "ONNX Runtime is told to use wider sums, which is exact but slower"
-        if runtime == "onnxruntime"
-        else "OpenVINO may compute wrong values; use runtime='onnxruntime' or quantize without --full-range"
+    problem = (
+        f"The export {exported.folder} has 8-bit weights in full range ({which}), and this processor cuts off sums of "
+        "their products, since it has no VNNI instructions"
     )
-    return (
-        f"This processor has no VNNI instructions and cuts off sums of the 8-bit products of {which} in "
-        f"{exported.folder}: {outcome}."
-    )
+    if runtime == "openvino":
+        raise SettingError(
+            f"{problem}, which OpenVINO would not notice; use runtime='onnxruntime', or quantize without --full-range."
+        )
+    warn(f"{problem}: ONNX Runtime is told to use wider sums, which is exact but slower.", RuntimeWarning)

@@ -37,9 +37,9 @@ def linear(weight_bits: int, activation_bits: int, bias: bool = True) -> Quantiz
     quantizer.set_range(torch.tensor(3.0 / quantizer.args.qmax), torch.tensor(float(quantizer.args.qmax // 3)))
     assert quantizer.loud is not None
     quantizer.loud.set_range(torch.tensor(110 / 255), torch.tensor(23.0))
-    layer = QuantizedLinear(nn.Linear(48, 40, bias), QuantArgs(weight_bits, True, "channel"), quantizer)
+    weights = QuantArgs(weight_bits, True, "channel", pairs_fit=weight_bits == 8)
+    layer = QuantizedLinear(nn.Linear(48, 40, bias), weights, quantizer)
     layer.calibrate_weight()
-    layer.set_codes(layer.codes.clamp(-63, 63))
     layer.freeze()
     return layer
 
