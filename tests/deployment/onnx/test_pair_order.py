@@ -119,8 +119,11 @@ def weights(graph: GraphProto) -> Iterator[tuple[str, Array]]:
             continue  # a product of two activations, unsigned both
         parts = [source.input[0]] if joined is None else joined.input
         for codes in (numpy_helper.to_array(constants[part]).astype(np.int64) for part in parts):
-            for padded in (False, True):
-                yield node.name, codes.T if codes.ndim == 2 else in_order(codes, padded)
+            if codes.ndim == 2:
+                yield node.name, codes.T
+                continue
+            for padded in (False, True)[: 1 + codes.shape[1] % 2]:
+                yield node.name, in_order(codes, padded)
 
 
 def test_no_pair_of_an_exported_tower_saturates(
@@ -131,7 +134,7 @@ def test_no_pair_of_an_exported_tower_saturates(
     for graph in (image_graph(exported[0], unpacked=True), text_graph(exported[0], unpacked=True)):
         for name, rows in weights(graph.model("0").graph):
             products, largest = products + 1, max(largest, int(rows.max()))
-            for row in rows:
+            for row in rows[np.abs(rows).max(1) > 64]:  # others fit whatever they meet
                 x = 255 * np.stack([row > 0, row < 0])
                 assert np.array_equal(saturating_product(x, row[None]), x @ row[:, None]), name
     assert products > 2 * 30

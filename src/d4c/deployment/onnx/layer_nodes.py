@@ -92,7 +92,7 @@ def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
     if layer.by_row:
         peak = g.node("ReduceMax", [a, g.integers(-1)], f"{name}/peaks", keepdims=1)
         peak = g.node("Max", [peak, g.scalar(LEAST_PEAK)], f"{name}/divisors")
-        x, product = g.node("Div", [a, peak], f"{name}/rows"), f"{name}/product"
+        x, product = g.node("Div", [a, peak], f"{name}/shares"), f"{name}/product"
     operands = [
         fake_quantized(g, x, layer.a, f"{name}.a", clip_values=True),
         fake_quantized(g, b, layer.b, f"{name}.b", clip_values=True),
