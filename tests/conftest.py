@@ -84,7 +84,7 @@ def loud_vit(demo_vit: CLIP) -> CLIP:
 
 @pytest.fixture(scope="session")
 def saturating_product() -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
-    """What x86 processors without VNNI compute from codes a [N, K] and w [O, K] instead of a w^T.
+    """What x86 processors without VNNI compute from codes a [..., N, K] and w [..., O, K] instead of a w^T.
 
     vpmaddubsw multiplies unsigned by signed bytes and adds two adjacent products in 16 bits, where the sum saturates;
     the sums of pairs are then added in 32 bits. An odd last column is paired with zero.
@@ -95,8 +95,8 @@ def saturating_product() -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDA
         assert a.max() <= 255
         assert w.min() >= -128
         assert w.max() <= 127
-        a, w = (np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))) for codes in (a, w))
-        products = a[:, None] * w
+        a, w = (np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)]) for codes in (a, w))
+        products = a[..., :, None, :] * w[..., None, :, :]
         return np.clip(products[..., ::2] + products[..., 1::2], -(2**15), 2**15 - 1).sum(-1)
 
     return product
