@@ -117,7 +117,7 @@ def test_embeddings_have_unit_length_and_no_gradient(demo_vit: CLIP, few: Datase
 def test_numbers_that_are_not_finite_are_refused_not_ranked(tower: str, few: Dataset) -> None:
     broken = d4c.load("demo-vit")
     getattr(broken, tower).projection.weight.data[0, 0] = float("nan")
-    with pytest.raises(D4CError, match=f"{tower} embeddings on demo are not finite"):
+    with pytest.raises(D4CError, match=rf"Of a batch of {tower} embeddings on demo \d+ of \d+ are not finite"):
         embed(broken, few)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 import d4c
-from d4c import DataError
+from d4c import DataError, SettingError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.embed import embed
-from d4c.evaluation.evaluate import evaluate, score
+from d4c.evaluation.evaluate import evaluate, refuse_other_model, score
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics
 from d4c.models.clip import CLIP
+from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE
 
 
@@ -128,3 +130,20 @@ def test_a_class_of_which_nothing_is_left_is_an_error(
 def test_embeddings_of_another_dataset_are_not_scored(demo_vit: CLIP, few: Dataset) -> None:
     with pytest.raises(DataError, match="embed the model on this dataset"):
         score(embed(demo_vit, few.subset(3)), few.subset(4))
+
+
+def test_a_name_is_no_model(few: Dataset) -> None:
+    with pytest.raises(SettingError, match=r"The model is the name 'demo-vit', .* pass what d4c\.load"):
+        evaluate("demo-vit", few)  # type: ignore[arg-type]
+
+
+def test_only_the_weights_that_were_quantized_are_a_reference(demo_vit: CLIP, noisy: CLIP, few: Dataset) -> None:
+    class Made:
+        name, origin = "made", model_hash(demo_vit)
+
+    refuse_other_model(Made(), demo_vit)
+    refuse_other_model(Made(), copy.deepcopy(demo_vit).half())
+    refuse_other_model(Made(), embed(noisy, few.subset(1)))
+    refuse_other_model(noisy, demo_vit)
+    with pytest.raises(SettingError, match=r"The reference 'demo-vit' does not have the weights that 'made' was made"):
+        refuse_other_model(Made(), noisy)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import d4c
-from d4c.errors import DataError, SettingError
+from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.loading import _say_that_simulation_is_slow, load_quantized
+from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.templates import EMOJI_TEMPLATES
@@ -201,3 +202,60 @@ def test_a_missing_runtime_is_named_with_its_extra(exported: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(SettingError, match=r"needs openvino, .*pip install 'd4c\[openvino\]'"):
         load_quantized(exported, runtime="openvino")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0.0, "2 of 2 are zero"), (np.nan, "2 of 2 are not finite"), (0.5, "all 2 are the same")]
+)
+def test_a_damaged_image_tower_is_refused(
+    value: float, message: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = RuntimeCLIP(exported)
+    monkeypatch.setattr(model, "_image", lambda pixels: np.full((len(pixels), 4), value, np.float32))
+    pixels = np.stack([np.zeros((3, 64, 64)), np.ones((3, 64, 64))])
+    with pytest.raises(ArtifactError, match=f"The image tower of .* is damaged: of its embeddings {message}"):
+        model.encode_image(pixels)
+
+
+def test_one_picture_that_gives_no_numbers_is_no_damaged_tower(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = RuntimeCLIP(exported)
+    rows = np.array([[1, 2], [np.nan, 0]], np.float32)
+    monkeypatch.setattr(model, "_image", lambda pixels: rows)
+    assert model.encode_image(np.zeros((2, 3, 64, 64))) is rows
+
+
+def test_a_damaged_text_tower_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = RuntimeCLIP(exported)
+    monkeypatch.setattr(model, "_text", lambda tokens: np.full((len(tokens), 4), 0.5, np.float32))
+    with pytest.raises(ArtifactError, match=r"The text tower of .* all 4 are the same"):
+        model.encode_text(model.tokenize(PROMPTS))
+    assert (model.encode_text(model.tokenize(["a cat", "a cat"])) == 0.5).all()
+
+
+def test_equal_pictures_have_equal_embeddings(model: RuntimeCLIP) -> None:
+    embeddings = model.encode_image(np.zeros((2, 3, 64, 64), np.float32))
+    assert np.array_equal(embeddings[0], embeddings[1])
+
+
+def test_a_reference_that_the_export_was_not_made_from_is_refused(
+    model: RuntimeCLIP, quantized: QuantizedCLIP, demo_rn: CLIP
+) -> None:
+    assert model.origin == quantized.origin
+    for each in (model, quantized):
+        with pytest.raises(SettingError, match=r"The reference 'demo-rn' does not have the weights that 'demo-vit'"):
+            d4c.evaluate(each, "demo", reference=demo_rn, limit=1)
+
+
+def test_a_folder_of_another_kind_names_what_reads_it(exported: Path, artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "artifact").mkdir(parents=True)
+    (tmp_path / "float").mkdir()
+    (tmp_path / "float" / "config.json").write_text('{"model_type": "clip"}')
+    for folder, message in {
+        exported: r"is an export, .* use d4c.load_quantized\('.*', runtime='onnxruntime'\)",
+        tmp_path / "run": r"is the folder of a run, expected an artifact; use .*artifact",
+        tmp_path / "float": "is not a quantized model, .* use d4c.load for a float one",
+    }.items():
+        with pytest.raises(ArtifactError, match=message):
+            load_quantized(folder)
+    with pytest.raises(ArtifactError, match=r"run d4c export .* and give the folder that it writes"):
+        load_quantized(artifact, runtime="onnxruntime")

@@ -123,6 +123,7 @@ def _description(clip: QuantizedCLIP, folder: Path, format: str, written: Writte
         "format": format,
         "d4c": __version__,
         "name": clip.name,
+        "model": clip.recipe.get("model"),
         "scheme": clip.recipe.get("scheme"),
         "overrides": clip.recipe.get("overrides"),
         "loud_channels": clip.loud_channels(),

@@ -18,6 +18,7 @@ from d4c.evaluation.dataset import Dataset
 from d4c.picture_files import none_readable
 from d4c.progress import WHOLE, Progress, parts, silent
 from d4c.zeroshot.classification import label_embeddings
+from d4c.zeroshot.flaws import flaw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,10 +90,11 @@ def class_embeddings(model: Encoder, dataset: Dataset, batch_size: int, progress
     def embed_tokens(ids: NDArray[np.int64]) -> NDArray[np.float32]:
         nonlocal done
         tokens = to_device(model, torch.from_numpy(ids))
-        features = torch.as_tensor(model.encode_text(tokens)).detach().float().cpu().numpy()
+        features = torch.as_tensor(model.encode_text(tokens)).detach().float().cpu()
+        refuse_flawed(features, "text", dataset)
         done += len(ids)
         progress(done, count_prompts(dataset))
-        return features
+        return features.numpy()
 
     classes, templates = dataset.classes, dataset.templates
     return torch.from_numpy(label_embeddings(classes, templates, model.tokenize, embed_tokens, batch_size))
@@ -124,7 +126,7 @@ def embed(
     Raises:
         DataError: An image does not decode and `strict` is set, or none of at least two of a class, or none at all;
             or the classes cannot be told apart (see `label_embeddings`).
-        D4CError: The model gives numbers that are not finite.
+        D4CError: The model gives numbers that are not finite, or nothing but zeros.
     """
     start = time.perf_counter()
     progress(0, WHOLE)
@@ -135,18 +137,12 @@ def embed(
     skipped: dict[int, str] = {}
     for pixels in pixel_batches(dataset, model.preprocess, batch_size, None if strict else skipped):
         features = torch.as_tensor(model.encode_image(to_device(model, pixels))).float().cpu()
+        refuse_flawed(features, "image", dataset)
         rows_of_batches.append(F.normalize(features, dim=-1))
         done += len(pixels)
         progress_of_images(done + len(skipped), len(dataset))
     _check_left(dataset, skipped)
     image = torch.cat(rows_of_batches)
-    for kind, rows in (("text", text), ("image", image)):
-        not_finite = int((~rows.isfinite().all(1)).sum())
-        if not_finite:
-            raise D4CError(
-                f"{not_finite} of {len(rows)} {kind} embeddings on {dataset.name} are not finite numbers; "
-                "use an undamaged checkpoint or more bits."
-            )
     return Embeddings(dataset.name, image, text, float(model.logit_scale), time.perf_counter() - start, skipped)
 
 
@@ -159,6 +155,14 @@ def _check_left(dataset: Dataset, skipped: dict[int, str]) -> None:
     for label in np.flatnonzero((lost == had) & (had > 1)):
         of_class = {i: reason for i, reason in skipped.items() if dataset.labels[i] == label}
         raise none_readable(f"the class {dataset.classes[label]!r} of {dataset.name}", of_class)
+
+
+def refuse_flawed(features: Tensor, kind: str, dataset: Dataset) -> None:
+    """Raise D4CError for embeddings without a direction, which would be ranked all the same."""
+    if reason := flaw(features.numpy()):
+        raise D4CError(
+            f"Of a batch of {kind} embeddings on {dataset.name} {reason}; use an undamaged checkpoint or more bits."
+        )
 
 
 def to_device(model: Encoder, batch: Tensor) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from os import PathLike
+
 import numpy as np
 import torch
+from torch import nn
 
-from d4c.errors import DataError
+from d4c.errors import DataError, SettingError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.embed import Embeddings, Encoder, embed
 from d4c.evaluation.fidelity import fidelity
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics, label_ranks, wilson
+from d4c.hashing import tensors_hash
 from d4c.progress import WHOLE, Report, parts, reporting
 
 
@@ -74,9 +78,16 @@ def evaluate(
         Accuracies, and fidelity if there is a reference.
 
     Raises:
-        SettingError: The spec, the limit or the batch size is not valid.
+        SettingError: The spec, the limit or the batch size is not valid, or the reference is another model than the
+            one that was quantized.
         DataError: The data cannot be used, or the reference is of other data.
     """
+    if isinstance(model, str | PathLike):
+        raise SettingError(
+            f"The model is the name {str(model)!r}, expected a loaded model; pass what d4c.load or d4c.load_quantized "
+            "returns."
+        )
+    refuse_other_model(model, reference)
     data = load_dataset(dataset)
     if limit is not None:
         data = data.subset(limit)
@@ -88,3 +99,20 @@ def evaluate(
             reference = embed(reference, data, batch_size=batch_size, strict=strict, progress=reference_progress)
         embeddings = embed(model, data, batch_size=batch_size, strict=strict, progress=model_progress)
     return score(embeddings, data, reference=reference)
+
+
+def refuse_other_model(model: object, reference: object) -> None:
+    """Raise SettingError for a float model as reference that is not the one that a quantized model was made from."""
+    origin = getattr(model, "origin", None)
+    if origin is None or not isinstance(reference, nn.Module) or getattr(reference, "origin", None) is not None:
+        return
+    weights = reference.state_dict()
+    # The hash is of float32; a model that was cast may be the same.
+    if any(value.is_floating_point() and value.dtype != torch.float32 for value in weights.values()):
+        return
+    if tensors_hash(weights) != origin:
+        names = [repr(getattr(each, "name", type(each).__name__)) for each in (reference, model)]
+        raise SettingError(
+            f"The reference {names[0]} does not have the weights that {names[1]} was made from "
+            f"(SHA-256 {origin[:16]}...); name that float model, or leave the reference out."
+        )

@@ -33,7 +33,7 @@ def fidelity(model: Embeddings, reference: Embeddings) -> Fidelity:
     ):
         raise DataError(
             f"The reference embeddings are of {_description(reference)}, expected {_description(model)}; "
-            "embed the float model on the same dataset with the same limit."
+            "embed the float model that the other was made from on the same dataset with the same limit."
         )
     mean = reference.image.mean(0)
     centered = F.cosine_similarity(model.image - mean, reference.image - mean, dim=-1)

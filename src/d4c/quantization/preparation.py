@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from d4c.calibration.softening import softened
-from d4c.errors import DataError, SettingError
+from d4c.errors import CheckpointError, DataError, SettingError
 from d4c.models.clip import CLIP
 from d4c.progress import Progress, silent
 from d4c.quantization.calibrate import calibrate
@@ -18,10 +18,12 @@ from d4c.quantization.formats.scheme import Track
 from d4c.quantization.loud_channels import with_loud_channels
 from d4c.quantization.placement import Plan, convert
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.zeroshot.flaws import flaw
 
 if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet
 
+CHECKED_SAMPLES = 8
 PUBLISHED_RANGE_SAMPLES = 32
 """The published method chooses ranges on 32 of its 128 images and 32 of its 512 prompts."""
 
@@ -71,6 +73,31 @@ def calibration_inputs(
     if not prompts:
         raise DataError("The list of calibration prompts is empty; give at least one prompt.")
     return softened(pixels) if soften else pixels, clip.tokenize(list(prompts)).to(clip.device)
+
+
+def check_embeddings(clip: CLIP, pixels: torch.Tensor, tokens: torch.Tensor, towers: Sequence[str]) -> None:
+    """Refuse a tower that is damaged, before the work: of zeros, say, from a file that was only partly written.
+
+    Args:
+        clip: The float model.
+        pixels: Calibration pixels [N, 3, S, S].
+        tokens: Calibration tokens [P, L].
+        towers: Which towers to look at.
+
+    Raises:
+        CheckpointError: The embeddings of a tower are not finite, zero or the same for different inputs.
+    """
+    for tower, inputs in (("image", pixels), ("text", tokens)):
+        if tower not in towers:
+            continue
+        few = inputs[:: max(len(inputs) // CHECKED_SAMPLES, 1)][:CHECKED_SAMPLES]
+        with torch.no_grad():
+            embeddings = clip.tower(tower)(few).float().cpu().numpy()
+        if reason := flaw(embeddings, different=len(few.unique(dim=0)) > 1):
+            raise CheckpointError(
+                f"The {tower} tower of {clip.name!r} is damaged: of its embeddings of calibration samples {reason}; "
+                "quantize an undamaged checkpoint."
+            )
 
 
 def with_ranges(

@@ -21,7 +21,7 @@ from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig, TowerName, quantize_config
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.placement import Plan, default_overrides, make_plan
-from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
+from d4c.quantization.preparation import calibration_inputs, check_embeddings, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
@@ -77,7 +77,7 @@ def quantize(
 
     Raises:
         SettingError: A setting is invalid, or an override matches no layer.
-        CheckpointError: A weight is not finite.
+        CheckpointError: A weight is not finite, or a tower gives no embeddings that tell its inputs apart.
         DataError: The images do not fit the model, or an activation is not finite.
 
     Warns if ranges rest on a single image or on fewer than 32 prompts.
@@ -107,6 +107,7 @@ def _quantize(
     texts = generic_prompts(PROMPTS, seed=0) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts, config.soften)
     _check_weights(float_clip, config)
+    check_embeddings(float_clip, pixels, tokens, config.towers)
     _warn_of_few(len(pixels), len(tokens), config)
     inputs: Inputs = {"image": pixels, "text": tokens}
     quantized, plan, config = _converted(float_clip, config, inputs, converting)

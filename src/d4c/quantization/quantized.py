@@ -30,6 +30,12 @@ class QuantizedCLIP(CLIP):
         self.plan = plan
         self.recipe = recipe
 
+    @property
+    def origin(self) -> str | None:
+        """Hash of the weights of the float model that it was made from, if the recipe has it."""
+        model = self.recipe.get("model")
+        return str(model["sha256"]) if isinstance(model, dict) and "sha256" in model else None
+
     def layers(self) -> dict[str, QuantizedLayer]:
         """Every layer with quantized weights, by name."""
         return weighted_layers(self)

@@ -31,6 +31,7 @@ class ExportedModel:
         logit_scale: Factor from cosine to logit.
         mean: Mean of red, green and blue that pixels are normalized with.
         std: Standard deviation of red, green and blue.
+        origin: SHA-256 of the weights of the float model that it was made from; None if they are not known.
         saturating: Layers whose 8-bit weights need VNNI instructions; none unless quantized with `full_range`.
         fingerprint: Hash of everything that image embeddings depend on.
     """
@@ -46,6 +47,7 @@ class ExportedModel:
     logit_scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    origin: str | None
     saturating: tuple[str, ...]
     fingerprint: str
 
@@ -82,6 +84,7 @@ def read_export(folder: Path) -> ExportedModel:
             logit_scale=float(data["logit_scale"]),
             mean=(mean[0], mean[1], mean[2]),
             std=(std[0], std[1], std[2]),
+            origin=None if data["model"] is None else str(data["model"]["sha256"]),
             saturating=tuple(str(layer) for layer in data["saturating"]),
             fingerprint="".join(data["files"][name]["sha256"] for name in ("image.onnx", "preprocessor_config.json")),
         )

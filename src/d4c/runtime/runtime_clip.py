@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from d4c.errors import DataError, SettingError, warn
+from d4c.errors import ArtifactError, DataError, SettingError, warn
 from d4c.models.preprocess import pixels
 from d4c.models.tokenizer import VOCAB_SIZE, token_ids
 from d4c.pictures import Picture
@@ -18,6 +19,10 @@ from d4c.runtime.processor import saturates
 from d4c.runtime.sessions import Graph, onnxruntime_graph, openvino_graph
 from d4c.templates import PHOTO_TEMPLATES
 from d4c.zeroshot.classification import classify
+from d4c.zeroshot.flaws import flaw
+
+DIFFERENT_PIXELS, DIFFERENT_PROMPTS = 0.1, 4
+"""Mean difference of normalized pixels, and number of prompts, from which on one embedding for all is a fault."""
 
 
 class RuntimeCLIP:
@@ -65,6 +70,11 @@ class RuntimeCLIP:
         return self.exported.name
 
     @property
+    def origin(self) -> str | None:
+        """Hash of the weights of the float model that it was made from, if the export knows it."""
+        return self.exported.origin
+
+    @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
         return self.exported.image_size
@@ -100,6 +110,7 @@ class RuntimeCLIP:
 
         Raises:
             DataError: The pixels have another shape.
+            ArtifactError: The embeddings are not finite, zero or the same for different pictures.
         """
         values = np.ascontiguousarray(pixels, np.float32)
         shape = 3, self.image_size, self.image_size
@@ -108,7 +119,7 @@ class RuntimeCLIP:
                 f"The pixels have shape {list(values.shape)}, expected [N, {', '.join(map(str, shape))}]; "
                 "stack what `preprocess` gives."
             )
-        return self._image(values) if len(values) else self._no_embeddings()
+        return self._checked(self._image, values, "image") if len(values) else self._no_embeddings()
 
     def encode_text(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """Encode prompts.
@@ -123,6 +134,7 @@ class RuntimeCLIP:
 
         Raises:
             DataError: The tokens have another shape, are not integers or are not ids of CLIP.
+            ArtifactError: The embeddings are not finite, zero or the same for different prompts.
         """
         ids = np.asarray(tokens)
         context_length = self.exported.context_length
@@ -146,7 +158,9 @@ class RuntimeCLIP:
             )
         end = self.exported.eos_id
         marks = ids if end is None else ids == end
-        return self._text(np.ascontiguousarray(ids[:, : int(marks.argmax(1).max()) + 1], np.int64))
+        return self._checked(
+            self._text, np.ascontiguousarray(ids[:, : int(marks.argmax(1).max()) + 1], np.int64), "text"
+        )
 
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
@@ -174,8 +188,28 @@ class RuntimeCLIP:
             embed_tokens=self.encode_text,
         )
 
+    def _checked(self, graph: Graph, inputs: NDArray[Any], tower: str) -> NDArray[np.float32]:
+        """Embeddings, unless they show that the tower is damaged."""
+        embeddings = graph(inputs)
+        # One input may be to blame for one embedding, but not for all of them.
+        sound = np.isfinite(embeddings).all(-1) & embeddings.any(-1)
+        reason = None if sound.any() and not sound.all() else flaw(embeddings, different=True)
+        if reason and not (sound.all() and not _differ_clearly(inputs)):
+            raise ArtifactError(
+                f"The {tower} tower of {self.exported.folder} is damaged: of its embeddings {reason}; quantize an "
+                "undamaged checkpoint and export it again."
+            )
+        return embeddings
+
     def _no_embeddings(self) -> NDArray[np.float32]:
         return np.zeros((0, self.exported.embed_dim), np.float32)
+
+
+def _differ_clearly(inputs: NDArray[Any]) -> bool:
+    """Whether inputs are more than variants of one: pixels that are another picture, or four different prompts."""
+    if np.issubdtype(inputs.dtype, np.integer):
+        return len(np.unique(inputs, axis=0)) >= DIFFERENT_PROMPTS
+    return bool(max(np.abs(inputs - inputs[0]).mean((1, 2, 3))) > DIFFERENT_PIXELS)
 
 
 def _warn_of_wide_sums(exported: ExportedModel, runtime: str) -> None:

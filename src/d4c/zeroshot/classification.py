@@ -13,6 +13,7 @@ from PIL import Image
 from d4c.errors import DataError
 from d4c.pictures import Picture, open_picture
 from d4c.templates import PHOTO_TEMPLATES, check_template, fill_template
+from d4c.zeroshot.flaws import flaw
 
 BATCH = 64
 """Pictures or prompts that are embedded at once."""
@@ -60,7 +61,7 @@ def classify(
     if not images:
         return np.zeros((0, len(labels)), np.float32)
     batches = [embed_images(_opened(images, start, start + BATCH)) for start in range(0, len(images), BATCH)]
-    return _softmax(logit_scale * unit_rows(np.concatenate(batches)) @ texts.T)
+    return _softmax(logit_scale * _directions(np.concatenate(batches), "images") @ texts.T)
 
 
 def label_embeddings(
@@ -91,7 +92,7 @@ def label_embeddings(
     tokens = np.asarray(tokenize(prompts))
     _check_distinct(labels, tokens.reshape(len(labels), -1))
     batches = [embed_tokens(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
-    features = unit_rows(np.concatenate(batches))
+    features = _directions(np.concatenate(batches), "prompts")
     return unit_rows(features.reshape(len(labels), len(templates), -1).mean(1))
 
 
@@ -126,6 +127,15 @@ def _opened(images: Sequence[Picture], start: int, stop: int) -> Iterator[Image.
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale embeddings [N, D] to unit length."""
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def _directions(rows: NDArray[np.float32], of: str) -> NDArray[np.float32]:
+    """Scale embeddings [N, D] to unit length; raises DataError for those that have no direction."""
+    if reason := flaw(rows):
+        raise DataError(
+            f"Of the embeddings of {of} {reason}, expected a direction of each; use an undamaged checkpoint."
+        )
+    return unit_rows(rows)
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

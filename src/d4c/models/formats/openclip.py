@@ -176,11 +176,13 @@ def named_pretrained(name: str, pretrained: str | None) -> tuple[CLIPConfig, Pat
     try:
         import open_clip
     except Exception as error:
-        cause = f"{type(error).__name__}: {reason_of(error)}"
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "open_clip"
+        cause = "is not installed" if missing else f"fails to import ({type(error).__name__}: {reason_of(error)})"
+        advice = "install d4c[open-clip]" if missing else "repair that installation"
         raise CheckpointError(
-            f"{name!r} is not an existing file or folder, and as an open_clip name it needs open_clip, which cannot be "
-            f"imported ({cause}); install d4c[open-clip] or use an 'hf-hub:org/name' id."
-        ) from None
+            f"{name!r} is not an existing file or folder, and as an open_clip name it needs open_clip, which {cause}; "
+            f"{advice}, or use an 'hf-hub:org/name' id."
+        ) from error
     model = open_clip.get_model_config(name)
     if model is None:
         raise CheckpointError(
