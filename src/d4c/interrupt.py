@@ -19,14 +19,16 @@ class Interrupt:
 
 
 def listen() -> None:
-    """Raise KeyboardInterrupt at the first Ctrl-C."""
+    """Raise KeyboardInterrupt at the first Ctrl-C, unless the process was started so as to ignore it."""
     Interrupt.happened = False
-    signal.signal(signal.SIGINT, _stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _stop)
 
 
 def let_go() -> None:
-    """Let Ctrl-C end the process without a word, when everything is done or lost anyway."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Let Ctrl-C end the process without a word, when everything is done or was stopped already."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
