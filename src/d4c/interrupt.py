@@ -5,11 +5,16 @@ Nothing is lost by either, since files appear whole or not at all.
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
+import threading
 from types import FrameType
 
 STATUS = 130
 """Exit status of a program that Ctrl-C stopped."""
+AGAIN = 0.05
+"""Seconds after which Ctrl-C is repeated when it fell into a callback, where exceptions get lost."""
 
 
 class Interrupt:
@@ -20,9 +25,9 @@ class Interrupt:
 
 def listen() -> None:
     """Raise KeyboardInterrupt at the first Ctrl-C, unless the process was started so as to ignore it."""
-    Interrupt.happened = False
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _stop)
+        sys.unraisablehook = _lost
 
 
 def let_go() -> None:
@@ -35,3 +40,12 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     Interrupt.happened = True
     let_go()
     raise KeyboardInterrupt
+
+
+def _lost(unraisable: sys.UnraisableHookArgs) -> None:
+    """Repeat a Ctrl-C that was lost, as in `__del__` or in the callback of a weak reference."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        listen()
+        threading.Timer(AGAIN, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
