@@ -206,3 +206,10 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     (tmp_path / "x").write_bytes(data)
     assert sha256(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+def test_names_that_are_not_text_survive_json(tmp_path: Path) -> None:
+    data = {"caf\udce9 é": ["\udcff", "日本"]}
+    write_json(tmp_path / "a.json", data)
+    assert read_json(tmp_path / "a.json", DataError, "") == data
+    assert "é" in (tmp_path / "a.json").read_text(encoding="utf-8")

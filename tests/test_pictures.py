@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -204,6 +206,27 @@ def test_a_decoded_picture_is_as_it_is_stored() -> None:
     exif[ORIENTATION] = 6
     stored = decoded_picture(encoded(Image.new("L", (8, 4)), "JPEG", exif=exif))
     assert (stored.mode, stored.size) == ("L", (8, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory as Linux counts it")
+def test_threads_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    """Without the room it is four times as much, and so it is where the C library keeps what threads have freed."""
+    Image.new("RGBA", (8200, 8200), (255, 0, 0, 128)).save(tmp_path / "large.png", compress_level=1)
+    program = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from d4c.models.preprocess import pixels
+with ThreadPoolExecutor(4) as pool:
+    for _ in range(int(sys.argv[2])):
+        pool.submit(pixels, sys.argv[1], 64, (0, 0, 0), (1, 1, 1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    one, four = (
+        int(subprocess.check_output([sys.executable, "-c", program, str(tmp_path / "large.png"), str(count)]))
+        for count in (1, 4)
+    )
+    assert four < 1.3 * one
 
 
 def test_threads_hold_few_pixels_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,7 @@ def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write data as indented JSON, atomically."""
+    """Write data as indented JSON, atomically; names that are not UTF-8 become escapes, which JSON readers undo."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -59,6 +59,13 @@ def test_names_and_queries_are_text(page: tuple[Path, list[Match]]) -> None:
     assert set().union(*read.all("img")) == {"src", "alt"}
 
 
+def test_a_query_that_is_not_text_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", "caf\udce9", tmp_path, [], "in caf\udce9")
+    read = Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert read.texts.count("caf\ufffd") == 2
+    assert "in caf\ufffd" in read.texts
+
+
 def test_links_lead_to_the_pictures(page: tuple[Path, list[Match]]) -> None:
     file, matches = page
     links = [link["href"] or "" for link in Reader(file.read_text(encoding="utf-8")).all("a")]

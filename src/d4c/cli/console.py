@@ -70,6 +70,8 @@ def plain_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        # Memory is kept for large pictures; beyond Pillow's limit they are refused all the same.
+        warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
         yield
 
 

@@ -74,7 +74,8 @@ def run(
         raise typer.BadParameter("Missing; name a model here or in the file of --config.", param_hint="--model")
     record = run_config(settings)
     if dry_run:
-        print(record.to_toml(), end="")
+        for line in record.to_toml().splitlines():
+            show(line)
         return
     if output is None:
         raise typer.BadParameter("Missing; name the folder to write.", param_hint="--output")

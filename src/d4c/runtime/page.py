@@ -49,7 +49,7 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
     Raises:
         DataError: One of the pictures does not exist any more or does not decode.
     """
-    title = escape(query)
+    title = escape(printable(query))
     items = "\n".join(_item(match, folder, file.parent) for match in matches)
     page = f"""<!doctype html>
 <html lang="en">
@@ -62,7 +62,7 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
 <body>
 <header>
 <h1>{title}</h1>
-<p>{escape(note)}</p>
+<p>{escape(printable(note))}</p>
 </header>
 <ol>
 {items}

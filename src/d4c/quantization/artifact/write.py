@@ -62,7 +62,7 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
     )
     save_tokenizer(folder, config.text.context_length)
     card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
 
 
 def _float_layers(clip: CLIP) -> Iterator[str]:
