@@ -16,6 +16,8 @@ def model(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "model" / "merges.txt").write_text("a b")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text("{}")
     return tmp_path / "model"
 
 
@@ -27,10 +29,12 @@ def test_embedded_models_differ_and_equal_their_copies(tmp_path: Path) -> None:
     assert model_origin(str(copy), None) == model_origin("demo-rn", None)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
-def test_a_change_of_any_file_that_is_read_is_noticed(model: Path, name: str, whole: bool) -> None:
-    source = str(model if whole else model / "model.safetensors")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "merges.txt"])
+@pytest.mark.parametrize(
+    "named", ["", "model.safetensors", "model.safetensors.index.json"], ids=["folder", "file", "index"]
+)
+def test_a_change_of_any_file_that_is_read_is_noticed(model: Path, name: str, named: str) -> None:
+    source = str(model / named)
     origin = model_origin(source, None)
     times = (model / name).stat()
     content = (model / name).read_bytes()

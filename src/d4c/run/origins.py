@@ -11,7 +11,9 @@ from d4c.evaluation.load_dataset import READERS
 from d4c.files import sha256
 from d4c.manifest import fingerprint
 
+SETTINGS = (".json", "merges.txt", "vocab.txt")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+"""Ends of the names of files that may belong to a model."""
 DEMO = Path(str(files("d4c.models") / "demo"))
 
 
@@ -28,12 +30,18 @@ def model_origin(source: str, pretrained: str | None) -> str | None:
     if demo in DEMO.glob("*.safetensors"):
         read = [demo]
     elif path.is_file():
-        read = [path, *sorted(path.parent.glob("*.json"))]
+        # An index of shards names other files.
+        read = [path, *_beside(path.parent, SETTINGS if path.suffix != ".json" else (*SETTINGS, *WEIGHTS))]
     elif path.is_dir():
-        read = sorted(file for file in path.iterdir() if file.suffix in (".json", *WEIGHTS))
+        read = _beside(path, (*SETTINGS, *WEIGHTS))
     else:
         return None
     return fingerprint([[file.name, sha256(file)] for file in read])
+
+
+def _beside(folder: Path, ends: tuple[str, ...]) -> list[Path]:
+    """The files of a folder whose names end so, in order."""
+    return sorted(file for file in folder.iterdir() if file.name.endswith(ends) and file.is_file())
 
 
 def data_origin(spec: str) -> str | None:
