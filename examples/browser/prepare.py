@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 
 from d4c.errors import D4CError, DataError
-from d4c.files import atomic_folder
+from d4c.outputs import check_output, output_folder
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 from d4c.zeroshot.classification import label_embeddings
 
+KIND = "site"
 HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "page.js", "model.js", "pixels.js")
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -28,13 +29,13 @@ TEMPLATES = (*PHOTO_TEMPLATES, *EMOJI_TEMPLATES)
 def prepare(export: Path, labels: list[str], runtime: Path, output: Path) -> None:
     """Write the site to `output`, whole or not at all; an earlier one is replaced.
 
-    `runtime` is the folder with the files of onnxruntime-web. Raises DataError if it lacks one or there are no labels.
+    `runtime` is the folder with the files of onnxruntime-web. Raises DataError if it lacks one or there are no labels,
+    ArtifactError if `output` holds something else.
     """
     lacking = [name for name in RUNTIME if not (runtime / name).is_file()]
     if lacking:
         raise DataError(f"{runtime} lacks {lacking[0]}; run npm install --omit=dev in {HERE}.")
-    if output.exists() and not (output / "model.json").is_file():
-        raise DataError(f"{output} exists and is no earlier site; choose another folder.")
+    check_output(output, KIND)
     model = RuntimeCLIP(export)
     texts = label_embeddings(labels, TEMPLATES, model.tokenize, model.encode_text)
     settings = {
@@ -46,7 +47,7 @@ def prepare(export: Path, labels: list[str], runtime: Path, output: Path) -> Non
         "labels": labels,
         "texts": [[round(float(number), 6) for number in row] for row in texts],
     }
-    with atomic_folder(output) as new:
+    with output_folder(output, KIND) as new:
         for name in PAGE:
             shutil.copyfile(HERE / name, new / name)
         shutil.copyfile(export / "image.onnx", new / "image.onnx")

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import d4c
-from d4c.errors import DataError
+from d4c.errors import ArtifactError, DataError
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
 from d4c.models.preprocess import pixels
@@ -86,7 +86,13 @@ def test_the_site_holds_all_it_needs(prepare: ModuleType, exported: Path, runtim
     files = {
         path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*") if path.is_file()
     }
-    assert files == {*prepare.PAGE, "image.onnx", "model.json", *(f"ort/{name}" for name in prepare.RUNTIME)}
+    assert files == {
+        *prepare.PAGE,
+        "image.onnx",
+        "model.json",
+        "manifest.json",
+        *(f"ort/{name}" for name in prepare.RUNTIME),
+    }
     assert (tmp_path / "site" / "image.onnx").read_bytes() == (exported / "image.onnx").read_bytes()
 
 
@@ -109,7 +115,7 @@ def test_what_is_missing_is_named(prepare: ModuleType, exported: Path, runtime: 
     with pytest.raises(DataError, match="expected at least one, all strings"):
         prepare.prepare(exported, [], runtime, tmp_path / "site")
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(DataError, match="exists and is no earlier site"):
+    with pytest.raises(ArtifactError, match="exists and is not a site"):
         prepare.prepare(exported, LABELS, runtime, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
