@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,18 @@ import d4c
 from d4c.device import move, resolve_device
 from d4c.models.clip import CLIP
 
-NO_DEVICES = ["", "meta", "cuda:99", "nonsense", "cpu:-1"]
+NO_DEVICES = ["", "meta", "meta:3", "cuda:99", "nonsense", "cpu:-1", "cpu:7", "cuda:x", "mps:9", "xla", "hpu", "\n"]
 
 
 @pytest.mark.parametrize("device", NO_DEVICES)
 def test_what_is_not_there_is_refused(demo_vit: CLIP, device: str) -> None:
-    with pytest.raises(d4c.SettingError, match=rf"^The device '{device}' cannot be used \(.{{1,200}}\); use 'cpu'\.$"):
+    with pytest.raises(
+        d4c.SettingError, match=rf"^The device {re.escape(repr(device))} cannot be used \(.{{1,200}}\); use 'cpu'\.$"
+    ):
         move(demo_vit, device)
     assert demo_vit.device.type == "cpu"
+    with pytest.raises(d4c.SettingError, match=r"cannot be used"):
+        resolve_device(device)
 
 
 def test_an_artifact_refuses_it_as_a_float_model_does(demo_vit: CLIP, tmp_path: Path) -> None:

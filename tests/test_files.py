@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from d4c.errors import DataError
-from d4c.files import atomic_file, atomic_folder, read_json, sha256, write_json
+from d4c.files import atomic_file, atomic_folder, sha256, write_json
 
 
 class Stop(Exception):
@@ -173,33 +172,6 @@ def test_a_folder_that_a_file_system_does_not_flush_is_written(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", fsync)
     write_json(tmp_path / "a.json", 1)
     assert names(tmp_path) == ["a.json"]
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"{", "is not JSON; ask for another"),
-        (b"\xff\xfe", "is not JSON; ask for another"),
-        (b"[" * 100_000, "is not JSON; ask for another"),
-        (None, "cannot be read (No such file or directory); ask for another"),
-    ],
-    ids=["truncated", "not text", "too deep", "missing"],
-)
-def test_json_that_cannot_be_read_is_refused_in_one_sentence(
-    content: bytes | None, sentence: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "a.json"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read_json(file, DataError, "ask for another")
-    assert str(caught.value) == f"{file} {sentence}."
-
-
-def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
-    data = {"names": ["Käse", "bread"], "number": 1.5, "nothing": None}
-    write_json(tmp_path / "a.json", data)
-    assert read_json(tmp_path / "a.json", DataError, "") == data
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

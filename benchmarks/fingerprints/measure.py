@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "importance zeroshot": {"reconstruction": "block", "importance": "zeroshot"},
     "full range": {"full_range": True},
     "sharp images": {"soften": False},
-    "override": {"overrides": {r"image\.blocks\.0\..*": "W8A8"}},
+    "override": {"overrides": {"image.blocks.0.*": "W8A8"}},
     "target bits": {"target_bits": 5.0},
     "image tower": {"towers": ("image",)},
     "text tower": {"towers": ("text",)},

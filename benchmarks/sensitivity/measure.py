@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from math import floor
 from pathlib import Path
@@ -32,6 +31,7 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.quantization.config import Reconstruction
 from d4c.quantization.formats.packing import packed_size
+from d4c.quantization.layer_patterns import matches_any
 from d4c.quantization.placement import default_overrides
 from d4c.quantization.sensitivity.allocation import CHOICES, allocate, patterns
 from d4c.quantization.sensitivity.measure import Sensitivity, measure_sensitivity
@@ -50,8 +50,8 @@ RECONSTRUCTIONS: tuple[Reconstruction, ...] = ("none", "gptq")
 def mixed(clip: CLIP, sensitivity: Sensitivity, bits: float, widths: tuple[int, ...]) -> dict[str, str]:
     """Overrides of W4A8 that reach a mean of bits per weight, as `quantize(target_bits=...)` chooses them."""
     weighted = [layer for layer in sensitivity.layers if layer.weights]
-    fixed = [*default_overrides(clip, "deployable"), r"text\.token_embedding"]
-    free = {x.name: x for x in weighted if not any(re.fullmatch(pattern, x.name) for pattern in fixed)}
+    fixed = [*default_overrides(clip, "deployable"), "text.token_embedding"]
+    free = {x.name: x for x in weighted if not matches_any(fixed, x.name)}
     sizes = {name: {b: packed_size(x.weights, b) for b in widths} for name, x in free.items()}
     held = sum(packed_size(x.weights, 8) for x in weighted if x.name not in free)
     budget = floor(bits * sum(x.weights for x in weighted) / 8) - held

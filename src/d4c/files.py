@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from d4c.errors import D4CError, system_error
+from d4c.errors import system_error
 from d4c.siblings import NEW, put_in_place, temporary_sibling
 
 WINDOWS = os.name == "nt"
@@ -90,28 +90,6 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content as hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-        error: Class of the exception to raise.
-        advice: What to do about the error, as the end of its sentence.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        D4CError: Of class `error`, if the file cannot be read, is not JSON or is nested too deeply to parse.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise error(f"{path} cannot be read ({problem.strerror}); {advice}.") from None
-    except (ValueError, RecursionError):
-        raise error(f"{path} is not JSON; {advice}.") from None
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -21,16 +21,20 @@ Runtime = Literal["onnxruntime", "openvino"]
 
 @overload
 def load_quantized(
-    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["torch"] = "torch"
+    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["torch"] = "torch", verify: bool = True
 ) -> QuantizedCLIP: ...
 
 
 @overload
-def load_quantized(folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["integer"]) -> CLIP: ...
+def load_quantized(
+    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Literal["integer"], verify: bool = True
+) -> CLIP: ...
 
 
 @overload
-def load_quantized(folder: str | Path, device: str | torch.device = "cpu", *, runtime: Runtime) -> RuntimeCLIP: ...
+def load_quantized(
+    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Runtime, verify: bool = True
+) -> RuntimeCLIP: ...
 
 
 def load_quantized(
@@ -38,6 +42,7 @@ def load_quantized(
     device: str | torch.device = "cpu",
     *,
     runtime: Literal["torch", "integer"] | Runtime = "torch",
+    verify: bool = True,
 ) -> CLIP | RuntimeCLIP:
     """Read a quantized CLIP: `encode_image`, `encode_text`, `classify`, `preprocess`, `tokenize`, `logit_scale`.
 
@@ -48,12 +53,13 @@ def load_quantized(
             that this is slow on a CPU. "integer" multiplies its codes on a GPU, for transformers, and rounds what lies
             between products to bf16 (see `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute an export
             without PyTorch, arrays in and out.
+        verify: Compare every file with the hashes that were written with it; without, a change is not noticed.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        ArtifactError: Something is missing, damaged or from a newer version.
+        ArtifactError: Something is missing, damaged, changed since it was written or from a newer version.
         SettingError: The runtime is unknown, not installed or too old.
     """
     if runtime in ("torch", "integer"):
@@ -62,7 +68,7 @@ def load_quantized(
             from d4c.integer.accelerate import accelerate
             from d4c.quantization.artifact.read import read_artifact
 
-        clip = read_artifact(folder, device)
+        clip = read_artifact(folder, device, verify=verify)
         if runtime == "integer":
             return accelerate(clip)
         if clip.device.type == "cpu":
@@ -70,7 +76,7 @@ def load_quantized(
         return clip
     if str(device) != "cpu":
         raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")
-    return RuntimeCLIP(folder, runtime)
+    return RuntimeCLIP(folder, runtime, verify=verify)
 
 
 def _refuse_other_folders(folder: Path) -> None:

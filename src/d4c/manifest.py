@@ -17,10 +17,18 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from d4c.errors import ArtifactError
-from d4c.files import atomic_folder, read_json, sha256, write_json
+from d4c.files import atomic_folder, sha256, write_json
+from d4c.reading.json_file import read_json
+from d4c.reading.schema import Maybe, Number, Record, Table, Text, check
 from d4c.version import __version__
 
 MANIFEST = "manifest.json"
+ADVICE = "remove the folder and run again"
+CONTENT = Record(
+    {"kind": Text(), "versions": Table(Maybe(Text())), "files": Table(Text(64))},
+    {"key": Text(), "seconds": Number(0, 1e9)},
+)
+"""What a manifest holds."""
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 """What systems put into every folder that somebody looks at."""
 
@@ -54,13 +62,11 @@ def write_manifest(folder: Path, kind: str, **more: Any) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What `write_manifest` wrote; None where it is missing or damaged."""
     try:
-        manifest = read_json(folder / MANIFEST, ArtifactError, "write it again")
+        manifest = read_json(folder / MANIFEST, ArtifactError, ADVICE)
+        check(manifest, CONTENT, str(folder / MANIFEST), ArtifactError, ADVICE)
     except ArtifactError:
         return None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("kind"), str):
-        return None
-    files = manifest.get("files")
-    return manifest if isinstance(files, dict) and all(isinstance(digest, str) for digest in files.values()) else None
+    return dict(manifest)
 
 
 def foreign_entry(folder: Path) -> str | None:

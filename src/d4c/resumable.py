@@ -75,7 +75,7 @@ class Saves:
                 if record.get("key") != self.key:
                     return None
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, UnicodeError):
             return None
         return tensors if _forms(tensors) == _forms(like) and tensors_hash(tensors) == record.get("sha256") else None
 

@@ -18,7 +18,7 @@ from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
-MIXED = {r"(image|text)\.blocks\.0\..*": "W8A8", r"(image|text)\.blocks\.1\..*": "W6A6"}
+MIXED = {"{image,text}.blocks.0.*": "W8A8", "{image,text}.blocks.1.*": "W6A6"}
 CASES = {
     "vit-W8A8": ("demo-vit", "W8A8", {}),
     "vit-mixed": ("demo-vit", "W4A4", MIXED),

@@ -116,17 +116,17 @@ def broken(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "truncated weights": (broken("model.safetensors", lambda b: b[: len(b) // 2]), "model.safetensors cannot be read"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors cannot be read"),
+    "truncated weights": (broken("model.safetensors", lambda b: b[: len(b) // 2]), r"model.safetensors has \d+ bytes"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
     "truncated config": (broken("config.json", lambda b: b[:100]), "config.json is not JSON"),
     "newer version": (
         broken("config.json", lambda b: b.replace(b'"format_version": 1', b'"format_version": 9')),
         "format version 9",
     ),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be read"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     "truncated constants": (
         broken("preprocessor_config.json", lambda b: b[:40]),
-        "preprocessor_config.json is not JSON",
+        "preprocessor_config.json has 40 bytes",
     ),
 }
 

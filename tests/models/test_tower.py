@@ -34,7 +34,7 @@ class PooledTransformer(Tower):
     head_parts = ("norm", "pool")
     first_layer = "patch_embed"
     costly_parts = ("patch_embed", "pool")
-    eight_bit_layers = ("patch_embed", r"pool\.out")
+    eight_bit_layers = ("patch_embed", "pool.out")
 
     def __init__(self, config: PooledConfig, embed_dim: int) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def test_quantizers_of_one_tensor_have_the_range_that_each_would_find(
 
     def state(scheme_of_k: str) -> dict[str, Tensor]:
         quantized = copy.deepcopy(tiny_vit)
-        overrides = {r"image\.blocks\.0\.attn\.k": Scheme.parse(scheme_of_k)}
+        overrides = {"image.blocks.0.attn.k": Scheme.parse(scheme_of_k)}
         convert(quantized, make_plan(quantized, Scheme(4, 4), "paper", overrides, ("image",)), "paper")
         calibrate(quantized, pixels, torch.empty(0), ("image",), known_pixels=False)
         return quantized.image.state_dict()

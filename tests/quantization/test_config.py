@@ -20,9 +20,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "track": ({"track": "fast"}, "track is 'fast', expected 'deployable' or 'paper'"),
     "ranges": ({"ranges": "max"}, "ranges is 'max', expected 'mse' or 'minmax' or 'percentile'"),
     "reconstruction": ({"reconstruction": "magic"}, "expected 'block' or .* or None"),
-    "no steps": ({"iterations": 0}, "iterations is 0, expected at least 1"),
+    "no steps": ({"iterations": 0}, "iterations is 0, expected null or a whole number from 1 to 1000000"),
     "half a step": ({"iterations": 1.5}, "iterations is 1.5, expected an integer or None"),
-    "no samples": ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
+    "no samples": ({"batch_size": 0}, "batch_size is 0, expected null or a whole number from 1 to 1000000"),
     "importance": ({"importance": "all"}, "importance is 'all'"),
     "override": ({"overrides": {"image.*": "W9A9"}}, "weight bits"),
     "target": ({"target_bits": float("nan")}, "target_bits is nan, expected a finite number"),
@@ -102,3 +102,22 @@ def test_unknown_names_are_refused() -> None:
         quantize_config(preset="fast")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="'quick' is given beside a QuantizeConfig"):
         quantize_config(QuantizeConfig(), preset="quick")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"seed": seed} for seed in (-1, 1.5, 2**63, 10**400, True, "0")),
+        *({"iterations": steps} for steps in (10**12, -1, float("inf"))),
+        *({"target_bytes": size} for size in (10**400, 0, -5)),
+        *({"target_bits": bits} for bits in (float("nan"), 0, 10**400)),
+        {"overrides": [1]},
+        {"overrides": {"(.*.*)*x": "W4A8"}},
+        {"overrides": {5: "W4A8"}},
+    ],
+    ids=lambda settings: str(settings)[:40],
+)
+def test_numbers_beyond_their_range_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingError) as caught:
+        QuantizeConfig(**settings)
+    assert len(str(caught.value)) < 300

@@ -108,7 +108,7 @@ def test_between_the_bottlenecks_and_in_pools_8_bits_are_held(demo_rn: CLIP) -> 
 @pytest.mark.parametrize("reader", ["conv1", "add"])
 def test_a_state_takes_the_widest_format_of_its_readers(demo_rn: CLIP, reader: str) -> None:
     """Block 1 has no layer in its shortcut, so that its sum reads what its first convolution reads."""
-    plan = plan_of(demo_rn, "deployable", {rf"image\.blocks\.1\.{reader}": Scheme(2, 7)})
+    plan = plan_of(demo_rn, "deployable", {f"image.blocks.1.{reader}": Scheme(2, 7)})
     assert plan["image.blocks.1.conv1"].inputs == (QuantArgs(7, False, "tensor"),)
     assert plan["image.blocks.1.add"].inputs[1] == QuantArgs(7, False, "tensor")
     assert plan["image.blocks.1.add"].inputs[0].num_bits == (7 if reader == "add" else 5)
@@ -145,7 +145,7 @@ def test_a_plan_with_two_formats_for_one_tensor_is_refused(demo_rn: CLIP) -> Non
 
 def test_the_last_override_that_matches_wins(demo_vit: CLIP) -> None:
     first, second = Scheme(8, 8), Scheme(6, 7)
-    overrides = {r"image\.blocks\..*": first, r"image\.blocks\.1\.mlp\.fc1": second}
+    overrides = {"image.blocks.*": first, "image.blocks.1.mlp.fc1": second}
     forwards = plan_of(demo_vit, "deployable", overrides)
     backwards = plan_of(demo_vit, "deployable", dict(reversed(overrides.items())))
     assert bits(forwards["image.blocks.1.mlp.fc1"]) == (6, 7)

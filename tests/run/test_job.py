@@ -175,7 +175,7 @@ def test_a_second_scheme_adds_its_rows_and_keeps_the_first(copied: Path) -> None
 
 
 def test_the_order_of_overrides_counts(copied: Path) -> None:
-    overrides = {r"image\.blocks\..*": "W8A8", r"image\..*": "W6A8"}
+    overrides = {"image.blocks.*": "W8A8", "image.*": "W6A8"}
     some = replace(CONFIG, quantization=replace(CONFIG.quantization, overrides=overrides))
     turned = dict(reversed(overrides.items()))
     other = replace(CONFIG, quantization=replace(CONFIG.quantization, overrides=turned))

@@ -40,7 +40,7 @@ def test_what_is_written_is_read_back(preset: Preset, tmp_path: Path) -> None:
         "heads": [12, 8],
         "more_schemes": ["W4A4"],
         "synthesis": {"method": "pgsi+scg", "batch": 32},
-        "quantization": {"overrides": {r"image\.(?=x).*": "W8A8", "a": "W6A6"}, "towers": ["text"], "target_bits": 5.5},
+        "quantization": {"overrides": {"image.?locks.*": "W8A8", "a": "W6A6"}, "towers": ["text"], "target_bits": 5.5},
     }
     config = run_config(settings)
     (tmp_path / "run.toml").write_text(config.to_toml(), encoding="utf-8")

@@ -15,6 +15,7 @@ from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.reading.seal import CHECKSUM, write_sealed
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 
@@ -68,7 +69,7 @@ def sign() -> Callable[[Path], None]:
         for name in description["files"]:
             file = folder / name
             description["files"][name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-        (folder / "export.json").write_text(json.dumps(description))
+        write_sealed(folder / "export.json", {k: v for k, v in description.items() if k != CHECKSUM})
 
     return apply
 

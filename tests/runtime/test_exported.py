@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from d4c.errors import ArtifactError, SettingError
+from d4c.reading.seal import CHECKSUM, write_sealed
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 Sign = Callable[[Path], None]
@@ -18,7 +19,8 @@ Sign = Callable[[Path], None]
 
 def described(folder: Path, **changes: Any) -> None:
     data = json.loads((folder / "export.json").read_text())
-    (folder / "export.json").write_text(json.dumps({**data, **changes}))
+    sealed = {key: value for key, value in {**data, **changes}.items() if key != CHECKSUM}
+    write_sealed(folder / "export.json", sealed)
 
 
 def shortened(file: Path) -> None:
@@ -32,16 +34,19 @@ def flipped(file: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no image graph": (lambda f: (f / "image.onnx").unlink(), r"image\.onnx is missing; run d4c export again"),
+    "no image graph": (
+        lambda f: (f / "image.onnx").unlink(),
+        r"image\.onnx is missing; the export is damaged, run d4c",
+    ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing"),
     "no mean and std": (lambda f: (f / "preprocessor_config.json").unlink(), r"preprocessor_config\.json is missing"),
     "truncated graph": (lambda f: shortened(f / "text.onnx"), r"text\.onnx has \d+ bytes, expected \d+; the export is"),
     "flipped bit": (lambda f: flipped(f / "image.onnx"), r"image\.onnx has changed since it was written"),
     "truncated description": (lambda f: shortened(f / "export.json"), r"export\.json is not JSON"),
     "newer version": (lambda f: described(f, format_version=9), "has format version 9, but this d4c reads up to 1"),
-    "no scale": (lambda f: described(f, logit_scale=None), r"export\.json does not describe an exported CLIP"),
-    "no files": (lambda f: described(f, files={}), "does not describe an exported CLIP"),
-    "a list": (lambda f: (f / "export.json").write_text("[]"), "does not describe an exported CLIP"),
+    "no scale": (lambda f: described(f, logit_scale=None), "logit_scale is null, expected a number"),
+    "no files": (lambda f: described(f, files={}), r"files\.image\.onnx is missing"),
+    "a list": (lambda f: (f / "export.json").write_text("[]"), "expected a table"),
     "binary": (lambda f: (f / "export.json").write_bytes(b"\xff\xfe"), "is not JSON"),
     "no description": (
         lambda f: (f / "export.json").unlink(),
@@ -66,14 +71,46 @@ def test_an_artifact_is_told_from_its_export(artifact: Path, tmp_path: Path) -> 
         RuntimeCLIP(tmp_path / "gone")
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_graph_that_is_none_is_refused(runtime: str, copy: Path, sign: Sign) -> None:
+def test_a_graph_that_is_none_is_refused(copy: Path, sign: Sign) -> None:
     (copy / "image.onnx").write_bytes(b"\x08\x0anonsense")
+    sign(copy)
+    with pytest.raises(ArtifactError, match=r"image\.onnx is not a graph of d4c: it is not an ONNX graph"):
+        RuntimeCLIP(copy)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_graph_that_a_runtime_cannot_load_is_named(runtime: str, copy: Path, sign: Sign) -> None:
+    graph = onnx.load(copy / "image.onnx")
+    graph.graph.node[3].input[0] = "nowhere"
+    onnx.save(graph, copy / "image.onnx")
     sign(copy)
     with pytest.raises(
         SettingError, match=rf"cannot load .*image\.onnx, a graph of opset 21 \(.*install a newer {runtime}"
     ):
         RuntimeCLIP(copy, runtime)
+
+
+def test_graphs_of_two_models_are_not_mixed(copy: Path, sign: Sign) -> None:
+    graph = onnx.load(copy / "text.onnx")
+    graph.metadata_props[0].value = "0" * 64
+    onnx.save(graph, copy / "text.onnx")
+    sign(copy)
+    with pytest.raises(ArtifactError, match=r"text\.onnx was not made from the artifact that export\.json names"):
+        RuntimeCLIP(copy)
+
+
+@pytest.mark.parametrize("change", [{"image_size": 32}, {"embed_dim": 8}], ids=str)
+def test_sizes_agree_with_the_graphs(change: dict[str, int], copy: Path) -> None:
+    described(copy, **change)
+    with pytest.raises(ArtifactError, match=r"image\.onnx does not map pixels to an embedding as export\.json says"):
+        RuntimeCLIP(copy)
+
+
+def test_a_file_that_was_changed_on_purpose_is_read_without_verification(copy: Path) -> None:
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json has 2 bytes"):
+        RuntimeCLIP(copy)
+    RuntimeCLIP(copy, verify=False)
 
 
 def test_a_runtime_too_old_for_the_opset_is_named(copy: Path, sign: Sign) -> None:

@@ -29,7 +29,7 @@ def test_overrides_of_none_leave_the_preset() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"images": 0}, "images is 0, expected at least 1"),
+        ({"images": 0}, "images is 0, expected from 1 to 1000000"),
         ({"images": 2.5}, "images is 2.5, expected an integer"),
         ({"iterations": True}, "iterations is True, expected an integer"),
         ({"lr": 0}, "lr is 0, expected more than 0"),

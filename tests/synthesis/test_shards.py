@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from d4c.calibration.images import CalibrationSet
+from d4c.errors import SettingError
 from d4c.synthesis import shards
-from d4c.synthesis.shards import share
+from d4c.synthesis.shards import share, workers
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 9))
@@ -29,6 +31,32 @@ def test_shares_are_whole_units_that_hold_each_image_once_and_the_first_is_large
         shares.append(range(images)[part])
     assert [row for rows in shares for row in rows] == list(range(images))
     assert max(shares, key=len) == shares[0]
+
+
+HALF: dict[str, dict[str, str]] = {
+    "no rank": {"WORLD_SIZE": "2"},
+    "no address": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "29500"},
+    "no number": {"WORLD_SIZE": "two"},
+    "a huge number": {"WORLD_SIZE": "9" * 5000},
+    "empty": {"WORLD_SIZE": ""},
+    "a large rank": {
+        "WORLD_SIZE": "2",
+        "RANK": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_PORT": "29500",
+        "MASTER_ADDR": "localhost",
+    },
+}
+
+
+@pytest.mark.parametrize("environment", HALF.values(), ids=HALF)
+def test_half_of_an_environment_is_refused(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingError, match=r"The environment has .*torchrun"), workers("cpu"):
+        pass
 
 
 def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:

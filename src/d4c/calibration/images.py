@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +19,36 @@ from torch import Tensor
 
 from d4c.calibration.sheet import contact_sheet
 from d4c.errors import ArtifactError, DataError, warn
-from d4c.files import sha256, write_json
+from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_record
 from d4c.outputs import output_folder
 from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below, skipped_summary
 from d4c.pictures import Picture
+from d4c.reading.json_file import read_json
+from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
+from d4c.reading.schema import AnyText, List, Record, Text, check, check_version
+from d4c.reading.seal import check_seal, write_sealed
 from d4c.version import __version__
 
 TENSORS = "calibration.safetensors"
 RECORD = "provenance.json"
-FORMAT = 1
+FORMAT_VERSION = 1
 KIND = "calibration set"
 """What the manifest of a saved set calls it."""
+ADVICE = "make the calibration set again"
+PROVENANCE = Record(
+    {"mean": PIXEL_MEAN, "std": PIXEL_STD}, {"method": Text(), "model": Record({"name": Text(), "sha256": Text()})}
+)
+RECORD_KIND = Record(
+    {
+        "sha256": Text(64),
+        "provenance": PROVENANCE,
+        "prompts": List(AnyText()),
+        "texts": List(AnyText()),
+    }
+)
+"""What `provenance.json` holds."""
 PICTURES = "pictures"
 """The method in the provenance of a set of a user's pictures."""
 
@@ -92,9 +108,8 @@ class CalibrationSet:
                 f"The boxes are {describe(self.boxes)}, expected int64 [{n}, 4] with left < right and top < bottom "
                 f"within {pixels.shape[-1]} pixels; make the images again."
             )
-        mean, std = self.provenance.get("mean"), self.provenance.get("std")
-        if not is_triple(mean) or not is_triple(std) or min(std) <= 0:
-            raise DataError("The provenance has no 'mean' and 'std' of three numbers each; take them from the model.")
+        pixels_kind = Record({"mean": PIXEL_MEAN, "std": PIXEL_STD})
+        check(self.provenance, pixels_kind, "The provenance", DataError, "take mean and std from the model")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -164,13 +179,13 @@ class CalibrationSet:
         captions = [prompt or f"image {i}" for i, prompt in enumerate(self.prompts)]
         contact_sheet(pictures, captions).save(folder / "contact_sheet.png")
         record = {
-            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
             "sha256": sha256(folder / TENSORS),
             "provenance": self.provenance,
             "prompts": self.prompts,
             "texts": self.texts,
         }
-        write_json(folder / RECORD, record)
+        write_sealed(folder / RECORD, record)
 
     @classmethod
     def load(cls, folder: str | Path) -> CalibrationSet:
@@ -191,7 +206,7 @@ class CalibrationSet:
             if sha256(path / TENSORS) != record["sha256"]:
                 raise ArtifactError(f"{path / TENSORS} differs from what was saved; make the calibration set again.")
             tensors = load_file(path / TENSORS)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, UnicodeError) as error:
             raise ArtifactError(
                 f"{path / TENSORS} cannot be read ({type(error).__name__}); make the calibration set again."
             ) from None
@@ -222,10 +237,9 @@ def load_calibration(path: str | Path, clip: CLIP) -> CalibrationSet:
         DataError: The folder does not exist, or holds no pictures or none that decodes.
     """
     folder = Path(path)
+    check_calibration(folder)
     if is_calibration_set(folder):
         return CalibrationSet.load(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give a calibration set or a folder of pictures.")
     pictures = sorted(pictures_below(folder))
     if not pictures:
         raise DataError(
@@ -246,6 +260,14 @@ def load_calibration(path: str | Path, clip: CLIP) -> CalibrationSet:
     return CalibrationSet._from_pixels(clip, list(pixels.values()), [Path(name).name for name in pixels])
 
 
+def check_calibration(folder: Path) -> None:
+    """Raise an error for what cannot hold calibration images, and for a damaged record of them; loads nothing large."""
+    if is_calibration_set(folder):
+        read_record(folder)
+    elif not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give a calibration set or a folder of pictures.")
+
+
 def is_calibration_set(folder: Path) -> bool:
     """Whether `CalibrationSet.save` wrote this folder."""
     return (folder / RECORD).is_file()
@@ -253,22 +275,13 @@ def is_calibration_set(folder: Path) -> bool:
 
 def read_record(path: Path) -> dict[str, Any]:
     """Read provenance.json and check the type of every field; raise ArtifactError if it is not what `save` wrote."""
-    try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except OSError:
-        raise ArtifactError(f"{path} has no readable {RECORD}; give the folder of a calibration set.") from None
-    except ValueError:
-        raise ArtifactError(f"{path / RECORD} is not JSON; make the calibration set again.") from None
-    kinds = {"format": int, "sha256": str, "provenance": dict, "prompts": list, "texts": list}
-    if not isinstance(record, dict) or any(not isinstance(record.get(name), kind) for name, kind in kinds.items()):
-        raise ArtifactError(f"{path / RECORD} lacks one of {', '.join(kinds)}; make the calibration set again.")
-    if record["format"] != FORMAT:
-        raise ArtifactError(
-            f"{path / RECORD} has format {record['format']}, but this d4c reads {FORMAT}; "
-            "make the calibration set again."
-        )
-    if not all(isinstance(text, str) for text in record["prompts"] + record["texts"]):
-        raise ArtifactError(f"{path / RECORD} has a prompt that is not a string; make the calibration set again.")
+    file = path / RECORD
+    if not file.is_file():
+        raise ArtifactError(f"{path} has no readable {RECORD}; give the folder of a calibration set.")
+    record: dict[str, Any] = read_json(file, ArtifactError, ADVICE)
+    check_version(record, FORMAT_VERSION, str(file), ArtifactError, ADVICE)
+    check_seal(record, str(file), ArtifactError, ADVICE)
+    check(record, RECORD_KIND, str(file), ArtifactError, ADVICE)
     return record
 
 
@@ -283,8 +296,3 @@ def are_boxes(boxes: Tensor, n: int, size: int) -> bool:
         return False
     low, high = boxes[:, :2], boxes[:, 2:]
     return bool((low >= 0).all() and (low < high).all() and (high <= size).all())
-
-
-def is_triple(value: Any) -> TypeGuard[Sequence[float]]:
-    """Whether a value is a list of three numbers."""
-    return isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(item, int | float) for item in value)

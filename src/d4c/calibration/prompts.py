@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from importlib.resources import files
@@ -16,6 +15,7 @@ from torch import Tensor
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer import clean, tokenizer
+from d4c.reading.json_file import parse_json
 from d4c.templates import check_template, fill_template
 
 NOUNS = tuple((files("d4c.calibration") / "nouns.txt").read_text(encoding="utf-8").splitlines())
@@ -89,10 +89,7 @@ def from_entries(entries: Sequence[str]) -> list[str]:
 
 def from_json(text: str, path: Path) -> list[str]:
     """Combine the class names and templates of a JSON file, whose path is for error messages."""
-    try:
-        data: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not JSON (line {error.lineno}); give valid JSON or a .txt file.") from None
+    data: Any = parse_json(text, str(path), DataError, "give valid JSON or a .txt file")
     names = data.get("classnames") if isinstance(data, dict) else None
     templates = data.get("templates", [TEMPLATE]) if isinstance(data, dict) else None
     if not (is_strings(names) and is_strings(templates)):

@@ -6,9 +6,10 @@ import errno
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from d4c.cli import making, measuring, using
 from d4c.cli.console import plain_warnings, say, show_error
@@ -16,7 +17,20 @@ from d4c.errors import D4CError, quantize_extra, reason_of, system_error
 from d4c.interrupt import STATUS, Interrupt
 from d4c.version import __version__
 
+
+class _Commands(TyperGroup):
+    """All commands, whose usage errors are sentences as everywhere."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")  # how pydantic, within typer, names its class
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -180,7 +180,7 @@ def quantize(
         "soften": soften,
         "seed": seed,
     }
-    from d4c.calibration.images import load_calibration
+    from d4c.calibration.images import check_calibration, load_calibration
     from d4c.outputs import check_output, reserved, unfinished_beside
     from d4c.quantization.artifact.folder import KIND
     from d4c.quantization.config import quantize_config
@@ -192,6 +192,7 @@ def quantize(
     check_output(output, KIND)
     unfinished = unfinished_beside(output)
     refuse_other_files(unfinished)
+    check_calibration(calibration)
     clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     images = load_calibration(calibration, clip)
     with reserved(output):

@@ -13,6 +13,7 @@ from d4c.cli import options
 from d4c.cli.console import progress_bar, show
 from d4c.cli.display import print_diagnosis, print_inspection, print_metrics, print_sensitivity
 from d4c.device import AUTO, resolve_device
+from d4c.reading.ranges import SEED
 
 if TYPE_CHECKING:
     from d4c.models.clip import CLIP
@@ -39,8 +40,10 @@ def evaluate(
 ) -> None:
     """Measure zero-shot accuracy, with 95 % intervals."""
     from d4c.deployment.export import is_export
+    from d4c.evaluation.load_dataset import find_data
     from d4c.quantization.artifact.folder import is_artifact
 
+    find_data(dataset)  # before a model is loaded
     if runtime == "torch" and is_export(Path(source)):
         runtime = "onnxruntime"
     model: CLIP | RuntimeCLIP
@@ -72,7 +75,7 @@ def inspect(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="Seed of everything random.")] = 0,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
@@ -121,7 +124,9 @@ def doctor(
     Uneven channels, loud tokens and channels, dead ones, layers at risk, and what to do; no data needed.
     """
     from d4c.quantization.doctor.examine import examine
+    from d4c.quantization.formats.scheme import Scheme
 
+    Scheme.parse(scheme or options.DEFAULTS.scheme)  # before a model is loaded
     clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     with progress_bar("doctor") as progress:
         diagnosis = examine(clip, scheme or options.DEFAULTS.scheme, progress=progress)
@@ -148,12 +153,13 @@ def sensitivity(
 
     Each is quantized alone, at other bits, and left in float when all others are quantized.
     """
-    from d4c.calibration.images import load_calibration
+    from d4c.calibration.images import check_calibration, load_calibration
     from d4c.files import write_json
     from d4c.outputs import check_output_file
     from d4c.quantization.sensitivity.measure import measure_sensitivity
 
     check_output_file(output)
+    check_calibration(calibration)
     clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     images = load_calibration(calibration, clip)
     with progress_bar("sensitivity") as progress:

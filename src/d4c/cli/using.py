@@ -11,7 +11,13 @@ import typer
 import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar, say_skipped, show
-from d4c.deployment.targets import DEFAULT_FORMAT, format_help
+from d4c.deployment.targets import DEFAULT_FORMAT, TARGETS, format_help
+
+
+def _check_format(name: str) -> str:
+    if name not in TARGETS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(TARGETS)}.")
+    return name
 
 
 def export(
@@ -19,7 +25,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -FORMAT.")
     ] = None,
-    format: Annotated[str, typer.Option(help=format_help())] = DEFAULT_FORMAT,
+    format: Annotated[str, typer.Option(callback=_check_format, help=format_help())] = DEFAULT_FORMAT,
     unpacked: Annotated[
         bool, typer.Option("--unpacked", help="8 bits per weight: larger files that load faster.")
     ] = False,
@@ -61,11 +67,12 @@ def search(
     Only what is new or changed since the last search is embedded.
     """
     from d4c.outputs import check_output_file
-    from d4c.runtime.gallery import open_gallery
+    from d4c.runtime.gallery import check_folder, open_gallery
     from d4c.runtime.page import write_page
     from d4c.runtime.runtime_clip import RuntimeCLIP
 
     check_output_file(html)
+    check_folder(images)  # before a model is loaded
     clip = RuntimeCLIP(model, runtime)
     with progress_bar("embed") as progress:
         gallery = open_gallery(clip, images, embeddings, progress=progress)

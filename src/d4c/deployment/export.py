@@ -16,13 +16,15 @@ from typing import Any
 from d4c.deployment.saturating import saturating_layers
 from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_FORMAT, find_target
-from d4c.errors import ArtifactError, SettingError, require
-from d4c.files import read_json, sha256, write_json
+from d4c.errors import SettingError, require
+from d4c.files import sha256, write_json
 from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.outputs import check_output, output_folder
 from d4c.progress import WHOLE, Report, reporting
+from d4c.quantization.artifact.folder import WEIGHTS
 from d4c.quantization.artifact.read import read_artifact
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.reading.seal import file_hashes, write_sealed
 from d4c.runtime.exported import FORMAT_VERSION
 from d4c.version import __version__
 
@@ -87,17 +89,16 @@ def export(
     check_output(folder, KIND)
     clip = read_artifact(artifact)
     _refuse_paper_track(clip)
-    for name in COPIED:
-        read_json(source / name, ArtifactError, "write the artifact again")
+    origin = sha256(source / WEIGHTS)
     with reporting(progress, f"export {target.name}") as report, output_folder(folder, KIND) as new:
         report(0, WHOLE)
-        written = target.write(clip, new, ExportOptions(unpacked, check), report)
+        written = target.write(clip, new, ExportOptions(unpacked, check, origin), report)
         sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
         for name in COPIED:
             shutil.copyfile(source / name, new / name)
         exported = Export(folder, sizes, written.parity)
         write_json(new / "metrics.json", exported.to_dict())
-        write_json(new / "export.json", _description(clip, new, target.name, written))
+        write_sealed(new / "export.json", _description(clip, new, target.name, origin, written))
     return exported
 
 
@@ -116,12 +117,13 @@ def _refuse_paper_track(clip: QuantizedCLIP) -> None:
             )
 
 
-def _description(clip: QuantizedCLIP, folder: Path, format: str, written: Written) -> dict[str, Any]:
+def _description(clip: QuantizedCLIP, folder: Path, format: str, origin: str, written: Written) -> dict[str, Any]:
     text = clip.config.text
     return {
         "format_version": FORMAT_VERSION,
         "format": format,
         "d4c": __version__,
+        "artifact": origin,
         "name": clip.name,
         "model": clip.recipe.get("model"),
         "scheme": clip.recipe.get("scheme"),
@@ -136,7 +138,5 @@ def _description(clip: QuantizedCLIP, folder: Path, format: str, written: Writte
         "logit_scale": clip.logit_scale,
         "full_range": clip.recipe.get("full_range"),
         "saturating": saturating_layers(clip),
-        "files": {
-            file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(folder.iterdir())
-        },
+        "files": file_hashes(folder, sorted(file.name for file in folder.iterdir())),
     }

@@ -20,10 +20,12 @@ class ExportOptions:
     Args:
         unpacked: Store weights as int8 instead of in the bits of the scheme.
         check: Compare what was written with PyTorch.
+        origin: SHA-256 of the artifact's weights, which every graph names, so that graphs of two are not mixed up.
     """
 
     unpacked: bool = False
     check: bool = True
+    origin: str = ""
 
 
 class Parity(Protocol):

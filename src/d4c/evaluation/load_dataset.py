@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d4c.errors import DataError, SettingError
+from d4c.errors import DataError, SettingError, reason_of
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.cifar import CIFAR10, CIFAR100
 from d4c.evaluation.readers.class_folders import FOLDER
 from d4c.evaluation.readers.demo_pack import DEMO
 from d4c.evaluation.readers.imagenet1k import IMAGENET1K
 from d4c.evaluation.readers.parquet_file import PARQUET
+from d4c.evaluation.readers.reader import Reader
 
 READERS = {reader.kind: reader for reader in (DEMO, PARQUET, FOLDER, CIFAR10, CIFAR100, IMAGENET1K)}
 
@@ -34,15 +35,30 @@ def load_dataset(spec: str | Dataset) -> Dataset:
     """
     if isinstance(spec, Dataset):
         return spec
+    reader, path = find_data(spec)
+    return reader.read(spec, path)
+
+
+def find_data(spec: str) -> tuple[Reader, Path]:
+    """Return the reader of a spec and the path of its data, which exists; "demo" has none.
+
+    Raises:
+        SettingError: The spec has none of the forms in `READERS`.
+        DataError: The data does not exist.
+    """
     kind, colon, path_text = spec.partition(":")
     reader = READERS.get(kind)
     if reader is None or (not path_text if reader.takes_path else colon):
         *most, last = (repr(known.form) for known in READERS.values())
         raise SettingError(f"The dataset is {spec!r}, expected {', '.join(most)} or {last}; give one of these.")
-    path = Path(path_text).expanduser()
-    if not path.exists():
+    try:
+        path = Path(path_text).expanduser()
+        exists = path.exists()
+    except (RuntimeError, ValueError, OSError) as error:  # "~nobody", a zero byte, a name too long
+        raise DataError(f"The path of {spec!r} cannot be used ({reason_of(error)}); correct it.") from None
+    if not exists:
         raise DataError(f"{path} does not exist, expected the data of {spec!r}; correct the path.")
-    return reader.read(spec, path)
+    return reader, path
 
 
 def dataset_help() -> str:

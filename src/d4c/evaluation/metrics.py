@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from d4c.errors import DataError
 from d4c.picture_files import skipped_summary
+from d4c.reading.schema import Maybe, Number, Whole, check, record_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,17 +91,26 @@ class Metrics:
         Raises:
             DataError: The dictionary is anything else.
         """
-        try:
-            fields = dict(data)
-            fields["top1"], fields["top5"] = Interval(**fields["top1"]), Interval(**fields["top5"])
-            if fields["fidelity"] is not None:
-                fidelity = dict(fields["fidelity"])
-                fields["fidelity"] = Fidelity(**fidelity | {"same_class": Interval(**fidelity["same_class"])})
-            return Metrics(**fields | {"skipped": tuple(fields.get("skipped", ()))})
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"These metrics are not what `Metrics.to_dict` writes ({error!r}); evaluate the model again."
-            ) from None
+        check(data, KIND, "The metrics", DataError, "evaluate the model again")
+        fields = {**data, "top1": Interval(**data["top1"]), "top5": Interval(**data["top5"])}
+        if (fidelity := data["fidelity"]) is not None:
+            fields["fidelity"] = Fidelity(**{**fidelity, "same_class": Interval(**fidelity["same_class"])})
+        return Metrics(**{**fields, "skipped": tuple(data.get("skipped", ()))})
+
+
+_PERCENT = record_kind(Interval, {"float": Number(-1e-6, 100 + 1e-6)})
+_FIDELITY = record_kind(Fidelity, {"float": Number(-1.01, 1.01), "kl": Number(-1, 1e6), "same_class": _PERCENT})
+KIND = record_kind(
+    Metrics,
+    {
+        "count": Whole(1, 1 << 40),
+        "top1": _PERCENT,
+        "top5": _PERCENT,
+        "fidelity": Maybe(_FIDELITY),
+        "seconds": Number(0, 1e9),
+    },
+)
+"""What the dictionary of `Metrics.to_dict` holds."""
 
 
 def wilson(hits: int, count: int) -> Interval:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from d4c.errors import D4CError
+from d4c.reading.ranges import DEPTH, PIXEL_MEAN, PIXEL_STD, RANGES, WIDTH
+from d4c.reading.schema import List, OneOf, Record, check, record_kind
+
 Activation = Literal["quick_gelu", "gelu"]
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,9 +25,10 @@ class ImageConfig:
 
     image_size: int
 
-    def sizes(self) -> dict[str, Any]:
-        """Return the fields that must be positive whole numbers, by their names in error messages."""
-        return {"image size": self.image_size}
+    @classmethod
+    def kind(cls) -> Record:
+        """Return what the fields may be."""
+        return record_kind(cls, RANGES)
 
     def complaints(self) -> Iterator[str]:
         """Yield a clause of an error message for each group of sizes that contradict each other."""
@@ -50,16 +55,6 @@ class ViTConfig(ImageConfig):
     mlp_width: int
     activation: Activation = "quick_gelu"
 
-    def sizes(self) -> dict[str, Any]:
-        return {
-            **super().sizes(),
-            "image width": self.width,
-            "patch size": self.patch_size,
-            "image layers": self.layers,
-            "image heads": self.heads,
-            "image MLP width": self.mlp_width,
-        }
-
     def complaints(self) -> Iterator[str]:
         yield from uneven_heads("image", self.width, self.heads)
         if self.patch_size > self.image_size:
@@ -80,9 +75,9 @@ class ResNetConfig(ImageConfig):
     layers: tuple[int, int, int, int]
     heads: int
 
-    def sizes(self) -> dict[str, Any]:
-        depths = {f"depth of stage {i}": depth for i, depth in enumerate(self.layers, 1)}
-        return {**super().sizes(), "image width": self.width, **depths, "heads of the attention pool": self.heads}
+    @classmethod
+    def kind(cls) -> Record:
+        return record_kind(cls, {**RANGES, "layers": List(DEPTH, 4, 4)})
 
     def complaints(self) -> Iterator[str]:
         yield from uneven_heads("image", self.width * 32, self.heads)
@@ -124,6 +119,12 @@ class TextConfig:
     vocab_size: int = 49408
     eos_id: int | None = None
 
+    def complaints(self) -> Iterator[str]:
+        """Yield a clause of an error message for each group of sizes that contradict each other."""
+        yield from uneven_heads("text", self.width, self.heads)
+        if self.eos_id is not None and self.eos_id >= self.vocab_size:
+            yield f"end-of-text has the id {self.eos_id}, beyond the vocabulary of {self.vocab_size}"
+
 
 @dataclass(frozen=True)
 class CLIPConfig:
@@ -150,11 +151,46 @@ class CLIPConfig:
         return data
 
     @staticmethod
-    def from_dict(data: dict[str, Any]) -> CLIPConfig:
-        """Read what `to_dict` returns; raises KeyError or TypeError for anything else."""
-        stored = dict(data["image"])
-        record = IMAGE_CONFIGS[stored.pop("kind")]
+    def from_dict(data: Any, source: str, error: type[D4CError], advice: str) -> CLIPConfig:
+        """Read what `to_dict` returns.
+
+        Args:
+            data: The content of a file, of any kind.
+            source: Names the file in error messages.
+            error: Class of the exception to raise.
+            advice: What to do about it, as the end of the sentence.
+
+        Raises:
+            D4CError: Of class `error`, if the data are not the architecture of a CLIP.
+        """
+        check(data, Record({"image": Record({"kind": OneOf(tuple(IMAGE_CONFIGS))})}), source, error, advice)
+        record = IMAGE_CONFIGS[data["image"]["kind"]]
+        check(data, _kind(record), source, error, advice)
         # JSON turns tuples into lists.
-        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
-        image, text = record(**fields), TextConfig(**data["text"])
-        return CLIPConfig(data["embed_dim"], image, text, tuple(data["mean"]), tuple(data["std"]))
+        fields: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in data["image"].items() if key != "kind"
+        }
+        text = TextConfig(**data["text"])
+        config = CLIPConfig(data["embed_dim"], record(**fields), text, tuple(data["mean"]), tuple(data["std"]))
+        config.check(source, error, advice)
+        return config
+
+    def check(self, source: str, error: type[D4CError], advice: str) -> None:
+        """Raise an error of class `error` for a field beyond its range or fields that contradict each other.
+
+        Args:
+            source: Names the file in error messages.
+            error: Class of the exception to raise.
+            advice: What to do about it, as the end of the sentence.
+        """
+        check(self.to_dict(), _kind(type(self.image)), source, error, advice)
+        for clause in (*self.text.complaints(), *self.image.complaints()):
+            raise error(f"{source}: {clause}; {advice}.")
+
+
+def _kind(image: type[ImageConfig]) -> Record:
+    """What the dictionary of a `CLIPConfig` with this kind of image tower may hold."""
+    tower = image.kind()
+    tower = Record({"kind": OneOf(tuple(IMAGE_CONFIGS)), **tower.required}, tower.optional, closed=True)
+    text = record_kind(TextConfig, RANGES)
+    return Record({"embed_dim": WIDTH, "image": tower, "text": text, "mean": PIXEL_MEAN, "std": PIXEL_STD}, closed=True)

@@ -147,9 +147,10 @@ class ModifiedResNet(Tower):
     first_layer = "stem.conv1"
     costly_parts = ("stem", "pool")
     eight_bit_layers = (
-        r"stem\.conv\d",
-        r"stem\.pool|blocks\.\d+\.(add|pool|downsample\.pool)",
-        r"pool\.out",
+        "stem.conv?",
+        "stem.pool",
+        "blocks.*.{add,pool,downsample.pool}",
+        "pool.out",
     )
     published = Published(layers=r"blocks\.\d+\.(?!downsample\.).*|pool\..*", unit="block")
 

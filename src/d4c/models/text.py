@@ -35,7 +35,7 @@ class TextTransformer(Tower):
     eight_bit_layers = ("projection",)
     published = Published(
         layers=r"blocks\..*",
-        eight_bits=(r"blocks\.\d+\.mlp\.fc[12]",),
+        eight_bits=("blocks.*.mlp.fc[12]",),
         per_channel=(r"blocks\.\d+\.(attn\.[qkv]|mlp\.fc[12])",),
     )
 

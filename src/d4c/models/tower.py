@@ -77,12 +77,12 @@ class Patches:
 
 @dataclass(frozen=True)
 class Published:
-    """How the published method treats a tower, as regular expressions for the names of its layers.
+    """How the published method treats a tower, as patterns for the names of its layers.
 
     Attributes:
-        layers: Layers that are quantized.
-        eight_bits: Those of them that have 8 bits.
-        per_channel: Those of them whose inputs have a scale per channel.
+        layers: Layers that are quantized, a regular expression.
+        eight_bits: Those of them that have 8 bits, patterns with shell wildcards as of overrides.
+        per_channel: Those of them whose inputs have a scale per channel, regular expressions.
         unit: Whether the rounding of a block is learned layer by layer or for the whole block at once.
     """
 
@@ -152,7 +152,7 @@ class Tower(Part):
     costly_parts: ClassVar[tuple[str, ...]] = ()
     """Children besides the blocks that take a notable share of the time."""
     eight_bit_layers: ClassVar[tuple[str, ...]] = ()
-    """Regular expressions for the names of the layers that the deployable track keeps at 8 bits."""
+    """Patterns with shell wildcards over the names of the layers that the deployable track keeps at 8 bits."""
     published: ClassVar[Published] = Published()
     """How the published method treats the tower."""
 

@@ -8,11 +8,23 @@ from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
 from d4c.quantization.formats.scheme import Scheme, Track
+from d4c.quantization.layer_patterns import alternatives
 from d4c.quantization.rounding.config import PAPER, Importance, ReconstructionConfig
+from d4c.reading.ranges import COUNT, SEED
+from d4c.reading.schema import Kind, Maybe, Number, Record, Whole, check
 from d4c.settings.presets import DEFAULT_PRESET, SETTINGS, Preset
 from d4c.settings.records import check_types, with_settings
 
 TowerName = Literal["image", "text"]
+
+RANGES: dict[str, Kind] = {
+    "iterations": Maybe(COUNT),
+    "batch_size": Maybe(COUNT),
+    "target_bits": Maybe(Number(1, 8)),
+    "target_bytes": Maybe(Whole(1, 1 << 50)),
+    "seed": SEED,
+}
+"""What the numbers of a `QuantizeConfig` may be."""
 
 RangeRule = Literal["mse", "minmax", "percentile"]
 """How the range of an activation follows from its values: least error, all of them, or all but one in a thousand."""
@@ -45,7 +57,8 @@ class QuantizeConfig:
     """Whether image tokens of a vision transformer count by what their errors do to the embedding, or to the zero-shot
     distribution over generic prompts."""
     overrides: Mapping[str, str] = field(default_factory=dict)
-    """Schemes by pattern over layer names; they come after the track's exceptions, and the last match wins."""
+    """Schemes by pattern over layer names, with shell wildcards (`layer_patterns`); they come after the track's
+    exceptions, and the last match wins."""
     target_bits: float | None = None
     """Mean bits per weight: layers without exception get widths by measured sensitivity, see `mixed_overrides`."""
     target_bytes: int | None = None
@@ -64,16 +77,14 @@ class QuantizeConfig:
         towers: object = self.towers
         plain = {
             "scheme": str(Scheme.parse(self.scheme)),
-            "overrides": {pattern: str(Scheme.parse(scheme)) for pattern, scheme in self.overrides.items()},
+            "overrides": _parsed(self.overrides),
             "towers": tuple(towers) if isinstance(towers, list) else towers,
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
         check_types(self, "quantization")
-        for name in ("iterations", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingError(f"The quantization setting {name} is {value}, expected at least 1.")
+        for name, kind in RANGES.items():
+            check({name: getattr(self, name)}, Record({name: kind}), "The quantization", SettingError, "choose one")
         if not self.towers:
             raise SettingError("The quantization setting towers is empty, expected 'image', 'text' or both.")
         if self.target_bits is not None and self.target_bytes is not None:
@@ -114,6 +125,15 @@ class QuantizeConfig:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `QuantizeConfig(**data)` is its inverse."""
         return {**asdict(self), "towers": list(self.towers)}
+
+
+def _parsed(overrides: object) -> object:
+    """Overrides with checked patterns and schemes in their usual form; what is no table is left for `check_types`."""
+    if not isinstance(overrides, Mapping):
+        return overrides
+    for pattern in overrides:
+        alternatives(str(pattern))
+    return {pattern: str(Scheme.parse(scheme)) for pattern, scheme in overrides.items()}
 
 
 PRESETS = {name: QuantizeConfig(**settings.quantization) for name, settings in SETTINGS.items()}

@@ -14,6 +14,7 @@ from d4c.models.clip import CLIP, TOWERS
 from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import Published, Slot, replace_module
 from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
+from d4c.quantization.layer_patterns import matches
 from d4c.quantization.quantized_activations import (
     QuantizedAdd,
     QuantizedAvgPool2d,
@@ -26,6 +27,7 @@ from d4c.quantization.quantized_layers import (
     QuantizedEmbedding,
     QuantizedLinear,
 )
+from d4c.reading.schema import List, Record, Whole, check
 
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)
 ROWS_BELOW = 8
@@ -56,13 +58,19 @@ class LayerPlan:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> LayerPlan:
-        """Inverse of `to_dict`; raises what `QuantArgs.from_dict` raises."""
-        weights, loud = data.get("weights"), data.get("loud_channels", [])
+        """Inverse of `to_dict`; raises SettingError for anything else."""
+        check(data, PLAN_KIND, "The plan of a layer", SettingError, "give what LayerPlan.to_dict returns")
+        weights = QuantArgs.from_dict(data["weights"]) if "weights" in data else None
         inputs = tuple(QuantArgs.from_dict(item) for item in data["input_activations"])
-        if not isinstance(loud, list) or not all(type(channel) is int for channel in loud):
-            raise TypeError(f"The loud channels {loud!r} are not a list of integers; give indices of channels.")
-        return LayerPlan(None if weights is None else QuantArgs.from_dict(weights), inputs, tuple(loud))
+        return LayerPlan(weights, inputs, tuple(data.get("loud_channels", ())))
 
+
+PLAN_KIND = Record(
+    {"input_activations": List(Record(), 0, 2)},
+    {"weights": Record(), "loud_channels": List(Whole(0, 1 << 20))},
+    closed=True,
+)
+"""What the dictionary of `LayerPlan.to_dict` holds; `QuantArgs.from_dict` checks the formats in it."""
 
 Plan = dict[str, LayerPlan]
 """Formats by layer name, for every layer that is quantized."""
@@ -83,7 +91,7 @@ def default_overrides(clip: CLIP, track: Track) -> dict[str, Scheme]:
     for name in TOWERS:
         tower = clip.tower(name)
         patterns = tower.published.eight_bits if track == "paper" else tower.eight_bit_layers
-        overrides.update({rf"{name}\.({p})" if "|" in p else rf"{name}\.{p}": W8A8 for p in patterns})
+        overrides.update({f"{name}.{pattern}": W8A8 for pattern in patterns})
     return overrides
 
 
@@ -101,7 +109,7 @@ def make_plan(
         clip: The float CLIP.
         scheme: Bits of weights and activations where no override matches.
         track: Decides which modules are quantized, and whether weights are symmetric.
-        overrides: Schemes by regular expressions that match whole layer names; the last match wins.
+        overrides: Schemes by pattern over whole layer names (`layer_patterns`); the last match wins.
         towers: "image", "text" or both.
         full_range: Let pairs of products of 8-bit weights leave 16 bits (see `pair_sums`).
 
@@ -110,8 +118,7 @@ def make_plan(
         formats.
 
     Raises:
-        SettingError: An override is not a regular expression, or matches no layer and is not one of the track's
-            exceptions.
+        SettingError: An override is not a valid pattern, or matches no layer and is not one of the track's exceptions.
     """
     modules = _quantizable(clip, track)
     _check_overrides(clip, overrides, modules, default_overrides(clip, track))
@@ -140,13 +147,7 @@ def _check_overrides(
 ) -> None:
     """Raise SettingError for a pattern that matches no layer, unless it is one of the track's own `exceptions`."""
     for pattern in overrides:
-        try:
-            matches = any(re.fullmatch(pattern, name) for name in layers)
-        except re.error as error:
-            raise SettingError(
-                f"The override {pattern!r} is not a regular expression ({error}); give a pattern over layer names."
-            ) from None
-        if not matches and pattern not in exceptions:
+        if pattern not in exceptions and not any(matches(pattern, name) for name in layers):
             raise SettingError(
                 f"The override {pattern!r} matches no layer of {clip.name!r}; "
                 f"give a pattern over names like {next(iter(layers), '')!r}."
@@ -156,7 +157,7 @@ def _check_overrides(
 def _scheme_of(layer: str, scheme: Scheme, overrides: Mapping[str, Scheme]) -> Scheme:
     """The scheme of one layer: that of the last override that matches."""
     for pattern, override in overrides.items():
-        scheme = override if re.fullmatch(pattern, layer) else scheme
+        scheme = override if matches(pattern, layer) else scheme
     return scheme
 
 

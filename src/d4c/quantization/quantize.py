@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig, TowerName, quantize_config
 from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.layer_patterns import matches
 from d4c.quantization.placement import Plan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, check_embeddings, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
@@ -69,7 +69,7 @@ def quantize(
             same weights, bit for bit on a CPU; on a GPU learned rounding differs a little from run to run, resumed or
             not. Remove it once the result is saved (`remove_checkpoint`).
         **settings: Fields of `QuantizeConfig` to replace, such as `reconstruction="gptq"` or
-            `overrides={r"image\\.blocks\\.0\\..*": "W8A8"}`.
+            `overrides={"image.blocks.0.*": "W8A8"}`.
 
     Returns:
         A CLIP that computes with quantized weights and activations; its `recipe` is the resolved record, with what the
@@ -189,7 +189,7 @@ def _converted(
         exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, measuring)
         plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
         quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
-    followed = {p: str(s) for p, s in exceptions.items() if any(re.fullmatch(p, name) for name in plan)}
+    followed = {p: str(s) for p, s in exceptions.items() if any(matches(p, name) for name in plan)}
     return quantized, plan, replace(config, overrides=followed)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from d4c.errors import SettingError, require
+from d4c.errors import SettingError, reason_of, require
 from d4c.models.config import Activation
 from d4c.quantization.config import QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
@@ -105,8 +105,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"{path} cannot be read ({error.strerror}); give a TOML file of run settings.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not TOML ({error}); write it as `d4c run --dry-run` prints it.") from None
+    # Besides its own error, tomllib raises ValueError for long numbers and recurses without a limit.
+    except (ValueError, RecursionError) as error:
+        raise SettingError(
+            f"{path} is not TOML ({reason_of(error)}); write it as `d4c run --dry-run` prints it."
+        ) from None
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d4c.device import resolve_device
-from d4c.errors import DataError, SettingError
+from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.metrics import Metrics
-from d4c.files import read_json, write_json
+from d4c.files import write_json
 from d4c.locks import LOCK, locked
-from d4c.manifest import fingerprint, is_done, outcome, refuse_foreign, seconds, stage_folder, versions_of
+from d4c.manifest import ADVICE, fingerprint, is_done, outcome, refuse_foreign, seconds, stage_folder, versions_of
 from d4c.outputs import is_empty, unfinished_beside
 from d4c.progress import Progress
+from d4c.reading.json_file import read_json
+from d4c.reading.schema import List, Maybe, Record, Text, Whole, check
 from d4c.run.config import RunConfig
 from d4c.run.origins import data_origin, model_origin
 from d4c.siblings import check_writable
@@ -34,6 +36,12 @@ CALIBRATION, QUANTIZED = "calibration set", "quantized model"
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display for a step, given its title."""
+
+
+ROWS = Record(
+    {"rows": List(Record({"name": Text(), "scheme": Maybe(Text()), "metrics": Record(), "bytes": Whole(0, 1 << 62)}))}
+)
+"""What the metrics.json of a run's evaluation holds."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,7 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
 
 def _result(folder: Path, steps: list[Step]) -> RunResult:
     """What the finished steps say."""
-    saved = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))["rows"]
-    rows = [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved]
+    rows = read_rows(folder / "evaluation" / "metrics.json")
     names = {step.folder.name: step.folder for step in steps}
     times = {name: seconds(path) for name, path in names.items()}
     return RunResult(folder, rows, times, {name: versions_of(path) for name, path in names.items()})
@@ -117,6 +124,13 @@ def _keep(file: Path, data: Any) -> None:
         if read_json(file, DataError, "") == json.loads(json.dumps(data)):
             return
     write_json(file, data)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Read the table that a run ended with; raises D4CError if it is not what a run writes."""
+    saved = read_json(file, ArtifactError, ADVICE)
+    check(saved, ROWS, str(file), ArtifactError, ADVICE)
+    return [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved["rows"]]
 
 
 def float_size(clip: CLIP) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from d4c.evaluation.load_dataset import READERS
+from d4c.errors import D4CError
+from d4c.evaluation.load_dataset import find_data
 from d4c.files import sha256
 from d4c.manifest import fingerprint
 
@@ -46,11 +47,11 @@ def _beside(folder: Path, ends: tuple[str, ...]) -> list[Path]:
 
 def data_origin(spec: str) -> str | None:
     """A fingerprint of all that the reader of a dataset may read: names and content of files, names of folders."""
-    kind, _, where = spec.partition(":")
-    if kind not in READERS:
+    try:
+        reader, path = find_data(spec)
+    except D4CError:
         return None
-    reader = READERS[kind]
-    path = Path(where).expanduser() if reader.takes_path else DEMO / "eval_fluent3d.parquet"
+    path = path if reader.takes_path else DEMO / "eval_fluent3d.parquet"
     if path.is_file():
         return sha256(path)
     return fingerprint([list(_content(path / part, part, ())) for part in reader.parts])

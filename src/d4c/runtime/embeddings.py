@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d4c.errors import DataError
 from d4c.files import atomic_file
+from d4c.reading.arrays import read_arrays
 
 FORMAT_VERSION = 2
 """1 was of pictures as they are stored; since 2, EXIF data turns them."""
@@ -54,12 +55,13 @@ def read_entries(file: Path, model: str, dimensions: int) -> Entries:
     if not file.exists():
         return {}
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            version = int(stored["format_version"])
-            if version == FORMAT_VERSION and str(stored["model"]) == model:
-                paths, stamps, embeddings = (stored[key] for key in ("paths", "stamps", "embeddings"))
-                return _entries(paths, stamps, embeddings, dimensions)
-    except Exception as error:  # damaged zip files and arrays raise almost anything
+        stored = read_arrays(file, ["format_version", "model", "paths", "stamps", "embeddings"])
+        version = _version(stored["format_version"])
+        if version == FORMAT_VERSION and stored["model"].dtype.kind == "U" and str(stored["model"]) == model:
+            return _entries(stored["paths"], stored["stamps"], stored["embeddings"], dimensions)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); name another file.") from None
+    except ValueError as error:
         raise DataError(f"{file} is not a file of embeddings ({error}); remove it or name another one.") from None
     if version > FORMAT_VERSION:
         raise DataError(
@@ -69,12 +71,18 @@ def read_entries(file: Path, model: str, dimensions: int) -> Entries:
     return {}
 
 
+def _version(stored: NDArray[Any]) -> int:
+    if stored.shape != () or stored.dtype.kind != "i":
+        raise ValueError("its format version is not a whole number")
+    return int(stored)
+
+
 def _entries(
     paths: NDArray[np.str_], stamps: NDArray[np.int64], embeddings: NDArray[np.float32], dimensions: int
 ) -> Entries:
     count = len(paths)
     kinds = paths.dtype.kind + stamps.dtype.str[1:] + embeddings.dtype.str[1:]
-    if kinds != "Ui8f4" or stamps.shape != (count, 2) or embeddings.shape != (count, dimensions):
+    if kinds != "Ui8f4" or paths.ndim != 1 or stamps.shape != (count, 2) or embeddings.shape != (count, dimensions):
         raise ValueError("its arrays do not belong together")
     if not np.isfinite(embeddings).all():
         raise ValueError("it holds numbers that are not finite")

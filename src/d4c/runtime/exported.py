@@ -7,12 +7,41 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import ArtifactError
-from d4c.files import read_json
-from d4c.files import sha256 as digest
+from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.reading.json_file import read_json
+from d4c.reading.onnx_graph import FLOAT, INT64, ORIGIN, Foreign, Value, read_summary
+from d4c.reading.ranges import CONTEXT_LENGTH, IMAGE_SIZE, LOGIT_SCALE, PIXEL_MEAN, PIXEL_STD, TOKEN_ID, WIDTH
+from d4c.reading.schema import Kind, List, Maybe, Record, Text, Whole, check, check_version, shown
+from d4c.reading.seal import FILES as HASHES
+from d4c.reading.seal import check_file, check_seal
 
 FORMAT_VERSION = 1
 ADVICE = "the export is damaged, run d4c export again"
 FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json")
+OUTPUT = "embedding"
+PLAIN: dict[str, Kind] = {
+    "name": Text(),
+    "opset": Whole(1, 1000),
+    "embed_dim": WIDTH,
+    "image_size": IMAGE_SIZE,
+    "context_length": CONTEXT_LENGTH,
+    "eos_id": TOKEN_ID,
+    "begin_id": TOKEN_ID,
+    "logit_scale": LOGIT_SCALE,
+}
+"""The fields of export.json that are fields of `ExportedModel` as they are."""
+KIND = Record(
+    {
+        **PLAIN,
+        "artifact": Text(64),
+        "model": Maybe(Record({"sha256": Text(64)})),
+        "saturating": List(Text()),
+        "files": Record(dict.fromkeys(FILES, HASHES.kind)),
+    }
+)
+"""What export.json holds."""
+PIXELS = Record({"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
+"""What is read of preprocessor_config.json."""
 
 
 @dataclass(frozen=True)
@@ -52,58 +81,73 @@ class ExportedModel:
     fingerprint: str
 
 
-def read_export(folder: Path) -> ExportedModel:
-    """Check an export against the sizes and hashes in its export.json and read its settings.
+def read_export(folder: Path, verify: bool = True) -> ExportedModel:
+    """Check an export against its export.json and read its settings.
 
     Args:
         folder: What `d4c export` wrote.
+        verify: Compare the sizes and hashes of all files.
 
     Raises:
-        ArtifactError: It is not an export, of a format without graphs, incomplete, damaged or from a newer version.
+        ArtifactError: It is not an export, of a format without graphs, incomplete, damaged, changed since it was
+            written, put together from several exports, or from a newer version.
     """
+    file = folder / "export.json"
     data = _read_description(folder)
-    try:
-        if data["format"] != "onnx":
-            raise ArtifactError(
-                f"{folder} holds an export of format {data['format']!r}, which this runtime does not execute; "
-                "export with --format onnx."
-            )
+    check(data, KIND, str(file), ArtifactError, ADVICE)
+    if data["eos_id"] is not None and data["eos_id"] >= VOCAB_SIZE:
+        raise ArtifactError(f"{file}: eos_id is {data['eos_id']}, beyond the vocabulary of {VOCAB_SIZE}; {ADVICE}.")
+    if verify:
+        check_seal(data, str(file), ArtifactError, ADVICE)
         for name in FILES:
-            _check_file(folder / name, **data["files"][name])
-        pixels = read_json(folder / "preprocessor_config.json", ArtifactError, ADVICE)
-        mean, std = ([float(number) for number in pixels[key]] for key in ("image_mean", "image_std"))
-        return ExportedModel(
-            folder=folder,
-            name=str(data["name"]),
-            opset=int(data["opset"]),
-            embed_dim=int(data["embed_dim"]),
-            image_size=int(data["image_size"]),
-            context_length=int(data["context_length"]),
-            eos_id=None if data["eos_id"] is None else int(data["eos_id"]),
-            begin_id=None if data["begin_id"] is None else int(data["begin_id"]),
-            logit_scale=float(data["logit_scale"]),
-            mean=(mean[0], mean[1], mean[2]),
-            std=(std[0], std[1], std[2]),
-            origin=None if data["model"] is None else str(data["model"]["sha256"]),
-            saturating=tuple(str(layer) for layer in data["saturating"]),
-            fingerprint="".join(data["files"][name]["sha256"] for name in ("image.onnx", "preprocessor_config.json")),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(
-            f"{folder / 'export.json'} does not describe an exported CLIP ({error!r}); run d4c export again."
-        ) from None
+            check_file(folder / name, data["files"][name], ArtifactError, ADVICE)
+    pixels = read_json(folder / "preprocessor_config.json", ArtifactError, ADVICE)
+    check(pixels, PIXELS, str(folder / "preprocessor_config.json"), ArtifactError, ADVICE)
+    _check_graphs(folder, data)
+    mean, std = pixels["image_mean"], pixels["image_std"]
+    return ExportedModel(
+        folder=folder,
+        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
+        std=(float(std[0]), float(std[1]), float(std[2])),
+        origin=None if data["model"] is None else data["model"]["sha256"],
+        saturating=tuple(data["saturating"]),
+        fingerprint="".join(data["files"][name]["sha256"] for name in ("image.onnx", "preprocessor_config.json")),
+        **{name: data[name] for name in PLAIN},
+    )
+
+
+def _check_graphs(folder: Path, data: dict[str, Any]) -> None:
+    """Raise ArtifactError for graphs that d4c did not write, that other sizes belong to, or of another model."""
+    size, width = data["image_size"], data["embed_dim"]
+    inputs = {"image": ("pixels", Value(FLOAT, (-1, 3, size, size))), "text": ("tokens", Value(INT64, (-1, -1)))}
+    for tower, (name, value) in inputs.items():
+        file = folder / f"{tower}.onnx"
+        try:
+            graph = read_summary(file)
+        except OSError as error:
+            raise ArtifactError(f"{file} cannot be read ({error.strerror}); {ADVICE}.") from None
+        except Foreign as error:
+            raise ArtifactError(f"{file} is not a graph of d4c: {error}; {ADVICE}.") from None
+        if graph.inputs != {name: value} or graph.outputs != {OUTPUT: Value(FLOAT, (-1, width))}:
+            raise ArtifactError(
+                f"{file} does not map {name} to an embedding as export.json says (image size {size}, width {width}); "
+                f"{ADVICE}."
+            )
+        if graph.metadata.get(ORIGIN) != data["artifact"]:
+            raise ArtifactError(f"{file} was not made from the artifact that export.json names; {ADVICE}.")
 
 
 def _read_description(folder: Path) -> Any:
     """The contents of export.json, if this version of d4c can read its format."""
-    if not (folder / "export.json").is_file():
+    file = folder / "export.json"
+    if not file.is_file():
         raise _not_an_export(folder)
-    data = read_json(folder / "export.json", ArtifactError, ADVICE)
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    data = read_json(file, ArtifactError, ADVICE)
+    check_version(data, FORMAT_VERSION, str(file), ArtifactError, ADVICE)
+    if data.get("format") != "onnx":
         raise ArtifactError(
-            f"{folder / 'export.json'} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; "
-            "install a newer d4c."
+            f"{folder} holds an export of format {shown(data.get('format'))}, which this runtime does not execute; "
+            "export with --format onnx."
         )
     return data
 
@@ -114,13 +158,3 @@ def _not_an_export(folder: Path) -> ArtifactError:
             f"{folder} holds no graphs for this runtime; run d4c export {folder} and give the folder that it writes."
         )
     return ArtifactError(f"{folder} holds no export.json; give the folder that d4c export wrote.")
-
-
-def _check_file(path: Path, bytes: int, sha256: str) -> None:
-    size = path.stat().st_size if path.is_file() else None
-    if size is None:
-        raise ArtifactError(f"{path} is missing; run d4c export again.")
-    if size != bytes:
-        raise ArtifactError(f"{path} has {size} bytes, expected {bytes}; the export is damaged, run d4c export again.")
-    if digest(path) != sha256:
-        raise ArtifactError(f"{path} has changed since it was written; run d4c export again.")

@@ -131,10 +131,15 @@ def open_gallery(
     return Gallery(paths, np.stack([entries[path].embedding for path in paths]), skipped, embedded)
 
 
-def _scan(root: Path) -> dict[str, Stamp]:
-    """All pictures below a folder by their relative path, in sorted order."""
+def check_folder(root: Path) -> None:
+    """Raise DataError if there is no folder to search."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give one with pictures.")
+
+
+def _scan(root: Path) -> dict[str, Stamp]:
+    """All pictures below a folder by their relative path, in sorted order."""
+    check_folder(root)
     files = sorted(pictures_below(root))
     if not files:
         raise DataError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from d4c.errors import ArtifactError, DataError, SettingError, warn
+from d4c.errors import ArtifactError, DataError, SettingError, reason_of, warn
 from d4c.models.preprocess import pixels
 from d4c.models.tokenizer import VOCAB_SIZE, token_ids
 from d4c.pictures import Picture
@@ -34,20 +35,21 @@ class RuntimeCLIP:
     Args:
         folder: Folder that `d4c export` wrote.
         runtime: "onnxruntime" or "openvino".
+        verify: Compare every file with the hashes in export.json.
 
     Raises:
-        ArtifactError: The export is damaged, incomplete or from a newer version.
+        ArtifactError: The export is damaged, incomplete, changed since it was written or from a newer version.
         SettingError: The runtime is unknown, not installed or too old, or would compute wrong values on this processor.
     """
 
-    def __init__(self, folder: str | Path, runtime: str = "onnxruntime") -> None:
+    def __init__(self, folder: str | Path, runtime: str = "onnxruntime", *, verify: bool = True) -> None:
         if runtime not in ("onnxruntime", "openvino"):
             raise SettingError(
                 f"The runtime {runtime!r} is neither 'onnxruntime' nor 'openvino', which execute exports; "
                 "choose one of them."
             )
-        self.exported = read_export(Path(folder))
-        self.runtime = runtime
+        self.exported = read_export(Path(folder), verify)
+        self.runtime, self._verify = runtime, verify
         wide_sums = bool(self.exported.saturating) and saturates(runtime)
         if wide_sums:
             _warn_of_wide_sums(self.exported, runtime)
@@ -58,11 +60,28 @@ class RuntimeCLIP:
     def _graph(self, file: str, wide_sums: bool) -> Graph:
         path, opset = self.exported.folder / file, self.exported.opset
         if self.runtime == "openvino":
-            return openvino_graph(path, opset)
-        return onnxruntime_graph(path, opset, wide_sums=wide_sums)
+            graph = openvino_graph(path, opset)
+        else:
+            graph = onnxruntime_graph(path, opset, wide_sums=wide_sums)
 
-    def __reduce__(self) -> tuple[type[RuntimeCLIP], tuple[Path, str]]:
-        return RuntimeCLIP, (self.exported.folder.absolute(), self.runtime)
+        def run(values: NDArray[Any]) -> NDArray[np.float32]:
+            try:
+                rows = graph(values)
+            except Exception as error:  # the exceptions of runtimes share no base class
+                raise ArtifactError(
+                    f"{path} cannot be executed ({reason_of(error)}); the export is damaged, run d4c export again."
+                ) from None
+            if rows.shape != (len(values), self.exported.embed_dim):
+                raise ArtifactError(
+                    f"{path} gave embeddings of shape {list(rows.shape)}, expected "
+                    f"{[len(values), self.exported.embed_dim]}; the export is damaged, run d4c export again."
+                )
+            return rows
+
+        return run
+
+    def __reduce__(self) -> tuple[Callable[..., RuntimeCLIP], tuple[Path, str]]:
+        return partial(RuntimeCLIP, verify=self._verify), (self.exported.folder.absolute(), self.runtime)
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from d4c.errors import SettingError
+from d4c.reading.schema import shown
 
 Record = TypeVar("Record")
 
@@ -35,7 +36,7 @@ def check_types(record: Any, what: str) -> None:
     for field in fields(record):
         value, hint = getattr(record, field.name), hints[field.name]
         if not _fits(value, hint):
-            raise SettingError(f"The {what} setting {field.name} is {value!r}, expected {_expected(hint)}.")
+            raise SettingError(f"The {what} setting {field.name} is {_quoted(value)}, expected {_expected(hint)}.")
 
 
 def with_settings(record: Record, settings: Mapping[str, Any], what: str) -> Record:
@@ -57,6 +58,11 @@ def with_settings(record: Record, settings: Mapping[str, Any], what: str) -> Rec
         if name not in names:
             raise SettingError(f"There is no {what} setting {name!r}; use one of {', '.join(names)}.")
     return replace(record, **{name: value for name, value in settings.items() if value is not None})  # type: ignore[type-var]
+
+
+def _quoted(value: Any) -> str:
+    """A value as it is written in Python; a number too long for that by its size."""
+    return shown(value) if isinstance(value, int) and value.bit_length() > 200 else repr(value)
 
 
 def _fits(value: Any, hint: Any) -> bool:

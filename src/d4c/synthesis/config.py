@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from d4c.errors import SettingError
+from d4c.reading.ranges import COUNT, SEED
+from d4c.reading.schema import shown
 from d4c.settings.presets import DEFAULT_PRESET, SETTINGS, Preset
 from d4c.settings.records import check_types, with_settings
 from d4c.synthesis.methods.table import METHODS, Needs
+
+LARGEST = 1e6
+"""Of a factor or a weight."""
 
 Precision = Literal["float32", "bf16", "auto"]
 
@@ -101,13 +106,13 @@ class SynthesisConfig:
         if self.method not in METHODS:
             raise SettingError(f"The synthesis method {self.method!r} is unknown; use one of {', '.join(METHODS)}.")
         check_types(self, "synthesis")
-        self.expect("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
+        self.expect("seed", SEED.low <= self.seed <= SEED.high, "from 0 to 2^63 - 1")
         for name in ("images", "iterations", "group_size"):
-            self.expect(name, getattr(self, name) >= 1, "at least 1")
+            self.expect(name, COUNT.low <= getattr(self, name) <= COUNT.high, f"from {COUNT.low} to {COUNT.high}")
         for name in ("lr", "temperature", "tv_target"):
-            self.expect(name, getattr(self, name) > 0, "more than 0")
+            self.expect(name, 0 < getattr(self, name) <= LARGEST, f"more than 0 and at most {LARGEST:g}")
         for name in ("tv_weight", "background_noise", "rotation", "translate"):
-            self.expect(name, getattr(self, name) >= 0, "at least 0")
+            self.expect(name, 0 <= getattr(self, name) <= LARGEST, f"from 0 to {LARGEST:g}")
         for name in ("flip_p", "blur_p", "erase_p", "erase_side", "jitter"):
             self.expect(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
@@ -125,7 +130,7 @@ class SynthesisConfig:
     def expect(self, name: str, holds: bool, expected: str) -> None:
         """Raise SettingError for a field unless a condition holds."""
         if not holds:
-            raise SettingError(f"The synthesis setting {name} is {getattr(self, name)}, expected {expected}.")
+            raise SettingError(f"The synthesis setting {name} is {shown(getattr(self, name))}, expected {expected}.")
 
 
 PRESETS = {name: SynthesisConfig(**settings.synthesis) for name, settings in SETTINGS.items()}

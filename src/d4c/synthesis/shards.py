@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from d4c.device import check_device
+from d4c.errors import SettingError, reason_of
+
 
 @contextmanager
 def workers(device: str) -> Iterator[tuple[str, bool]]:
@@ -20,20 +23,47 @@ def workers(device: str) -> Iterator[tuple[str, bool]]:
 
     Yields:
         The device to use, and whether this process writes files.
+
+    Raises:
+        SettingError: The environment holds only some of what torchrun sets, or the processes cannot be joined.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield device, True
         return
+    _check_environment()
     on_gpu = device.startswith("cuda")
     if on_gpu:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+        check_device(device)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    except (RuntimeError, ValueError, OSError) as error:
+        raise SettingError(
+            f"The processes of torchrun cannot be joined ({reason_of(error)}); start all of them with torchrun."
+        ) from None
     try:
         yield device, dist.get_rank() == 0
         dist.barrier()  # no process leaves before all files are written
     finally:
         dist.destroy_process_group()
+
+
+def _check_environment() -> None:
+    """Raise SettingError unless the environment holds all that torchrun sets, with numbers that fit together."""
+    highest = {"WORLD_SIZE": 1 << 16, "RANK": 1 << 16, "LOCAL_RANK": 1 << 10, "MASTER_PORT": (1 << 16) - 1}
+    values = {name: os.environ.get(name, "") for name in (*highest, "MASTER_ADDR")}
+    for name, text in values.items():
+        if not text or (name in highest and not (text.isascii() and text.isdigit() and int(text[:9]) <= highest[name])):
+            raise SettingError(
+                f"The environment has WORLD_SIZE={values['WORLD_SIZE'][:20]!r} and {name}={text[:20]!r}, expected what "
+                "torchrun sets; start with torchrun, or unset WORLD_SIZE."
+            )
+    if int(values["RANK"]) >= int(values["WORLD_SIZE"]):
+        raise SettingError(
+            f"The environment has RANK={values['RANK']} of WORLD_SIZE={values['WORLD_SIZE']}, expected a smaller rank; "
+            "start with torchrun, or unset WORLD_SIZE."
+        )
 
 
 def rank_and_count() -> tuple[int, int]:

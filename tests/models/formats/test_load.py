@@ -155,11 +155,12 @@ BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "CoCa": ({"multimodal_cfg": {"width": 8}}, "multimodal_cfg"),
     "pooling": ({"vision_cfg": {**MODEL_CFG["vision_cfg"], "pool_type": "avg"}}, "pool_type = 'avg'"),
     "no text": ({"text_cfg": None}, "no 'vision_cfg' and 'text_cfg'"),
-    "a thousand layers": ({"text_cfg": {"width": 192, "layers": 1000, "heads": 3}}, "text layers is 1000"),
+    "a thousand layers": ({"text_cfg": {"width": 192, "layers": 1000, "heads": 3}}, "text.layers is 1000"),
     "odd heads": ({"text_cfg": {"width": 192, "layers": 3, "heads": 5}}, "not a multiple of its 5 heads"),
     "negative": ({"embed_dim": -1}, "embed_dim is -1, expected a positive number"),
     "other width": ({"embed_dim": 128}, "expected .256, 128."),
-    "huge": ({"embed_dim": 10**6}, "expected .256, 1000000."),
+    "huge": ({"embed_dim": 10**5}, "expected .256, 100000."),
+    "too huge": ({"embed_dim": 10**6}, "embed_dim is 1000000, expected a whole number"),
 }
 
 
@@ -177,7 +178,7 @@ def test_a_bad_open_clip_configuration_is_refused(case: str, state: State, tmp_p
         ({"model_type": "clip", "quantization_config": {}}, "use d4c.load_quantized"),
         ({"model_type": "clip", "text_config": {"hidden_act": "relu"}}, "hidden_act is 'relu'"),
         ({"model_type": "clip", "text_config": {"layer_norm_eps": 1e-6}}, "layer_norm_eps is 1e-06"),
-        ({"model_type": "clip", "vision_config": {"hidden_size": "wide"}}, "image width is 'wide'"),
+        ({"model_type": "clip", "vision_config": {"hidden_size": "wide"}}, "image.width is 'wide'"),
         ({"model_type": "clip", "vision_config": [1]}, "'vision_config' is not a JSON object"),
         ({"model_type": "clip"}, "lacks the weight 'logit_scale' and"),
         ([], "holds a JSON list, expected an object"),

@@ -111,7 +111,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
     "kind": {"reconstruction": "layer"},
     "iterations": {"iterations": 1},
-    "override": {"overrides": {r"image\.blocks\.0\..*": "W8A8"}},
+    "override": {"overrides": {"image.blocks.0.*": "W8A8"}},
 }
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor
 
+from d4c.reading.onnx_graph import OPERATORS, ORIGIN
+
 OPSET = 21
 """The first opset with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too."""
 IR_VERSION = 10
@@ -75,6 +77,7 @@ class Graph:
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Append one node of the default domain with one output."""
+        assert op in OPERATORS, f"readers refuse {op}; list it in d4c.reading.onnx_graph"
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -110,8 +113,8 @@ class Graph:
         """Append a Reshape; 0 keeps a dimension, -1 takes what is left."""
         return self.node("Reshape", [x, self.integers(*shape)], name)
 
-    def model(self, version: str) -> ModelProto:
-        """Return the complete model, as written by this version of d4c."""
+    def model(self, version: str, origin: str = "") -> ModelProto:
+        """Return the complete model, as written by this version of d4c from the artifact with this hash."""
         graph = helper.make_graph(
             self.nodes,
             self.name,
@@ -121,6 +124,8 @@ class Graph:
             value_info=self.states,
         )
         opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(
+        model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="d4c", producer_version=version
         )
+        helper.set_model_props(model, {ORIGIN: origin})
+        return model

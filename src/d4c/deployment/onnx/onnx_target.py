@@ -37,7 +37,7 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
     parity: dict[str, Parity] = {}
     for (tower, graph), progress_of_tower in zip(graphs.items(), parts(progress, [1, 1]), strict=True):
         file = folder / f"{tower}.onnx"
-        file.write_bytes(graph.model(__version__).SerializeToString())
+        file.write_bytes(graph.model(__version__, options.origin).SerializeToString())
         if options.check:
             parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
         progress_of_tower(1, 1)

@@ -9,7 +9,8 @@ from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.class_folders import class_folders, text_lines, tree_dataset
 from d4c.evaluation.readers.reader import Reader
-from d4c.files import read_json
+from d4c.reading.json_file import read_json
+from d4c.reading.schema import List, Table, Text, check
 
 DISTINCT = {
     "n02012849": "crane bird",
@@ -73,10 +74,9 @@ def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
             "LOC_synset_mapping.txt or imagenet_class_index.json; put one of them there."
         )
     rows_by_index = read_json(index, DataError, "download it again")
-    try:
-        return {str(wnid): DISTINCT.get(wnid, str(name).replace("_", " ")) for wnid, name in rows_by_index.values()}
-    except (ValueError, AttributeError, TypeError):
-        raise DataError(f'{index} does not read as {{"0": ["n01440764", "tench"], ...}}; download it again.') from None
+    # {"0": ["n01440764", "tench"], ...}
+    check(rows_by_index, Table(List(Text(), 2, 2)), str(index), DataError, "download it again")
+    return {wnid: DISTINCT.get(wnid, name.replace("_", " ")) for wnid, name in rows_by_index.values()}
 
 
 IMAGENET1K = Reader(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ import numpy as np
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.reader import Reader
+from d4c.reading.json_file import parse_json
+from d4c.reading.schema import AnyText, List, check
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,10 +67,11 @@ def encoded_images(column: pa.ChunkedArray) -> Callable[[int], bytes]:
 def class_names(text: bytes | None) -> tuple[str, ...] | None:
     """Parse a JSON list of strings; None for anything else."""
     try:
-        names = json.loads(text or b"null")
-    except (ValueError, RecursionError):
+        names = parse_json(text or b"null", "the class names", DataError, "correct them")
+        check(names, List(AnyText()), "the class names", DataError, "correct them")
+    except DataError:
         return None
-    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    return tuple(names)
 
 
 PARQUET = Reader(

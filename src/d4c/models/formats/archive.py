@@ -251,7 +251,7 @@ def read_members(archive: zipfile.ZipFile, source: str, choose: Choice) -> Weigh
     """Read the state dict in an open archive."""
     root, tree = read_tree(archive)
     order = f"{root}byteorder"
-    swap = order in archive.namelist() and archive.read(order) == b"big"
+    swap = order in archive.namelist() and archive.getinfo(order).file_size == 3 and archive.read(order) == b"big"
     refs = choose(groups_of(tree, TensorRef), source)
     needed = dict.fromkeys(ref.storage for ref in refs.values())
     # A pickle can ask for one entry under many lengths, and many entries can share the same bytes.
@@ -275,7 +275,8 @@ def read_tree(archive: zipfile.ZipFile) -> tuple[str, dict[Any, Any] | Record]:
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} pickles, expected one")
     root = pickles[0].removesuffix("data.pkl")
-    entries = [info for info in archive.infolist() if info.filename.startswith((pickles[0], f"{root}data/"))]
+    read = (pickles[0], f"{root}byteorder", f"{root}data/")
+    entries = [info for info in archive.infolist() if info.filename.startswith(read)]
     if any(info.compress_type != zipfile.ZIP_STORED for info in entries):
         raise ValueError("compressed entries")
     if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:

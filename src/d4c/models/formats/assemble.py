@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, D4CError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, uneven_heads
+from d4c.models.config import CLIPConfig, TextConfig
 from d4c.models.tokenizer import VOCAB_SIZE
 
 
@@ -44,6 +44,9 @@ class Source:
 Layout = Callable[[str], Source]
 """Maps the name of one of our parameters to where a state dict holds it."""
 
+CONFIG_ADVICE = "use another checkpoint or correct its configuration"
+"""What to do about sizes that no CLIP has."""
+
 IGNORED = ("num_batches_tracked", "attn_mask", "input_resolution", "context_length", "vocab_size", "position_ids")
 """Endings of the names of tensors that a CLIP does not need."""
 
@@ -55,21 +58,15 @@ def blueprint(config: CLIPConfig) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items() if not name.endswith(IGNORED)}
 
 
-def check_config(config: CLIPConfig, source: str) -> None:
-    """Raise CheckpointError for sizes that are not positive, are too large or contradict each other."""
-    text = config.text
-    sizes = {"embedding width": config.embed_dim, **config.image.sizes()}
-    sizes |= {"text width": text.width, "text layers": text.layers, "text heads": text.heads}
-    sizes |= {"context length": text.context_length, "vocabulary": text.vocab_size, "text MLP width": text.mlp_width}
-    for field, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
-            raise CheckpointError(
-                f"{source}: {field} is {value!r}, expected a positive whole number; use another checkpoint."
-            )
-        if ("layers" in field or "depth" in field) and value > 256:
-            raise CheckpointError(f"{source}: {field} is {value}, expected at most 256; use another checkpoint.")
-    for clause in (*uneven_heads("text", text.width, text.heads), *config.image.complaints()):
-        raise CheckpointError(f"{source}: {clause}; use a matching configuration.")
+def check_depth(config: CLIPConfig, tensors: int, source: str, error: type[D4CError]) -> None:
+    """Raise an error of class `error` for more blocks than there are tensors, before any of them is built."""
+    depths = getattr(config.image, "layers", 0)
+    blocks = config.text.layers + (sum(depths) if isinstance(depths, tuple) else depths)
+    if blocks > tensors:
+        raise error(
+            f"{source} announces {blocks} blocks and holds {tensors} tensors, expected several for each block; "
+            "use weights that belong to the configuration."
+        )
 
 
 def check_prompts(text: TextConfig, source: str) -> None:
@@ -110,7 +107,8 @@ def assemble(config: CLIPConfig, state: Mapping[str, Tensor], layout: Layout, so
         CheckpointError: The configuration is not that of a CLIP, or a tensor is missing, unknown, misshapen, not of a
             floating-point type or not finite.
     """
-    check_config(config, source)
+    config.check(source, CheckpointError, CONFIG_ADVICE)
+    check_depth(config, len(state), source, CheckpointError)
     check_prompts(config.text, source)
     shapes = blueprint(config)
     sources = {ours: layout(ours) for ours in shapes}

@@ -11,7 +11,7 @@ from torch import Tensor
 from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
 from d4c.models.config import Activation, CLIPConfig, ResNetConfig, ViTConfig
-from d4c.models.formats.assemble import assemble, blueprint, check_config
+from d4c.models.formats.assemble import CONFIG_ADVICE, assemble, blueprint, check_depth
 from d4c.models.formats.openai import fill_token_table, infer_config, openai_layout
 from d4c.models.formats.openclip import plain_names, refuse_foreign
 from d4c.models.tokenizer import VOCAB_SIZE
@@ -93,7 +93,8 @@ def from_state(
 def fits(config: CLIPConfig, state: Mapping[str, Tensor]) -> bool:
     """Whether tensors with OpenAI's names have the shapes of a configuration."""
     try:
-        check_config(config, "")
+        config.check("", CheckpointError, CONFIG_ADVICE)
+        check_depth(config, len(state), "", CheckpointError)
     except CheckpointError:
         return False
     sources = {openai_layout(config, ours): shape for ours, shape in blueprint(config).items()}

@@ -70,7 +70,7 @@ def read_config(file: Path, source: str, name: str) -> Configured:
     if file.name == OPENCLIP_CONFIG:
         return Configured(openclip_folder_config(data, source), "open_clip", name)
     if is_native(data):
-        return Configured(native_config(data, source), "native", str(data.get("name", name)))
+        return Configured(native_config(data, file.parent, source), "native", data["name"])
     if "architecture" in data:
         raise CheckpointError(
             f"{source} is a quantized model, expected a float one; use d4c.load_quantized, or d4c evaluate and "

@@ -8,6 +8,8 @@ from typing import Any
 from d4c.errors import CheckpointError
 from d4c.models.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, TextConfig, ViTConfig
 from d4c.models.formats.assemble import Source
+from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
+from d4c.reading.schema import Kind, check, shown
 
 _TOWER = {"image": "vision_model", "text": "text_model"}
 _WHOLE = {
@@ -53,32 +55,23 @@ def activation_of(part: Mapping[str, Any], source: str) -> Activation:
     name = part.get("hidden_act", "quick_gelu")
     if part.get("layer_norm_eps", 1e-5) != 1e-5:
         raise CheckpointError(
-            f"{source}: layer_norm_eps is {part['layer_norm_eps']!r}, expected 1e-05; use a CLIP trained with that."
+            f"{source}: layer_norm_eps is {shown(part['layer_norm_eps'])}, expected 1e-05; use one trained with that."
         )
     if name == "quick_gelu":
         return "quick_gelu"
     if name == "gelu":
         return "gelu"
     raise CheckpointError(
-        f"{source}: hidden_act is {name!r}, expected 'quick_gelu' or 'gelu'; use a CLIP with one of those."
+        f"{source}: hidden_act is {shown(name)}, expected 'quick_gelu' or 'gelu'; use a CLIP with one of those."
     )
 
 
-def triple(
-    value: Any, default: tuple[float, float, float], source: str, zero: bool = False
-) -> tuple[float, float, float]:
-    """Read three positive numbers, one per color; `zero` allows 0."""
+def triple(value: Any, kind: Kind, default: tuple[float, float, float], source: str) -> tuple[float, float, float]:
+    """Read three numbers of a kind, one per color."""
     if value is None:
         return default
-    if (
-        isinstance(value, list | tuple)
-        and len(value) == 3
-        and all(isinstance(v, int | float) and (v > 0 or (zero and v == 0)) for v in value)
-    ):
-        return (float(value[0]), float(value[1]), float(value[2]))
-    raise CheckpointError(
-        f"{source}: pixel mean or standard deviation is {value!r}, expected three positive numbers; correct the file."
-    )
+    check(value, kind, f"{source}: pixel mean or standard deviation", CheckpointError, "correct the file")
+    return (float(value[0]), float(value[1]), float(value[2]))
 
 
 def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], source: str) -> CLIPConfig:
@@ -97,15 +90,17 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
     """
     if (kind := config.get("model_type")) != "clip":
         raise CheckpointError(
-            f"{source} holds a model of type {kind!r}, expected 'clip'; "
+            f"{source} holds a model of type {shown(kind)}, expected 'clip'; "
             "use a CLIP, since others such as SigLIP are not supported."
         )
     if "quantization_config" in config:
         raise CheckpointError(f"{source} holds a quantized model, expected a float one; use d4c.load_quantized.")
     image, text = section(config, "vision", source), section(config, "text", source)
     eos = text.get("eos_token_id", 49407)
-    if not isinstance(eos, int):
-        raise CheckpointError(f"{source}: eos_token_id is {eos!r}, expected one whole number; correct config.json.")
+    if type(eos) is not int:
+        raise CheckpointError(
+            f"{source}: eos_token_id is {shown(eos)}, expected one whole number; correct config.json."
+        )
     return CLIPConfig(
         embed_dim=config.get("projection_dim", 512),
         image=ViTConfig(
@@ -128,6 +123,6 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
             # Files from before transformers 4.31 say 2 but mean the largest id.
             eos_id=None if eos == 2 else eos,
         ),
-        mean=triple(pixels.get("image_mean"), OPENAI_MEAN, source, zero=True),
-        std=triple(pixels.get("image_std"), OPENAI_STD, source),
+        mean=triple(pixels.get("image_mean"), PIXEL_MEAN, OPENAI_MEAN, source),
+        std=triple(pixels.get("image_std"), PIXEL_STD, OPENAI_STD, source),
     )

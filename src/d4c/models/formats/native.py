@@ -13,13 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.files import write_json
 from d4c.models.config import CLIPConfig
 from d4c.outputs import output_folder
+from d4c.reading.schema import Record, Text, check, check_version
+from d4c.reading.seal import FILES, check_file, check_seal, file_hashes, write_sealed
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT_VERSION = 1
+ADVICE = "save the model again"
+CONTENT = Record({"name": Text(), "architecture": Record(), "files": Record({WEIGHTS: FILES.kind})})
+"""What config.json holds."""
 
 
 def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -37,9 +41,8 @@ def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], fol
     with output_folder(folder, "float model") as temporary:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        write_json(
-            temporary / CONFIG, {"format_version": FORMAT_VERSION, "name": name, "architecture": config.to_dict()}
-        )
+        record = {"format_version": FORMAT_VERSION, "name": name, "architecture": config.to_dict()}
+        write_sealed(temporary / CONFIG, {**record, "files": file_hashes(temporary, [WEIGHTS])})
 
 
 def is_native(data: Mapping[str, Any]) -> bool:
@@ -47,16 +50,20 @@ def is_native(data: Mapping[str, Any]) -> bool:
     return "architecture" in data and "quantization_config" not in data
 
 
-def native_config(data: Mapping[str, Any], source: str) -> CLIPConfig:
-    """Return the configuration in a config.json of this layout; raises CheckpointError if it does not describe one."""
-    try:
-        if data["format_version"] > FORMAT_VERSION:
-            raise CheckpointError(
-                f"{source} has format version {data['format_version']}, expected at most {FORMAT_VERSION}; "
-                "install a newer d4c."
-            )
-        return CLIPConfig.from_dict(data["architecture"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{source} has a config.json that does not describe a CLIP ({error!r}); save the model again."
-        ) from None
+def native_config(data: Mapping[str, Any], folder: Path, source: str) -> CLIPConfig:
+    """Return the configuration in a config.json of this layout.
+
+    Args:
+        data: The content of config.json.
+        folder: Where it was read.
+        source: Names the model in error messages.
+
+    Raises:
+        CheckpointError: It does not describe a CLIP, or it or the weights have changed since they were written.
+    """
+    check_version(data, FORMAT_VERSION, source, CheckpointError, ADVICE)
+    check_seal(data, source, CheckpointError, ADVICE)
+    check(data, CONTENT, source, CheckpointError, ADVICE)
+    if (folder / WEIGHTS).is_file():
+        check_file(folder / WEIGHTS, data["files"][WEIGHTS], CheckpointError, ADVICE)
+    return CLIPConfig.from_dict(data["architecture"], f"{source}: architecture", CheckpointError, ADVICE)

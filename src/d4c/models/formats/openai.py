@@ -187,6 +187,13 @@ def fill_token_table(state: dict[str, Tensor], source: str, vocab_size: int) -> 
             f"{source}: 'token_embedding.token_ids' does not hold one id below {vocab_size} for each row of "
             "'token_embedding.weight'; use an undamaged checkpoint."
         )
+    # The blocks of any text tower hold far more than the square of its width.
+    held = sum(tensor.numel() for tensor in state.values())
+    if not len(ids) or rows.shape[1] ** 2 > held:
+        raise CheckpointError(
+            f"{source}: 'token_embedding.weight' has shape {list(rows.shape)}, expected a row or more and the width "
+            "of the text tower; use an undamaged checkpoint."
+        )
     table = torch.zeros(vocab_size, rows.shape[1], dtype=rows.dtype)
     table[ids.long()] = rows
     rest = {key: value for key, value in state.items() if key != "token_embedding.token_ids"}

@@ -11,6 +11,8 @@ from torch import Tensor
 from d4c.errors import CheckpointError, reason_of
 from d4c.models.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.formats.huggingface import triple
+from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
+from d4c.reading.schema import shown
 
 # Settings that are read or change no output.
 _KNOWN_IMAGE = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout"}
@@ -27,6 +29,8 @@ _KNOWN_MODEL = {
 }
 # Values of further settings that the towers support.
 _SUPPORTED = {"pool_type": ("tok", "argmax", "eos"), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
+_LARGEST = 1 << 20
+"""Of any number in a configuration; `CLIPConfig.check` has narrower ranges."""
 _IRRELEVANT = ("timm_", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "output_tokens", "attn_pooler_")
 _FOREIGN = {
     "visual.trunk.": "a model with an image tower from timm (ConvNeXt, SigLIP, EVA and others)",
@@ -59,14 +63,14 @@ def refuse_unknown(part: Mapping[str, Any], known: set[str], source: str) -> Non
     """Raise CheckpointError for a setting that the towers do not support."""
     if part.get("timm_model_name"):
         raise CheckpointError(
-            f"{source} has an image tower from timm ({part['timm_model_name']!r}), which is not supported; "
+            f"{source} has an image tower from timm ({shown(part['timm_model_name'])}), which is not supported; "
             "use a CLIP with OpenAI's ResNet or ViT towers."
         )
     for key, value in part.items():
         supported = key in known or not value or value in _SUPPORTED.get(key, ())
         if not supported and not key.startswith(_IRRELEVANT):
             raise CheckpointError(
-                f"{source} has {key} = {value!r}, which is not supported; "
+                f"{source} has {shown(key)[1:-1]} = {shown(value)}, which is not supported; "
                 "use a CLIP with OpenAI's ResNet or ViT towers."
             )
 
@@ -76,9 +80,21 @@ def positive_number(part: Mapping[str, Any], key: str, default: float, source: s
     value = part.get(key, default)
     if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
         value = value[0]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise CheckpointError(f"{source}: {key} is {value!r}, expected a positive number; correct the configuration.")
+    # Zero and NaN fail the comparison as well.
+    if type(value) not in (int, float) or not 0 < value <= _LARGEST:
+        raise CheckpointError(
+            f"{source}: {key} is {shown(value)}, expected a positive number up to {_LARGEST}; "
+            "correct the configuration."
+        )
     return value
+
+
+def positive_whole(part: Mapping[str, Any], key: str, default: int, source: str) -> int:
+    """Return a setting; raises CheckpointError if it is not a positive whole number, or two equal ones."""
+    value = positive_number(part, key, default, source)
+    if value != int(value):
+        raise CheckpointError(f"{source}: {key} is {value}, expected a whole number; correct the configuration.")
+    return int(value)
 
 
 def openclip_config(
@@ -107,36 +123,40 @@ def openclip_config(
     refuse_unknown(model, _KNOWN_MODEL, source)
     for key, expected in (("resize_mode", "shortest"), ("interpolation", "bicubic")):
         if (value := pixels.get(key, expected)) != expected:
-            raise CheckpointError(f"{source} has {key} = {value!r}, expected {expected!r}; use another CLIP.")
+            raise CheckpointError(
+                f"{source} has {shown(key)[1:-1]} = {shown(value)}, expected {expected!r}; use another CLIP."
+            )
     size = image.get("image_size", 224)
     if pixels.get("size") not in (None, size, [size, size], (size, size)):
         raise CheckpointError(
-            f"{source} has size = {pixels['size']!r} for pictures, expected the {size!r} of its image tower; "
+            f"{source} has size = {shown(pixels['size'])} for pictures, expected the {shown(size)} of its image tower; "
             "correct the configuration."
         )
     activation: Activation = "quick_gelu" if quick_gelu or model.get("quick_gelu") else "gelu"
     return CLIPConfig(
-        embed_dim=int(positive_number(model, "embed_dim", 0, source)),
+        embed_dim=positive_whole(model, "embed_dim", 0, source),
         image=image_config(image, activation, source),
         text=text_config(text, activation, source),
-        mean=triple(pixels.get("mean"), OPENAI_MEAN, source),
-        std=triple(pixels.get("std"), OPENAI_STD, source),
+        mean=triple(pixels.get("mean"), PIXEL_MEAN, OPENAI_MEAN, source),
+        std=triple(pixels.get("std"), PIXEL_STD, OPENAI_STD, source),
     )
 
 
 def image_config(image: Mapping[str, Any], activation: Activation, source: str) -> ViTConfig | ResNetConfig:
     """Translate a `vision_cfg`, which is that of a ResNet if it lists the depths of four stages."""
-    size = int(positive_number(image, "image_size", 224, source))
-    width = int(positive_number(image, "width", 768, source))
-    head_width = int(positive_number(image, "head_width", 64, source))
+    size = positive_whole(image, "image_size", 224, source)
+    width = positive_whole(image, "width", 768, source)
+    head_width = positive_whole(image, "head_width", 64, source)
     depths = image.get("layers", 12)
     if isinstance(depths, list):
         if len(depths) != 4:
-            raise CheckpointError(f"{source}: layers is {depths!r}, expected four depths; correct the configuration.")
+            raise CheckpointError(
+                f"{source}: layers is {shown(depths)}, expected four depths; correct the configuration."
+            )
         return ResNetConfig(size, width, (depths[0], depths[1], depths[2], depths[3]), width * 32 // head_width)
     return ViTConfig(
         image_size=size,
-        patch_size=int(positive_number(image, "patch_size", 16, source)),
+        patch_size=positive_whole(image, "patch_size", 16, source),
         width=width,
         layers=depths,
         heads=width // head_width,
@@ -147,16 +167,16 @@ def image_config(image: Mapping[str, Any], activation: Activation, source: str) 
 
 def text_config(text: Mapping[str, Any], activation: Activation, source: str) -> TextConfig:
     """Translate a `text_cfg`."""
-    width = int(positive_number(text, "width", 512, source))
+    width = positive_whole(text, "width", 512, source)
     return TextConfig(
         width=width,
-        layers=int(positive_number(text, "layers", 12, source)),
-        heads=int(positive_number(text, "heads", 8, source)),
+        layers=positive_whole(text, "layers", 12, source),
+        heads=positive_whole(text, "heads", 8, source),
         mlp_width=int(width * positive_number(text, "mlp_ratio", 4.0, source)),
         activation=activation,
-        context_length=int(positive_number(text, "context_length", 77, source)),
-        vocab_size=int(positive_number(text, "vocab_size", 49408, source)),
-        eos_id=int(positive_number(text, "eos_id", 2, source)) if text.get("pool_type") == "eos" else None,
+        context_length=positive_whole(text, "context_length", 77, source),
+        vocab_size=positive_whole(text, "vocab_size", 49408, source),
+        eos_id=positive_whole(text, "eos_id", 2, source) if text.get("pool_type") == "eos" else None,
     )
 
 

@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.files import read_json
 from d4c.models.formats.archive import Weights, read_archive
 from d4c.models.formats.wrapped.unwrap import Choice, every, select
+from d4c.reading.json_file import read_json
+from d4c.reading.schema import Table, Text, check, shown
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -80,14 +81,13 @@ def json_object(text: str) -> dict[str, Any] | None:
 
 def read_sharded(index: Path) -> Weights:
     """Read the tensors of all files that a Hugging Face index names, which must be in the same folder."""
-    names = read_json_object(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"{index} has no 'weight_map' from weights to files; download it again.")
+    names: Any = read_json_object(index).get("weight_map")
+    check(names, Table(Text()), f"{index}: weight_map", CheckpointError, "download it again")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise CheckpointError(
-                f"{index} names the file {name!r}, expected one in the same folder; use a folder with all shards."
+                f"{index} names the file {shown(name)}, expected one in the same folder; use a folder with all shards."
             )
         tensors |= read_weights(index.parent / name, every).tensors
     return Weights(select({"": tensors}, str(index)))

@@ -1,32 +1,40 @@
 """The artifact on disk: packed integers in safetensors, with everything that is needed to use them.
 
-config.json              architecture, `quantization_config` (formats of every layer), recipe
+config.json              architecture, `quantization_config` (formats of every layer), recipe, sizes and hashes of the
+                         other files, and the checksum of all that
 model.safetensors        <layer>.weight_packed, .weight_scale, .weight_zero_point, .bias, .input_scale,
                          .input_zero_point (of a product or sum of two activations: .a.* and .b.*), .loud_scale and
                          .loud_zero_point of a layer with loud channels, and what stays float
 tokenizer.json, tokenizer_config.json, preprocessor_config.json, README.md
 
-Loading checks names, shapes and types against what config.json announces before it reads a tensor.
+Loading checks hashes, and names, shapes and types against what config.json announces, before it reads a tensor.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from d4c.errors import ArtifactError
+from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.reading.json_file import read_json
+from d4c.reading.schema import OneOf, Record, check
 
 FORMAT_VERSION = 1
 KIND = "quantized model"
 """What the manifest of an artifact calls it."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SEALED = (WEIGHTS, *TOKENIZER_FILES, "preprocessor_config.json")
+"""The files whose hashes are in config.json."""
+IS_OURS = Record({"quantization_config": Record({"quant_method": OneOf(("d4c",))})})
 
 
 def is_artifact(folder: Path) -> bool:
     """Whether `write_artifact` wrote this folder, by its config.json."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return bool(config["quantization_config"]["quant_method"] == "d4c")
-    except (OSError, ValueError, KeyError, TypeError):
+        check(read_json(folder / CONFIG, ArtifactError, ""), IS_OURS, "", ArtifactError, "")
+    except ArtifactError:
         return False
+    return True
 
 
 def range_prefix(quantizer: str) -> str:

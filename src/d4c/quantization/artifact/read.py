@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,46 +10,102 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from d4c.device import move
-from d4c.errors import ArtifactError
-from d4c.models.clip import CLIP
+from d4c.errors import ArtifactError, SettingError, reason_of
+from d4c.models.clip import CLIP, TOWERS
 from d4c.models.config import CLIPConfig
-from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
+from d4c.models.formats.assemble import check_depth
+from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import packed_size, unpack
 from d4c.quantization.formats.scheme import Track
 from d4c.quantization.placement import LayerPlan, convert
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms
+from d4c.reading.json_file import read_json
+from d4c.reading.ranges import SEED, TOKEN_ID
+from d4c.reading.schema import List, Maybe, OneOf, Record, Table, Text, Whole, check, check_version
+from d4c.reading.seal import FILES, check_file, check_seal
+
+ADVICE = "the artifact is damaged, write it again"
+CHANGED = "write it again, or load it with verify=False if you changed it yourself"
+SCHEME = Text(16)
+RECIPE = Record(
+    {
+        "d4c": Text(),
+        "scheme": SCHEME,
+        "track": OneOf(get_args(Track)),
+        "overrides": Table(SCHEME),
+        "towers": List(OneOf(TOWERS), 1, 2),
+        "images": Whole(0, 1 << 30),
+        "prompts": Whole(0, 1 << 30),
+        "iterations": Maybe(Whole(1, 1 << 30)),
+        "reconstruction": Text(),
+        "seed": SEED,
+        "model": Record({"name": Text(), "sha256": Text()}),
+        "calibration": Record({}, {"method": Text()}),
+    }
+)
+"""What the model card and an export tell about how an artifact was made; there is more."""
+CONTENT = Record(
+    {
+        "name": Text(),
+        "architecture": Record(),
+        "quantization_config": Record(
+            {
+                "quant_method": OneOf(("d4c",)),
+                "scheme": SCHEME,
+                "track": OneOf(get_args(Track)),
+                "overrides": Table(SCHEME),
+                "begin_id": TOKEN_ID,
+                "layers": Table(Record()),
+            }
+        ),
+        "recipe": RECIPE,
+        "files": Record(dict.fromkeys(SEALED, FILES.kind)),
+    }
+)
+"""What config.json holds; `CLIPConfig` and `LayerPlan` check the architecture and the layers."""
 
 _DTYPES = {"F32": torch.float32, "U8": torch.uint8, "I32": torch.int32}
 
 
-def read_artifact(folder: str | Path, device: str | torch.device = "cpu") -> QuantizedCLIP:
+def read_artifact(folder: str | Path, device: str | torch.device = "cpu", *, verify: bool = True) -> QuantizedCLIP:
     """Read an artifact; its embeddings equal those of the model that was saved, bit for bit on the same device.
 
-    Raises ArtifactError with the reason if anything is missing, damaged or from a newer version.
+    Args:
+        folder: What `write_artifact` wrote.
+        device: Where to put it.
+        verify: Check the checksums of config.json and of the files that it lists.
+
+    Raises:
+        ArtifactError: Something is missing, damaged, changed since it was written or from a newer version.
+        SettingError: The device cannot be used.
     """
     folder = Path(folder)
     config = _read_config(folder)
+    if verify:
+        check_seal(config, str(folder / CONFIG), ArtifactError, CHANGED)
+        for name in SEALED:
+            check_file(folder / name, config["files"][name], ArtifactError, CHANGED)
+    architecture = CLIPConfig.from_dict(
+        config["architecture"], f"{folder / CONFIG}: architecture", ArtifactError, ADVICE
+    )
+    section = config["quantization_config"]
+    check_depth(architecture, _count_tensors(folder / WEIGHTS), str(folder), ArtifactError)
     try:
-        architecture = CLIPConfig.from_dict(config["architecture"])
-        section = config["quantization_config"]
-        plan = {str(name): LayerPlan.from_dict(entry) for name, entry in section["layers"].items()}
+        plan = {name: LayerPlan.from_dict(entry) for name, entry in section["layers"].items()}
         with torch.device("meta"):
-            skeleton = CLIP(architecture, str(config["name"])).eval().requires_grad_(False)
+            skeleton = CLIP(architecture, config["name"]).eval().requires_grad_(False)
             track = section["track"]
-            if track not in get_args(Track):
-                raise ValueError(f"unknown track {track!r}")
             for tower in {name.partition(".")[0] for name in plan} if track == "deployable" else ():
                 fold_batchnorms(skeleton.tower(tower))
             convert(skeleton, plan, track)
-            begin_id = section["begin_id"]
-            skeleton.text.expect_begin(None if begin_id is None else int(begin_id))
+            skeleton.text.expect_begin(section["begin_id"])
         clip = QuantizedCLIP(skeleton, plan, dict(config["recipe"]))
-    # Sizes and layer names from a foreign file make torch and the towers fail in every way there is.
-    except Exception as error:
+    # Plans that do not fit the layers make torch and the towers fail in many ways.
+    except (AttributeError, AssertionError, LookupError, RuntimeError, SettingError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"{folder / 'config.json'} does not describe a quantized CLIP ({error!r}); export it again."
+            f"{folder / CONFIG} does not describe a quantized CLIP ({reason_of(error)}); {ADVICE}."
         ) from None
     _fill(clip, folder / WEIGHTS)
     return move(clip, device)
@@ -58,31 +113,48 @@ def read_artifact(folder: str | Path, device: str | torch.device = "cpu") -> Qua
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ArtifactError(f"{folder} holds no config.json; give the folder that save_pretrained wrote.") from None
-    except ValueError:
-        raise ArtifactError(f"{path} is not JSON; the artifact is damaged, write it again.") from None
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(version, int):
-        raise ArtifactError(f"{path} has no format_version; give the folder that save_pretrained wrote.")
-    if version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} has format version {version}, but this d4c reads up to {FORMAT_VERSION}; install a newer d4c."
-        )
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no config.json; give the folder that save_pretrained wrote.")
+    config = read_json(path, ArtifactError, ADVICE)
+    check_version(config, FORMAT_VERSION, str(path), ArtifactError, "give the folder that save_pretrained wrote")
+    check(config, CONTENT, str(path), ArtifactError, ADVICE)
     return dict(config)
 
 
+def _count_tensors(path: Path) -> int:
+    try:
+        with safe_open(path, "pt") as stored:
+            return len(stored.keys())
+    except (OSError, SafetensorError, UnicodeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({reason_of(error)}); {ADVICE}.") from None
+
+
+def _check_room(clip: QuantizedCLIP, path: Path) -> None:
+    """Raise ArtifactError if a file is smaller than what config.json announces, before anything is allocated.
+
+    Rows of the token table that are not in use are not stored; the blocks bound its width.
+    """
+    needed = 0
+    for layer in clip.layers().values():
+        if not isinstance(layer, QuantizedEmbedding):
+            needed += packed_size(int(torch.Size(layer.weight_shape).numel()), layer.weight_args.num_bits)
+    quantized = {parameter for layer in clip.layers().values() for parameter in layer.parameters()}
+    needed += sum(4 * p.numel() for p in clip.parameters() if p not in quantized)
+    size = path.stat().st_size if path.is_file() else None
+    if size is not None and size < needed:
+        raise ArtifactError(f"{path} has {size} bytes, but config.json announces weights of {needed} bytes; {ADVICE}.")
+
+
 def _fill(clip: QuantizedCLIP, path: Path) -> None:
+    _check_room(clip, path)
     try:
         with safe_open(path, "pt") as stored:
             reader = _Reader(stored, path)
             for name, module in list(clip.named_modules(remove_duplicate=False)):
                 _fill_module(clip, name, module, reader)
             reader.finish()
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); the artifact is damaged, write it again.") from None
+    except (OSError, SafetensorError, UnicodeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({reason_of(error)}); {ADVICE}.") from None
 
 
 class _Reader:

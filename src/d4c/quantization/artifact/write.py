@@ -14,35 +14,17 @@ from d4c.files import write_json
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer_files import save_tokenizer
 from d4c.quantization.artifact.card import model_card
-from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
+from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
 from d4c.quantization.placement import Plan, loud_channels
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, effective_bits
+from d4c.reading.seal import file_hashes, write_sealed
 
 
 def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Path) -> None:
     """Write the files of an artifact into an empty folder."""
     config = clip.config
     save_file(dict(_tensors(clip)), folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(
-        folder / CONFIG,
-        {
-            "format_version": FORMAT_VERSION,
-            "name": clip.name,
-            "architecture": config.to_dict(),
-            "quantization_config": {
-                "quant_method": "d4c",
-                "scheme": recipe["scheme"],
-                "track": recipe["track"],
-                "overrides": recipe["overrides"],
-                "begin_id": clip.text.begin_id,
-                "effective_bits": round(effective_bits(clip), 4),
-                "layers": {name: entry.to_dict() for name, entry in plan.items()},
-                "ignore": sorted(_float_layers(clip)),
-            },
-            "recipe": recipe,
-        },
-    )
     write_json(
         folder / "preprocessor_config.json",
         {
@@ -61,6 +43,26 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
         },
     )
     save_tokenizer(folder, config.text.context_length)
+    write_sealed(
+        folder / CONFIG,
+        {
+            "format_version": FORMAT_VERSION,
+            "name": clip.name,
+            "architecture": config.to_dict(),
+            "quantization_config": {
+                "quant_method": "d4c",
+                "scheme": recipe["scheme"],
+                "track": recipe["track"],
+                "overrides": recipe["overrides"],
+                "begin_id": clip.text.begin_id,
+                "effective_bits": round(effective_bits(clip), 4),
+                "layers": {name: entry.to_dict() for name, entry in plan.items()},
+                "ignore": sorted(_float_layers(clip)),
+            },
+            "recipe": recipe,
+            "files": file_hashes(folder, SEALED),
+        },
+    )
     card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))
     (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from statistics import median
 
@@ -50,7 +49,7 @@ def _layers(tower: TowerDiagnosis, scheme: Scheme) -> Iterator[Finding]:
     )
     worst = tower.at_risk[0]
     better = Scheme(max(worst.weight_bits or scheme.weight_bits, 4), MAX_BITS)
-    pattern = re.escape(worst.name)
+    pattern = worst.name
     yield Finding(
         "layers", tower.name, False, fact, f"Give each of them more bits, such as --override '{pattern}={better}'."
     )

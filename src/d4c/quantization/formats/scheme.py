@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
+from d4c.reading.schema import Flag, OneOf, Record, Whole, check
 
 Strategy = Literal["tensor", "channel", "token"]
 Track = Literal["deployable", "paper"]
@@ -54,18 +55,24 @@ class QuantArgs:
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> QuantArgs:
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`; raises SettingError for anything else."""
+        check(data, FORMAT_KIND, "The number format", SettingError, "give what QuantArgs.to_dict returns")
+        pairs_fit = data.get("observer_kwargs", {}).get("reduce_range", False)
+        if pairs_fit and not data["symmetric"]:
+            raise SettingError("The number format has pair sums that fit and is not symmetric; leave one of them out.")
+        return QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], pairs_fit)
 
-        Raises:
-            KeyError, TypeError, SettingError: The data are not what `to_dict` gives.
-        """
-        pairs_fit = dict(data.get("observer_kwargs", {})).get("pairs_fit", False)
-        args = QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], pairs_fit)
-        known = data["type"] == "int" and args.strategy in get_args(Strategy) and isinstance(args.symmetric, bool)
-        if not known or not isinstance(args.pairs_fit, bool) or (args.pairs_fit and not args.symmetric):
-            raise TypeError(f"The data {data} are not a number format; give what QuantArgs.to_dict returns.")
-        check_bits(args.num_bits, "num_bits")
-        return args
+
+FORMAT_KIND = Record(
+    {
+        "type": OneOf(("int",)),
+        "num_bits": Whole(MIN_BITS, MAX_BITS),
+        "symmetric": Flag(),
+        "strategy": OneOf(get_args(Strategy)),
+    },
+    {"observer_kwargs": Record({}, {"pairs_fit": Flag()})},
+)
+"""What the dictionary of `QuantArgs.to_dict` holds."""
 
 
 @dataclass(frozen=True)

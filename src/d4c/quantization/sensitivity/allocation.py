@@ -12,6 +12,7 @@ from d4c.errors import SettingError
 from d4c.progress import Progress, silent
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.layer_patterns import matches_any
 from d4c.quantization.quantized_layers import QuantizedEmbedding, QuantizedLayer, weighted_layers
 from d4c.quantization.sensitivity.probe import Probe
 
@@ -129,11 +130,11 @@ def _budget(sizes: Sizes, weights: int, target_bits: float | None, target_bytes:
 
 def is_free(name: str, layer: QuantizedLayer, fixed: Collection[str]) -> bool:
     """Whether a layer may get another width: it is not the token table, and no pattern of `fixed` matches it."""
-    return not isinstance(layer, QuantizedEmbedding) and not any(re.fullmatch(pattern, name) for pattern in fixed)
+    return not isinstance(layer, QuantizedEmbedding) and not matches_any(fixed, name)
 
 
 def patterns(widths: Mapping[str, int]) -> dict[str, int]:
-    r"""Turn widths by layer into widths by pattern, one for all blocks of a width: image\.blocks\.(0|3)\.attn\.q."""
+    """Turn widths by layer into widths by pattern, one for all blocks of a width: image.blocks.{0,3}.attn.q."""
     groups: dict[tuple[str, str, int], list[str]] = {}
     for name, bits in widths.items():
         head, *block = re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1)
@@ -141,6 +142,6 @@ def patterns(widths: Mapping[str, int]) -> dict[str, int]:
         groups.setdefault((head, tail, bits), []).append(number)
     by_pattern = {}
     for (head, tail, bits), numbers in groups.items():
-        middle = numbers[0] if len(numbers) == 1 else f"({'|'.join(numbers)})"
-        by_pattern[re.escape(head) + middle + re.escape(tail)] = bits
+        middle = numbers[0] if len(numbers) == 1 else f"{{{','.join(numbers)}}}"
+        by_pattern[head + middle + tail] = bits
     return by_pattern
