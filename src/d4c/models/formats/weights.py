@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, reason_of
 from d4c.models.formats.archive import Weights, read_archive
 from d4c.models.formats.wrapped.unwrap import Choice, every, select
-from d4c.reading.json_file import read_json
+from d4c.reading.json_file import parse_json, read_json
 from d4c.reading.schema import Table, Text, check, shown
 
 
@@ -65,7 +64,7 @@ def read_safetensors(path: Path, choose: Choice) -> Weights:
             metadata = stored.metadata() or {}
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"{path} is a damaged or truncated safetensors file ({error}); download it again."
+            f"{path} is a damaged or truncated safetensors file ({reason_of(error)}); download it again."
         ) from None
     return Weights(tensors, tuple(filter(None, map(json_object, metadata.values()))))
 
@@ -73,8 +72,8 @@ def read_safetensors(path: Path, choose: Choice) -> Weights:
 def json_object(text: str) -> dict[str, Any] | None:
     """Parse a JSON object; None for anything else."""
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
+        data = parse_json(text, "the metadata", CheckpointError, "leave it out")
+    except CheckpointError:
         return None
     return data if isinstance(data, dict) else None
 

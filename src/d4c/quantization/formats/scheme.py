@@ -57,7 +57,7 @@ class QuantArgs:
     def from_dict(data: dict[str, Any]) -> QuantArgs:
         """Inverse of `to_dict`; raises SettingError for anything else."""
         check(data, FORMAT_KIND, "The number format", SettingError, "give what QuantArgs.to_dict returns")
-        pairs_fit = data.get("observer_kwargs", {}).get("reduce_range", False)
+        pairs_fit = data.get("observer_kwargs", {}).get("pairs_fit", False)
         if pairs_fit and not data["symmetric"]:
             raise SettingError("The number format has pair sums that fit and is not symmetric; leave one of them out.")
         return QuantArgs(data["num_bits"], data["symmetric"], data["strategy"], pairs_fit)
