@@ -20,8 +20,8 @@ TowerName = Literal["image", "text"]
 RANGES: dict[str, Kind] = {
     "iterations": Maybe(COUNT),
     "batch_size": Maybe(COUNT),
-    "target_bits": Maybe(Number(1, 8)),
-    "target_bytes": Maybe(Whole(1, 1 << 50)),
+    "target_bits": Maybe(Number(0, 64)),
+    "target_bytes": Maybe(Whole(0, 1 << 50)),
     "seed": SEED,
 }
 """What the numbers of a `QuantizeConfig` may be."""
