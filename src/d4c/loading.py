@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from d4c.errors import ArtifactError, SettingError, quantize_extra, warn
-from d4c.files import read_json
+from d4c.reading.json_file import read_json
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 if TYPE_CHECKING:
