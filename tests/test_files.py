@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from d4c.errors import DataError
 from d4c.files import atomic_file, atomic_folder, sha256, write_json
+from d4c.reading.json_file import read_json
 
 
 class Stop(Exception):
