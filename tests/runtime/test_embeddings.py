@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not of unit length": (rewritten(embeddings=np.full((2, 4), 0.51, np.float32)), "not of unit length"),
     "newer version": (rewritten(format_version=9), "format version 9, but this d4c reads up to 2"),
 }
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(DataError, match=r"pipe\.npz is not a regular file"):
+        read_entries(tmp_path / "pipe.npz", "model", 2)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

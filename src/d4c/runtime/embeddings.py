@@ -54,6 +54,8 @@ def read_entries(file: Path, model: str, dimensions: int) -> Entries:
     """
     if not file.exists():
         return {}
+    if not file.is_file():  # a pipe would wait for somebody to write
+        raise DataError(f"{file} is not a regular file, expected one of embeddings; name another one.")
     try:
         stored = read_arrays(file, ["format_version", "model", "paths", "stamps", "embeddings"])
         version = _version(stored["format_version"])

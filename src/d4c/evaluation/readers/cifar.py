@@ -90,13 +90,13 @@ def read_cifar(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.
     """
     layout = LAYOUTS[classes]
     for folder in (path / layout.binary, path):
-        if (folder / layout.binary_test).exists():
+        if (folder / layout.binary_test).is_file():
             flat, labels = read_binary(folder / layout.binary_test, layout.header)
             names = existing(folder / layout.binary_names).read_text(encoding="utf-8", errors="replace").split()
             break
     else:
         for folder in (path / layout.python, path):
-            if (folder / layout.python_test).exists():
+            if (folder / layout.python_test).is_file():
                 flat, labels = read_python(folder / layout.python_test, layout.label_key)
                 names = string_list(folder / layout.python_meta, layout.names_key)
                 break

@@ -44,7 +44,7 @@ def read_folder(spec: str, path: Path) -> Dataset:
         )
     # Names that are not UTF-8 come as surrogates, which no tokenizer takes.
     classes = [os.fsencode(folder.name).decode("utf-8", "replace").replace("_", " ") for folder in folders]
-    if (path / "classes.txt").exists():
+    if (path / "classes.txt").is_file():
         classes = text_lines(path / "classes.txt")
         if len(classes) != len(folders):
             raise DataError(

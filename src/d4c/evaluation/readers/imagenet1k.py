@@ -62,13 +62,13 @@ def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
     Raises:
         DataError: None of the files exists, or it does not read as expected.
     """
-    if (path / "classes.txt").exists():
+    if (path / "classes.txt").is_file():
         return dict(zip(wnids, text_lines(path / "classes.txt"), strict=False))
-    if (path / "LOC_synset_mapping.txt").exists():
+    if (path / "LOC_synset_mapping.txt").is_file():
         rows = [line.partition(" ") for line in text_lines(path / "LOC_synset_mapping.txt")]
         return {wnid: DISTINCT.get(wnid, names.split(",")[0].strip()) for wnid, _, names in rows}
     index = path / "imagenet_class_index.json"
-    if not index.exists():
+    if not index.is_file():
         raise DataError(
             f"{path} has no class names, expected classes.txt (1000 lines in the order of the sorted wnids), "
             "LOC_synset_mapping.txt or imagenet_class_index.json; put one of them there."
