@@ -16,9 +16,17 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
+from d4c.printable import printable
+
 
 class D4CError(Exception):
-    """The base class of every error that d4c raises on purpose."""
+    """The base class of every error that d4c raises on purpose; its message is one printable line.
+
+    Messages quote files and their names, which may hold anything.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class CheckpointError(D4CError):

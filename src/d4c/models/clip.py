@@ -19,6 +19,7 @@ from d4c.models.tokenizer import tokenize
 from d4c.models.tower import Tower
 from d4c.models.vit import VisionTransformer
 from d4c.pictures import Picture
+from d4c.printable import printable
 from d4c.templates import PHOTO_TEMPLATES
 from d4c.zeroshot.classification import classify
 
@@ -61,7 +62,7 @@ class CLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.name = name
+        self.name = printable(name)[:1000]
         self.image = IMAGE_TOWERS[type(config.image)](config.image, config.embed_dim) if image is None else image
         self.text = TextTransformer(config.text, config.embed_dim) if text is None else text
         start = nn.Parameter(torch.tensor(math.log(1 / 0.07)))

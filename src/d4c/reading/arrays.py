@@ -44,7 +44,7 @@ def read_arrays(file: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise Unreadable("its arrays are compressed")
             # Entries may lie on one another.
-            if sum(entry.file_size for entry in entries) > size:
+            if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
                 raise Unreadable("its arrays are larger than the file")
             return {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in entries}
     except (Unreadable, OSError):

@@ -279,6 +279,8 @@ def read_tree(archive: zipfile.ZipFile) -> tuple[str, dict[Any, Any] | Record]:
     entries = [info for info in archive.infolist() if info.filename.startswith(read)]
     if any(info.compress_type != zipfile.ZIP_STORED for info in entries):
         raise ValueError("compressed entries")
+    if any(max(info.file_size, info.compress_size) > archive.start_dir for info in entries):
+        raise ValueError("entries larger than the file")
     if archive.getinfo(pickles[0]).file_size > _MAX_PICKLE_BYTES:
         raise ValueError(f"a pickle of more than {_MAX_PICKLE_BYTES >> 20} MiB")
     tree = load(archive.read(pickles[0]), _GLOBALS, storage_ref)
