@@ -13,7 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from d4c.errors import DataError
-from d4c.files import atomic_file, atomic_folder, sha256, write_json
+from d4c.files import atomic_file, atomic_folder, read_text, sha256, write_json
 from d4c.reading.json_file import read_json
 
 
@@ -174,6 +174,15 @@ def test_a_folder_that_a_file_system_does_not_flush_is_written(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", fsync)
     write_json(tmp_path / "a.json", 1)
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le with mark"])
+def test_text_is_read_as_shells_and_editors_write_it(tmp_path: Path, encoding: str) -> None:
+    """Notepad marks UTF-8, and `>` of Windows PowerShell writes UTF-16."""
+    text = "Käse\r\nbread 犬\n"
+    content = b"\xff\xfe" + text.encode("utf-16-le") if "mark" in encoding else text.encode(encoding)
+    (tmp_path / "a.txt").write_bytes(content)
+    assert read_text(tmp_path / "a.txt") == text
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d4c.errors import DataError
+from d4c.files import read_text
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer import clean, tokenizer
 from d4c.reading.json_file import parse_json
@@ -64,7 +65,7 @@ def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ..
     if isinstance(prompts, str | Path):
         path = Path(prompts)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"The prompts {str(path)!r} cannot be read as a text file ({type(error).__name__}); "

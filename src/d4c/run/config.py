@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import SettingError, reason_of, require
+from d4c.files import read_text
 from d4c.models.config import Activation
 from d4c.quantization.config import QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
@@ -102,7 +103,7 @@ def run_config(data: Mapping[str, Any]) -> RunConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """The nested settings of a file, for `run_config`. Raises SettingError for a file that is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise SettingError(f"{path} cannot be read ({error.strerror}); give a TOML file of run settings.") from None
     # Besides its own error, tomllib raises ValueError for long numbers and recurses without a limit.

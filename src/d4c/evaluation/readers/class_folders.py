@@ -11,6 +11,7 @@ import numpy as np
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.reader import Reader
+from d4c.files import read_text
 from d4c.picture_files import none_readable, pictures_below
 from d4c.pictures import unreadable
 
@@ -102,7 +103,7 @@ def _pictures_of_class(folder: Path) -> list[Path]:
 def text_lines(path: Path) -> list[str]:
     """Read the lines of a UTF-8 text file that are not blank; raise DataError for other encodings."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text, expected class names; save it as UTF-8.") from None
 
