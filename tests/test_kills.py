@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from d4c.files import write_json
+from d4c.locks import LOCK
 from d4c.manifest import stage_folder
 from d4c.outputs import output_folder, reserved
-from d4c.siblings import is_leftover, restore
+from d4c.siblings import NEW, OLD, restore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -89,7 +90,7 @@ def test_nothing_is_lost_and_nothing_is_left(
         assert not (folder / "out").exists() or read(folder) in ("old", "new")
         job(folder, "newer")
         assert read(folder) == "newer"
-        left = [path for path in folder.rglob("*") if is_leftover(path.name)]
+        left = [path for path in folder.rglob("*") if path.name.endswith((NEW, OLD, LOCK))]
         assert left == []
         event += 1
     assert event > 15

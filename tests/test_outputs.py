@@ -113,8 +113,19 @@ def test_what_a_killed_process_left_makes_no_folder_occupied(tmp_path: Path) -> 
     (tmp_path / ".d4c-lock").touch()
     (tmp_path / ".out.d4c-lock").touch()
     assert is_empty(tmp_path)
-    (tmp_path / ".config.json.d4c-new").touch()
-    assert not is_empty(tmp_path)
+    for name in (".config.json.d4c-new", ".out.0123abcd.d4c-old"):
+        (tmp_path / name).mkdir()
+        assert not is_empty(tmp_path)
+        (tmp_path / name).rmdir()
+
+
+def test_a_folder_in_which_another_process_works_is_occupied(tmp_path: Path) -> None:
+    with reserved(tmp_path / "out"):
+        assert not is_empty(tmp_path)
+    with output_folder(tmp_path / "out", "export"):
+        assert not is_empty(tmp_path)
+        with pytest.raises(ArtifactError, match="exists and is not an export"):
+            check_output(tmp_path, "export")
 
 
 def test_a_folder_is_reserved_until_its_process_is_gone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from d4c.errors import ArtifactError
 from d4c.files import atomic_file, atomic_folder
-from d4c.siblings import ABANDONED, check_writable, exchange, is_leftover, restore
+from d4c.siblings import ABANDONED, NEW, OLD, check_writable, exchange, restore
 
 
 class Stop(Exception):
@@ -108,7 +108,7 @@ def test_what_a_killed_process_left_is_removed_or_put_back(tmp_path: Path, momen
     before = names(tmp_path)
     killed(moment, out)
     assert names(tmp_path) != before
-    assert all(is_leftover(name) for name in {path.split("/")[0] for path in names(tmp_path)} - set(before))
+    assert all(name.endswith((NEW, OLD)) for name in {path.split("/")[0] for path in names(tmp_path)} - set(before))
     restore(out)
     if moment in "12":
         assert (out / "x").read_text() == "old"

@@ -11,7 +11,7 @@ from d4c.errors import ArtifactError
 from d4c.files import atomic_folder
 from d4c.locks import LOCK, locked
 from d4c.manifest import LITTER, changed_file, read_manifest, refuse_foreign, write_manifest
-from d4c.siblings import check_writable, is_leftover, restore
+from d4c.siblings import check_writable, is_abandoned, restore
 
 
 def check_output(folder: Path, kind: str) -> None:
@@ -91,7 +91,7 @@ def is_empty(folder: Path) -> bool:
     """Whether a folder is absent or holds nothing but what a killed process left."""
     if not os.path.lexists(folder):
         return True
-    return folder.is_dir() and all(is_leftover(entry.name) or entry.name in LITTER for entry in folder.iterdir())
+    return folder.is_dir() and all(entry.name in LITTER or is_abandoned(entry) for entry in folder.iterdir())
 
 
 def _refuse_unmovable(folder: Path, real: Path) -> None:

@@ -94,10 +94,19 @@ def remove_leftovers(parent: Path, names: str) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def is_leftover(name: str) -> bool:
-    """Whether only a process of d4c that was killed leaves a file or a folder of this name."""
-    pattern = rf"(\..+)?{LOCK}|\..+\.[0-9a-f]{{8}}({NEW}|{OLD})"
-    return re.fullmatch(pattern, name, re.DOTALL) is not None
+def is_abandoned(path: Path) -> bool:
+    """Whether only a killed process can have left something: a lock or an unfinished sibling that nobody holds.
+
+    What was moved aside is not: it may be the only one of its kind.
+    """
+    if re.fullmatch(rf"(\..+)?{LOCK}|\..+\.[0-9a-f]{{8}}{NEW}", path.name, re.DOTALL) is None:
+        return False
+    descriptor = _open(path)
+    if descriptor is None:
+        return True
+    is_held = try_lock(descriptor) is False
+    os.close(descriptor)
+    return not is_held
 
 
 def check_writable(path: Path, advice: str = "choose another path") -> None:
@@ -151,10 +160,10 @@ def _make(path: Path) -> tuple[Path, int | None]:
         os.close(descriptor)  # another process took it for nobody's before it was locked
 
 
-def _open(folder: Path) -> int | None:
-    """A descriptor of a folder, where the system gives one."""
+def _open(path: Path) -> int | None:
+    """A descriptor of a file or a folder, where the system gives one."""
     try:
-        return os.open(folder, os.O_RDONLY)
+        return os.open(path, os.O_RDONLY)
     except OSError:
         return None
 
