@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "cased by its settings": ({"tokenizer_config": {"do_lower_case": False}}, "do_lower_case = False"),
     "added": ({"tokenizer": tokenizer_json(added_tokens=[{"id": 49408, "content": "<sks>"}])}, "added token '<sks>'"),
     "vocabulary of the tower": ({"text": {"vocab_size": 60000}}, "a vocabulary of 60000 tokens, expected the 49408"),
-    "small vocabulary": ({"text": {"vocab_size": 3000}}, "a vocabulary of 3000 tokens"),
+    "small vocabulary": ({"text": {"vocab_size": 3000}}, "49407, beyond the vocabulary of 3000"),
     "end of text": ({"text": {"eos_token_id": 5}}, "ends prompts with the token 5, expected 49407"),
 }
 
