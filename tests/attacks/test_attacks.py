@@ -226,6 +226,10 @@ ATTACKS: dict[str, Attack] = {
     "a seed of four hundred digits": Attack(
         toml_of(f'model = "demo-vit"\n[synthesis]\nseed = {HUGE}'), "expected from 0 to 2^63 - 1"
     ),
+    "a list for the name of a method": Attack(
+        toml_of('model = "demo-vit"\n[synthesis]\nmethod = ["d4c"]'), "expected a string"
+    ),
+    "a table for a preset": Attack(toml_of('model = "demo-vit"\n[preset]\nquick = 1'), "is unknown"),
     "a hexadecimal number without end": Attack(
         toml_of(f'model = "demo-vit"\n[quantization]\nseed = 0x{"f" * 5000}'), "a number of 20000 bits"
     ),

@@ -155,6 +155,6 @@ def quantize_config(
             raise SettingError(f"The preset {preset!r} is given beside a QuantizeConfig; leave one of them out.")
         return with_settings(scheme, changes, "quantization")
     chosen = preset or DEFAULT_PRESET
-    if chosen not in PRESETS:
+    if not isinstance(chosen, str) or chosen not in PRESETS:
         raise SettingError(f"The preset {chosen!r} is unknown; use one of {', '.join(PRESETS)}.")
     return with_settings(PRESETS[chosen], {"scheme": scheme, **changes}, "quantization")

@@ -103,9 +103,9 @@ class SynthesisConfig:
         return self.images if self.needs.whole_set else self.group_size
 
     def __post_init__(self) -> None:
+        check_types(self, "synthesis")
         if self.method not in METHODS:
             raise SettingError(f"The synthesis method {self.method!r} is unknown; use one of {', '.join(METHODS)}.")
-        check_types(self, "synthesis")
         self.expect("seed", SEED.low <= self.seed <= SEED.high, "from 0 to 2^63 - 1")
         for name in ("images", "iterations", "group_size"):
             self.expect(name, COUNT.low <= getattr(self, name) <= COUNT.high, f"from {COUNT.low} to {COUNT.high}")
@@ -160,6 +160,6 @@ def synthesis_config(
             raise SettingError(f"The preset {preset!r} is given beside a SynthesisConfig; leave one of them out.")
         return with_settings(method, changes, "synthesis")
     name = preset or DEFAULT_PRESET
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise SettingError(f"The preset {name!r} is unknown; use one of {', '.join(PRESETS)}.")
     return with_settings(PRESETS[name], {"method": method, **changes}, "synthesis")
