@@ -281,11 +281,15 @@ def _artifacts(clip: CLIP, folder: Path) -> list[Target]:
         (saved / "model.safetensors").write_bytes(data)
         d4c.load_quantized(saved, verify=False)
 
+    description = (export / "export.json").read_bytes()
+
     def read_graph(data: bytes) -> None:
+        (export / "export.json").write_bytes(description)
         (export / "image.onnx").write_bytes(data)
         read_export(export, verify=False)
 
     def read_processor(data: bytes) -> None:
+        (export / "export.json").write_bytes(description)
         (export / "image.onnx").write_bytes(graph)
         (export / "preprocessor_config.json").write_bytes(data)
         read_export(export, verify=False)
