@@ -206,7 +206,7 @@ def test_ctrl_c_ends_in_one_sentence(d4c_command: Any, monkeypatch: pytest.Monke
     assert d4c_command(*words) == (130, "", "Stopped; the same command resumes where it stopped.\n")
     monkeypatch.setattr("d4c.runtime.gallery.open_gallery", stop)
     monkeypatch.setattr("d4c.runtime.runtime_clip.RuntimeCLIP", lambda *_: None)
-    assert d4c_command("search", "--quiet", "a", "b", "c")[2] == "Stopped; the same command resumes where it stopped.\n"
+    assert d4c_command("search", "--quiet", "a", tmp_path, "c")[2] == "Stopped; the same command resumes where it stopped.\n"
     monkeypatch.setattr("d4c.evaluation.evaluate.evaluate", stop)
     assert d4c_command("evaluate", "demo-vit", "--quiet") == (130, "", "Stopped.\n")
 
