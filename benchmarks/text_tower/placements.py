@@ -59,7 +59,7 @@ def _per_tensor(clip: CLIP, scheme: str, rule: RangeRule, prompts: Sequence[str]
     overrides = default_overrides(copied, "deployable")
     plan = make_plan(copied, Scheme.parse(scheme), "deployable", overrides, ("text",))
     convert(copied, plan, "deployable")
-    calibrate(copied, torch.empty(0), tokens, ("text",), known_pixels=False, rule=rule)
+    calibrate(copied, torch.empty(0), tokens, ("text",), deployable=False, rule=rule)
     # Attention is causal: positions after end-of-text have had their part in the ranges and change nothing else.
     copied.text.trim = True
     return copied

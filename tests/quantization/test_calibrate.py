@@ -42,7 +42,7 @@ def calibrated_text(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:
     """Every range of a text tower at W8A8."""
     quantized = copy.deepcopy(clip)
     convert(quantized, make_plan(quantized, Scheme(8, 8), "deployable", {}, ("text",)), "deployable")
-    calibrate(quantized, torch.empty(0), tokens, ("text",), known_pixels=True)
+    calibrate(quantized, torch.empty(0), tokens, ("text",), deployable=True)
     return {
         f"{name}.{key}": value
         for name, module in quantized.named_modules()
@@ -71,7 +71,7 @@ def test_quantizers_of_one_tensor_have_the_range_that_each_would_find(
         quantized = copy.deepcopy(tiny_vit)
         overrides = {"image.blocks.0.attn.k": Scheme.parse(scheme_of_k)}
         convert(quantized, make_plan(quantized, Scheme(4, 4), "paper", overrides, ("image",)), "paper")
-        calibrate(quantized, pixels, torch.empty(0), ("image",), known_pixels=False)
+        calibrate(quantized, pixels, torch.empty(0), ("image",), deployable=False)
         return quantized.image.state_dict()
 
     shared = {scheme: state(scheme) for scheme in ("W4A4", "W4A8")}
@@ -110,5 +110,5 @@ def test_calibration_leaves_no_observer_behind_when_it_fails(demo_vit: CLIP) -> 
     pixels = d4c.synthesize(demo_vit, "noise", images=2).pixels
     pixels[0] = float("nan")
     with pytest.raises(DataError, match=r"image\.patch_embed\.input_quantizer contains NaN"):
-        calibrate(quantized, pixels, demo_vit.tokenize("a cat"), ("image", "text"), known_pixels=True)
+        calibrate(quantized, pixels, demo_vit.tokenize("a cat"), ("image", "text"), deployable=True)
     assert all(m.observer is None for m in quantized.modules() if isinstance(m, ActivationQuantizer))

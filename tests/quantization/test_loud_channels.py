@@ -150,7 +150,7 @@ def test_the_loud_channel_of_a_tower_is_found_and_costs_nothing(loud_vit: CLIP, 
     plan = {name: replace(entry, loud_channels=()) for name, entry in clip.plan.items()}
     without = working_copy(loud_vit, "deployable")
     convert(without, plan, "deployable")
-    calibrate(without, calibration.pixels, torch.empty(0), ("image",), known_pixels=True)
+    calibrate(without, calibration.pixels, torch.empty(0), ("image",), deployable=True)
     assert gain * cosine_error(loud_vit, clip) < cosine_error(loud_vit, without)
 
 

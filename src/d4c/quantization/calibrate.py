@@ -11,8 +11,9 @@ from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import Progress, parts, silent
 from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.placement import Plan
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
+from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer, QuantizedLinear
 from d4c.quantization.ranges.observer import Observer
+from d4c.quantization.ranges.output_error import OutputObserver
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms
 from d4c.quantization.symmetries.canonical import canonicalize
 
@@ -74,7 +75,7 @@ def calibrate(
     pixels: Tensor,
     tokens: Tensor,
     towers: Sequence[str],
-    known_pixels: bool,
+    deployable: bool,
     rule: RangeRule = QuantizeConfig.ranges,
     progress: Progress = silent,
 ) -> None:
@@ -87,8 +88,9 @@ def calibrate(
         pixels: Calibration pixels [N, 3, S, S].
         tokens: Calibration tokens [P, L].
         towers: Which towers to calibrate.
-        known_pixels: Whether the first layer takes the range of all possible pictures, black to white after
-            normalization, instead of that of the calibration images.
+        deployable: Whether the first layer takes the range of all possible pictures, black to white after
+            normalization, instead of that of the calibration images; and few bits after an activation, the range of
+            least error of the layer's output.
         rule: How the range of an activation follows from its values.
         progress: Called with thousandths of the work.
 
@@ -106,8 +108,13 @@ def calibrate(
         if isinstance(module, QuantizedLayer) and name.split(".")[0] in towers
     ]
     watching, choosing, rounding = parts(progress, [1, 1, 1])
+    readers = _output_readers(clip, towers) if deployable and rule == "mse" else {}
     for name, quantizer in quantizers.items():
-        quantizer.observer = Observer(quantizer.args, name, rule)
+        weight = readers.get(quantizer)
+        observer = (
+            Observer(quantizer.args, name, rule) if weight is None else OutputObserver(quantizer.args, name, weight)
+        )
+        quantizer.observer = observer
     try:
         run_towers(clip, pixels, tokens, towers, watching)
         twins, ranges = _twins(clip), {}
@@ -122,11 +129,26 @@ def calibrate(
         for quantizer in quantizers.values():
             quantizer.observer = None
     first = clip.image.get_submodule(clip.image.first_layer)
-    if known_pixels and isinstance(first, QuantizedLayer):
+    if deployable and isinstance(first, QuantizedLayer):
         set_pixel_range(clip, first.input_quantizer)  # type: ignore[arg-type]
     for done, layer in enumerate(layers, 1):
         layer.calibrate_weight()
         rounding(done, len(layers))
+
+
+def _output_readers(clip: CLIP, towers: Sequence[str]) -> dict[ActivationQuantizer, Tensor]:
+    """The weights that read each input whose range is chosen by the error of the output: few bits, after an activation.
+
+    At 8 bits the two ways of choosing differ by nothing that can be measured.
+    """
+    readers = {}
+    for tower in towers:
+        for name in clip.tower(tower).rigid_inputs():
+            layer = clip.tower(tower).get_submodule(name)
+            if isinstance(layer, QuantizedLinear) and layer.input_quantizer.args.num_bits < 8:
+                quantizer, weight = layer.input_quantizer, layer.source_weight()
+                readers[quantizer] = weight if quantizer.loud is None else weight[:, quantizer.quiet_channels]
+    return readers
 
 
 def _twins(clip: CLIP) -> dict[ActivationQuantizer, ActivationQuantizer]:

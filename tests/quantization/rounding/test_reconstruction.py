@@ -45,7 +45,7 @@ def calibrated(clip: CLIP, scheme: str, tower: str, inputs: Tensor, track: Track
         prepare(reference, pixels, inputs, (tower,), plan)
     quantized = copy.deepcopy(reference)
     convert(quantized, plan, track)
-    calibrate(quantized, pixels, inputs, (tower,), known_pixels=track == "deployable")
+    calibrate(quantized, pixels, inputs, (tower,), deployable=track == "deployable")
     return reference, quantized
 
 
