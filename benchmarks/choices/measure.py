@@ -30,7 +30,7 @@ from benchmarks.common.rows import Row, append_row, is_measured, read_rows
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
-from d4c.quantization import placement, quantize
+from d4c.quantization import calibrate, placement, quantize
 from d4c.quantization.ranges import observer
 from d4c.quantization.rounding import gptq
 from d4c.quantization.symmetries import canonical, heads
@@ -80,7 +80,6 @@ CHOICES = {
             "ranges even": Alternative(module=canonical, values={"_allowed": lambda *_: (1.0,)}),
             "searched": Alternative(),
         },
-        models=BOTH[:1],
         schemes=("W4A8", "W4A4"),
         reconstructions=("none", "gptq"),
     ),
@@ -97,6 +96,15 @@ CHOICES = {
     ),
     "softmax": Choice(
         {"one range": Alternative(module=placement, values={"ROWS_BELOW": 0}), "by row": Alternative()},
+        schemes=("W6A6", "W4A4"),
+        reconstructions=("none", "gptq"),
+    ),
+    "hidden": Choice(
+        {
+            "by input": Alternative(module=calibrate, values={"_output_readers": lambda *_: {}}),
+            "by output": Alternative(),
+        },
+        models=BOTH[:1],
         schemes=("W6A6", "W4A4"),
         reconstructions=("none", "gptq"),
     ),

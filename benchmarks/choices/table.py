@@ -12,6 +12,7 @@ TITLES = {
     "strength": "How much of the ranges of channels goes into the weights that read them",
     "basis": "The basis of attention heads: left alone, or balanced with a prior of some weight",
     "softmax": "The rows of a softmax: one range for all, or relative to the peak of each",
+    "hidden": "The range of a hidden layer: of least error of itself, or of the output of the layer that reads it",
     "rotation": "What LayerNorms hand on: scaled by channel, or the residual stream rotated",
     "damping": "GPTQ's damping, as a share of the mean diagonal",
     "points": "Points that stand for an activation: drawn at random, and each tail",
