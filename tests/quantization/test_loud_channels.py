@@ -141,17 +141,19 @@ def cosine_error(clip: CLIP, quantized: CLIP) -> float:
         return float(1 - F.cosine_similarity(clip.encode_image(pixels), quantized.encode_image(pixels)).mean())
 
 
-@pytest.mark.parametrize(("scheme", "gain"), [("W8A8", 3), ("W6A6", 2)])
-def test_the_loud_channel_of_a_tower_is_found_and_costs_nothing(loud_vit: CLIP, scheme: str, gain: float) -> None:
-    """Measured: 6.9 and 3.0 times closer to float than one scale for all channels."""
+def test_the_loud_channel_of_a_tower_is_found_and_costs_nothing(loud_vit: CLIP) -> None:
+    """Measured: 6.9 times closer to float than one scale for all channels.
+
+    Below 8 bits a range of least error of the output clips the loud channel, which costs less than the rounding here.
+    """
     calibration = d4c.synthesize(loud_vit, "leaves", images=16, seed=0)
-    clip = d4c.quantize(loud_vit, calibration, scheme, reconstruction="none", soften=False, towers=("image",))
+    clip = d4c.quantize(loud_vit, calibration, "W8A8", reconstruction="none", soften=False, towers=("image",))
     assert clip.loud_channels() == {LOUD_LAYER: [LOUD_CHANNEL]}
     plan = {name: replace(entry, loud_channels=()) for name, entry in clip.plan.items()}
     without = working_copy(loud_vit, "deployable")
     convert(without, plan, "deployable")
     calibrate(without, calibration.pixels, torch.empty(0), ("image",), deployable=True)
-    assert gain * cosine_error(loud_vit, clip) < cosine_error(loud_vit, without)
+    assert 3 * cosine_error(loud_vit, clip) < cosine_error(loud_vit, without)
 
 
 def test_both_scales_are_learned(loud_tiny_vit: CLIP) -> None:

@@ -134,6 +134,11 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         ]
         print_table(("least signal to noise", "bits", "inputs", "bits", "weights"), rows)
     print()
+    print_findings(diagnosis)
+
+
+def print_findings(diagnosis: Diagnosis) -> None:
+    """What was found with its advice, and the verdict."""
     findings = Table.grid(padding=(0, 1, 0, 0))
     for number, finding in enumerate(diagnosis.findings, 1):
         findings.add_row(f"{number}.", _plain(f"{finding.tower} tower: {finding.fact}"))

@@ -11,8 +11,8 @@ import typer
 
 import d4c
 from d4c.cli import options
-from d4c.cli.console import note, progress_bar, show
-from d4c.cli.display import print_run
+from d4c.cli.console import Amount, note, progress_bar, show
+from d4c.cli.display import print_findings, print_run
 from d4c.device import AUTO, resolve_device
 
 
@@ -165,7 +165,7 @@ def quantize(
 ) -> None:
     """Quantize both towers and save the artifact.
 
-    A reconstruction that was stopped resumes where it stopped.
+    First it says what `d4c doctor` finds. A reconstruction that was stopped resumes where it stopped.
     """
     settings = {
         "track": track,
@@ -184,6 +184,7 @@ def quantize(
     from d4c.outputs import check_output, reserved, unfinished_beside
     from d4c.quantization.artifact.folder import KIND
     from d4c.quantization.config import quantize_config
+    from d4c.quantization.doctor.examine import examine
     from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
 
     config = quantize_config(scheme, preset, settings)
@@ -195,6 +196,10 @@ def quantize(
     check_calibration(calibration)
     clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
     images = load_calibration(calibration, clip)
+    if config.track == "deployable" and not (as_json or Amount.quiet):
+        with progress_bar("doctor") as progress:
+            diagnosis = examine(clip, config.scheme, progress=progress)
+        print_findings(diagnosis)
     with reserved(output):
         with progress_bar("quantize") as progress:
             quantized = d4c.quantize(clip, images, config, progress=progress, checkpoint=unfinished)

@@ -52,6 +52,8 @@ def test_a_diagnosis_is_frozen_and_survives_json(even: Diagnosis) -> None:
 
 def test_every_quantized_layer_has_an_outlook_and_more_bits_leave_more_signal(even: Diagnosis, demo_vit: CLIP) -> None:
     fewer = examine(demo_vit, "W4A4", progress=None)
+    assert [(finding.kind, finding.harmless) for finding in fewer.findings] == 2 * [("bits", False)]
+    assert fewer.verdict.startswith("W4A4: 2 of 2 findings may cost accuracy")
     for tower, worse in zip(even.towers, fewer.towers, strict=True):
         ratios = {layer.name: layer.least_db for layer in worse.layers}
         assert ratios.keys() == {layer.name for layer in tower.layers}

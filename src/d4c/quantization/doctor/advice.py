@@ -14,6 +14,8 @@ WIDE = 8.0
 APART = 10.0
 """The median axis is uneven if its widest channel is so many times as wide as its narrowest one; the models that come
 with d4c have 2 to 5."""
+CLEAR = 25.0
+"""Where the inputs of the median layer keep less signal to noise (dB), accuracy is lost, as at 4 bits."""
 NAMED = 3
 """How many of a kind a sentence names."""
 
@@ -34,7 +36,7 @@ def verdict_of(findings: Sequence[Finding], scheme: Scheme) -> str:
 
 
 def _findings(towers: Sequence[TowerDiagnosis], scheme: Scheme) -> Iterator[Finding]:
-    for find in (_layers, _channels, _tokens, _spread, _dead):
+    for find in (_layers, _bits, _channels, _tokens, _spread, _dead):
         for tower in towers:
             yield from find(tower, scheme)
 
@@ -53,6 +55,19 @@ def _layers(tower: TowerDiagnosis, scheme: Scheme) -> Iterator[Finding]:
     yield Finding(
         "layers", tower.name, False, fact, f"Give each of them more bits, such as --override '{pattern}={better}'."
     )
+
+
+def _bits(tower: TowerDiagnosis, scheme: Scheme) -> Iterator[Finding]:
+    ratios = [layer.input_db for layer in tower.layers if layer.input_db is not None]
+    if not ratios or median(ratios) >= CLEAR:
+        return
+    fact = (
+        f"At {scheme.activation_bits} bits the inputs of the median layer keep {median(ratios):.0f} dB of signal to "
+        f"noise; {CLEAR:.0f} dB and more lose little."
+    )
+    wider = Scheme(scheme.weight_bits, MAX_BITS)
+    advice = f"Measure what that costs (d4c evaluate); {wider} makes files of the same size and loses less."
+    yield Finding("bits", tower.name, False, fact, advice)
 
 
 def _channels(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-FindingKind = Literal["layers", "channels", "tokens", "spread", "dead"]
+FindingKind = Literal["layers", "bits", "channels", "tokens", "spread", "dead"]
 
 
 @dataclass(frozen=True)
