@@ -12,7 +12,7 @@ CONTEXT_LENGTH = Whole(3, 8192)
 VOCAB_SIZE = Whole(1, 1 << 18)
 TOKEN_ID = Maybe(Whole(0, VOCAB_SIZE.high - 1))
 PIXEL_MEAN = List(Number(-1000, 1000), 3, 3)
-PIXEL_STD = List(Number(1e-3, 1000), 3, 3)
+PIXEL_STD = List(Number(1e-4, 1000), 3, 3)
 LOGIT_SCALE = Number(1e-3, 1e4)
 
 RANGES: dict[str, Kind] = {

@@ -248,7 +248,7 @@ def test_an_open_clip_tag_is_downloaded_with_its_preprocessing(
 
 def test_an_open_clip_name_without_open_clip_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(CheckpointError, match=r"install d4c\[open-clip\] or use an 'hf-hub:org/name' id"):
+    with pytest.raises(CheckpointError, match=r"install d4c\[open-clip\], or use an 'hf-hub:org/name' id"):
         load("ViT-B-32", "openai")
 
 
