@@ -179,7 +179,7 @@ SETTINGS = {
     "scheme": ({"scheme": "W4"}, "not of the form W4A8"),
     "track": ({"track": "fast"}, "track is 'fast', expected 'deployable' or 'paper'"),
     "reconstruction": ({"reconstruction": "magic"}, "reconstruction is 'magic', expected 'block' or"),
-    "iterations": ({"iterations": 0}, "at least 1"),
+    "iterations": ({"iterations": 0}, "from 1 to 1000000"),
     "importance": ({"importance": "all"}, "importance is 'all', expected 'none' or"),
     "tower": ({"towers": ("audio",)}, "towers is .*, expected a list of"),
     "no tower": ({"towers": ()}, "towers is empty"),
