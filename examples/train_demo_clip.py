@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from d4c.errors import D4CError, DataError
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.formats.openai import openai_layout
 from d4c.models.layers import Block
 from d4c.models.resnet import Bottleneck
 from d4c.models.tokenizer import tokenize
+from d4c.storage.files import atomic_file
 from d4c.templates import fill_template
 
 DEMO_TEXT = TextConfig(width=192, layers=3, heads=3, mlp_width=768)

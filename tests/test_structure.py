@@ -17,7 +17,7 @@ ROOT = Path(d4c.__file__).parent
 TOP = {"__init__", "__main__", "cli", "loading", "run"}
 """Modules that may import everything, and that nothing below imports."""
 
-GROUND_FLOOR = {"reading", "settings", "zeroshot"}
+GROUND_FLOOR = {"reading", "settings", "storage", "zeroshot"}
 """Folders of the ground floor."""
 
 MAY_IMPORT = {

@@ -28,11 +28,11 @@ from d4c.evaluation.embed import Embeddings, Encoder, class_embeddings
 from d4c.evaluation.evaluate import score
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics
-from d4c.files import atomic_file
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.models.preprocess import resize_and_crop
 from d4c.settings.presets import Preset
+from d4c.storage.files import atomic_file
 from d4c.synthesis.config import PRESETS
 
 PHOTOS = ("tiny-imagenet-val", "cifar10-test")

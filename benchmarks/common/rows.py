@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from d4c.files import atomic_file, write_json
+from d4c.storage.files import atomic_file, write_json
 
 Row = dict[str, Any]
 

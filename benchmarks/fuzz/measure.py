@@ -26,7 +26,7 @@ from benchmarks.common.arguments import argument_parser, words
 from benchmarks.common.records import setup
 from benchmarks.fuzz.targets import Target, targets
 from d4c.errors import D4CError
-from d4c.files import write_json
+from d4c.storage.files import write_json
 
 SECONDS, BYTES = 5, 1 << 30
 

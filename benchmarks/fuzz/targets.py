@@ -30,19 +30,19 @@ from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.readers.cifar import read_inert
-from d4c.files import sha256
-from d4c.manifest import is_done, stage_folder
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.models.formats.weights import read_weights
 from d4c.quantization.layer_patterns import alternatives
 from d4c.reading.json_file import parse_json
 from d4c.reading.seal import CHECKSUM, write_sealed
-from d4c.resumable import Saves
 from d4c.run.config import read_toml, run_config
 from d4c.run.job import read_rows
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
 from d4c.runtime.exported import read_export
+from d4c.storage.files import sha256
+from d4c.storage.manifest import is_done, stage_folder
+from d4c.storage.resumable import Saves
 
 ROUGH: tuple[Mutate, ...] = (json_values, json_values, json_values, json_values, json_values, bytes_anywhere, deep_json)
 """For JSON: mostly values, so that what lies behind the parser is reached."""

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from d4c.errors import D4CError, DataError
-from d4c.outputs import check_output, output_folder
 from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.storage.outputs import check_output, output_folder
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 from d4c.zeroshot.classification import label_embeddings
 

@@ -26,7 +26,6 @@ from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
 from d4c.errors import D4CError
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.manifest import is_done
 from d4c.models.formats.weights import read_weights
 from d4c.quantization.config import QuantizeConfig
 from d4c.reading.json_file import DEEPEST
@@ -34,6 +33,7 @@ from d4c.reading.seal import write_sealed
 from d4c.run.config import read_toml, run_config
 from d4c.runtime.embeddings import read_entries
 from d4c.runtime.exported import read_export
+from d4c.storage.manifest import is_done
 from d4c.synthesis.config import synthesis_config
 
 MEMORY = 1 << 30
@@ -77,7 +77,7 @@ def vocabulary(folder: Path) -> object:
     files = {"model.safetensors": {"bytes": 0, "sha256": ""}}
     record = {"format_version": 1, "name": "x", "architecture": architecture, "files": files}
     record["files"] = {"model.safetensors": {"bytes": (folder / "model.safetensors").stat().st_size, "sha256": ""}}
-    from d4c.files import sha256
+    from d4c.storage.files import sha256
 
     record["files"]["model.safetensors"]["sha256"] = sha256(folder / "model.safetensors")  # type: ignore[index]
     write_sealed(folder / "config.json", record)

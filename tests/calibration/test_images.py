@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from d4c.calibration.images import CalibrationSet, load_calibration
 from d4c.errors import ArtifactError, DataError
-from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_record
+from d4c.storage.files import sha256
 
 BOX = torch.tensor([1, 0, 8, 7])
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]

@@ -431,7 +431,7 @@ def test_quantize_keeps_what_is_rebuilt_until_the_artifact_is_safe(
         raise OSError(28, "No space left on device")
 
     words = ("quantize", "--model", "demo-vit", "--calibration", noise, "-o", tmp_path / "a")
-    monkeypatch.setattr("d4c.resumable.Saves.due", lambda self: True)
+    monkeypatch.setattr("d4c.storage.resumable.Saves.due", lambda self: True)
     with monkeypatch.context() as patch:
         patch.setattr("d4c.quantization.quantized.QuantizedCLIP.save_pretrained", full)
         assert d4c_command(*words, "--reconstruction", "gptq")[0] == 1

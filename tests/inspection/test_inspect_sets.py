@@ -23,8 +23,8 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.inspection.inspect_sets import KIND, inspect, inspect_folders, unused_name
 from d4c.inspection.report import Inspection
 from d4c.models.clip import CLIP
-from d4c.outputs import output_folder
 from d4c.progress import WHOLE
+from d4c.storage.outputs import output_folder
 
 FILES = {"inspection.json", "coverage.png", "structure.png", "embedding.png", "activations.png"}
 

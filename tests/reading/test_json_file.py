@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from d4c.errors import DataError
-from d4c.files import write_json
 from d4c.reading import json_file
 from d4c.reading.json_file import DEEPEST, read_json
+from d4c.storage.files import write_json
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import d4c
 from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.locks import LOCK, locked
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load
@@ -28,6 +27,7 @@ from d4c.quantization.config import QuantizeConfig
 from d4c.run.config import RunConfig
 from d4c.run.job import RunResult, float_size, run
 from d4c.run.origins import DEMO
+from d4c.storage.locks import LOCK, locked
 from d4c.synthesis.config import synthesis_config
 
 CONFIG = RunConfig(
@@ -292,7 +292,7 @@ def test_a_later_version_keeps_those_that_made_the_earlier_stages(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(copied / "evaluation")
-    monkeypatch.setattr("d4c.manifest.__version__", "9.9")
+    monkeypatch.setattr("d4c.storage.manifest.__version__", "9.9")
     assert run_again(copied) == EVALUATIONS
     versions = json.loads((copied / "metrics.json").read_text())["versions"]
     assert [versions[stage]["d4c"] for stage in STAGES] == [d4c.__version__] * 4 + ["9.9"]

@@ -12,11 +12,11 @@ from PIL import Image
 
 import d4c
 from d4c.evaluation.readers.demo_pack import demo_dataset
-from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.reading.seal import CHECKSUM, write_sealed
 from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.storage.files import sha256
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
-from d4c.resumable import Saves
+from d4c.storage.resumable import Saves
 from d4c.synthesis import loop
 from d4c.synthesis.resume import refuse_other_files, remove_checkpoints
 from d4c.synthesis.synthesize import synthesize

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from d4c.calibration.sheet import contact_sheet
 from d4c.errors import ArtifactError, DataError, warn
-from d4c.files import sha256
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_record
-from d4c.outputs import output_folder
 from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below, skipped_summary
 from d4c.pictures import Picture
 from d4c.reading.json_file import read_json
 from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
 from d4c.reading.schema import AnyText, List, Record, Text, check, check_version
 from d4c.reading.seal import check_seal, write_sealed
+from d4c.storage.files import sha256
+from d4c.storage.outputs import output_folder
 from d4c.version import __version__
 
 TENSORS = "calibration.safetensors"

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d4c.errors import DataError
-from d4c.files import read_text
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer import clean, tokenizer
 from d4c.reading.json_file import parse_json
+from d4c.storage.files import read_text
 from d4c.templates import check_template, fill_template
 
 NOUNS = tuple((files("d4c.calibration") / "nouns.txt").read_text(encoding="utf-8").splitlines())

@@ -112,7 +112,7 @@ def synthesize(
     A synthesis that was stopped resumes where it stopped. Under torchrun the processes share the images out.
     """
     from d4c.calibration.images import KIND
-    from d4c.outputs import check_output, reserved, unfinished_beside
+    from d4c.storage.outputs import check_output, reserved, unfinished_beside
     from d4c.synthesis.config import synthesis_config
     from d4c.synthesis.resume import refuse_other_files, remove_checkpoints
     from d4c.synthesis.shards import workers
@@ -181,11 +181,11 @@ def quantize(
         "seed": seed,
     }
     from d4c.calibration.images import check_calibration, load_calibration
-    from d4c.outputs import check_output, reserved, unfinished_beside
     from d4c.quantization.artifact.folder import KIND
     from d4c.quantization.config import quantize_config
     from d4c.quantization.doctor.examine import examine
     from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
+    from d4c.storage.outputs import check_output, reserved, unfinished_beside
 
     config = quantize_config(scheme, preset, settings)
     note(f"{config}")

@@ -154,9 +154,9 @@ def sensitivity(
     Each is quantized alone, at other bits, and left in float when all others are quantized.
     """
     from d4c.calibration.images import check_calibration, load_calibration
-    from d4c.files import write_json
-    from d4c.outputs import check_output_file
     from d4c.quantization.sensitivity.measure import measure_sensitivity
+    from d4c.storage.files import write_json
+    from d4c.storage.outputs import check_output_file
 
     check_output_file(output)
     check_calibration(calibration)

@@ -66,10 +66,10 @@ def search(
 
     Only what is new or changed since the last search is embedded.
     """
-    from d4c.outputs import check_output_file
     from d4c.runtime.gallery import check_folder, open_gallery
     from d4c.runtime.page import write_page
     from d4c.runtime.runtime_clip import RuntimeCLIP
+    from d4c.storage.outputs import check_output_file
 
     check_output_file(html)
     check_folder(images)  # before a model is loaded

@@ -17,15 +17,15 @@ from d4c.deployment.saturating import saturating_layers
 from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_FORMAT, find_target
 from d4c.errors import SettingError, require
-from d4c.files import sha256, write_json
 from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
-from d4c.outputs import check_output, output_folder
 from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.folder import WEIGHTS
 from d4c.quantization.artifact.read import read_artifact
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.reading.seal import file_hashes, write_sealed
 from d4c.runtime.exported import FORMAT_VERSION
+from d4c.storage.files import sha256, write_json
+from d4c.storage.outputs import check_output, output_folder
 from d4c.version import __version__
 
 KIND = "export"

@@ -14,8 +14,8 @@ from d4c.evaluation.embed import Embeddings, Encoder, embed
 from d4c.evaluation.fidelity import fidelity
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics import Metrics, label_ranks, wilson
-from d4c.hashing import tensors_hash
 from d4c.progress import WHOLE, Report, parts, reporting
+from d4c.storage.hashing import tensors_hash
 
 
 def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | None = None) -> Metrics:

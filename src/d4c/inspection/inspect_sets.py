@@ -28,8 +28,8 @@ from d4c.models.clip import CLIP
 from d4c.models.config import Activation
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, load
-from d4c.outputs import check_output, output_folder
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
+from d4c.storage.outputs import check_output, output_folder
 from d4c.synthesis.synthesize import synthesize
 
 KIND = "inspection"

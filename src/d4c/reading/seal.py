@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import D4CError
-from d4c.files import sha256, write_json
 from d4c.reading.schema import Record, Table, Text, Whole, check
+from d4c.storage.files import sha256, write_json
 
 CHECKSUM = "checksum"
 FILES = Table(Record({"bytes": Whole(0, 1 << 62), "sha256": Text(64)}), longest=100)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import SettingError, reason_of, require
-from d4c.files import read_text
 from d4c.models.config import Activation
 from d4c.quantization.config import QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
 from d4c.settings.presets import Preset
 from d4c.settings.records import check_types
+from d4c.storage.files import read_text
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
 
 SECTIONS = ("synthesis", "quantization")

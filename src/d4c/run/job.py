@@ -14,16 +14,25 @@ from typing import TYPE_CHECKING, Any
 from d4c.device import resolve_device
 from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.metrics import Metrics
-from d4c.files import write_json
-from d4c.locks import LOCK, locked
-from d4c.manifest import ADVICE, fingerprint, is_done, outcome, refuse_foreign, seconds, stage_folder, versions_of
-from d4c.outputs import is_empty, unfinished_beside
 from d4c.progress import Progress
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import List, Maybe, Record, Text, Whole, check
 from d4c.run.config import RunConfig
 from d4c.run.origins import data_origin, model_origin
-from d4c.siblings import check_writable
+from d4c.storage.files import write_json
+from d4c.storage.locks import LOCK, locked
+from d4c.storage.manifest import (
+    ADVICE,
+    fingerprint,
+    is_done,
+    outcome,
+    refuse_foreign,
+    seconds,
+    stage_folder,
+    versions_of,
+)
+from d4c.storage.outputs import is_empty, unfinished_beside
+from d4c.storage.siblings import check_writable
 from d4c.synthesis.config import SynthesisConfig
 
 if TYPE_CHECKING:

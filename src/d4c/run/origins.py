@@ -9,8 +9,8 @@ from pathlib import Path
 
 from d4c.errors import D4CError
 from d4c.evaluation.load_dataset import find_data
-from d4c.files import sha256
-from d4c.manifest import fingerprint
+from d4c.storage.files import sha256
+from d4c.storage.manifest import fingerprint
 
 SETTINGS = (".json", "merges.txt", "vocab.txt")
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d4c.errors import DataError
-from d4c.files import atomic_file
 from d4c.reading.arrays import read_arrays
+from d4c.storage.files import atomic_file
 
 FORMAT_VERSION = 2
 """1 was of pictures as they are stored; since 2, EXIF data turns them."""

@@ -17,7 +17,7 @@ from d4c.pictures import opened_picture
 from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
 from d4c.runtime.runtime_clip import RuntimeCLIP
-from d4c.siblings import check_writable
+from d4c.storage.siblings import check_writable
 from d4c.zeroshot.classification import unit_rows
 
 DEFAULT_NAME = ".d4c-search.npz"

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from d4c.files import atomic_file
 from d4c.pictures import open_picture
 from d4c.printable import printable
 from d4c.runtime.gallery import Match
+from d4c.storage.files import atomic_file
 
 SIDE = 480
 """Longer side of a thumbnail in pixels, twice what the page shows."""

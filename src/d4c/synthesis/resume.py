@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from d4c.resumable import Saves, refuse_others, remove_saves, saves_in
+from d4c.storage.resumable import Saves, refuse_others, remove_saves, saves_in
 from d4c.synthesis.loop import Loop
 
 

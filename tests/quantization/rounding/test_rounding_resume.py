@@ -18,7 +18,7 @@ from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.rounding import reconstruction
 from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
-from d4c.resumable import Saves
+from d4c.storage.resumable import Saves
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 

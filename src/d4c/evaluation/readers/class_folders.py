@@ -11,9 +11,9 @@ import numpy as np
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.reader import Reader
-from d4c.files import read_text
 from d4c.picture_files import none_readable, pictures_below
 from d4c.pictures import unreadable
+from d4c.storage.files import read_text
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
 """Names of folders that divide a dataset, in lower case."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from d4c.hashing import tensors_hash
+from d4c.storage.hashing import tensors_hash
 
 if TYPE_CHECKING:
     from d4c.models.clip import CLIP

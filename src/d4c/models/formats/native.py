@@ -14,9 +14,9 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError
 from d4c.models.config import CLIPConfig
-from d4c.outputs import output_folder
 from d4c.reading.schema import Record, Text, check, check_version
 from d4c.reading.seal import FILES, check_file, check_seal, file_hashes, write_sealed
+from d4c.storage.outputs import output_folder
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from d4c.files import write_json
 from d4c.models.clip import CLIP
 from d4c.models.tokenizer_files import save_tokenizer
 from d4c.quantization.artifact.card import model_card
@@ -19,6 +18,7 @@ from d4c.quantization.formats.packing import pack
 from d4c.quantization.placement import Plan, loud_channels
 from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, effective_bits
 from d4c.reading.seal import file_hashes, write_sealed
+from d4c.storage.files import write_json
 
 
 def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Path) -> None:

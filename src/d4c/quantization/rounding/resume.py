@@ -18,7 +18,7 @@ from torch import Tensor
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.stages import Stage
-from d4c.resumable import Saves, refuse_others, remove_saves, saves_in
+from d4c.storage.resumable import Saves, refuse_others, remove_saves, saves_in
 
 NAMES = r".+\.safetensors"
 """Regular expression for the files of a checkpoint."""

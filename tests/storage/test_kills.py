@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from d4c.files import write_json
-from d4c.locks import LOCK
-from d4c.manifest import stage_folder
-from d4c.outputs import output_folder, reserved
-from d4c.siblings import NEW, OLD, restore
+from d4c.storage.files import write_json
+from d4c.storage.locks import LOCK
+from d4c.storage.manifest import stage_folder
+from d4c.storage.outputs import output_folder, reserved
+from d4c.storage.siblings import NEW, OLD, restore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -77,7 +77,7 @@ def test_nothing_is_lost_and_nothing_is_left(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which only a loss of power would tell
     if not at_once:
-        monkeypatch.setattr("d4c.siblings.exchange", lambda one, other: False)
+        monkeypatch.setattr("d4c.storage.siblings.exchange", lambda one, other: False)
     event, is_over = 0, False
     while not is_over:
         folder = tmp_path / str(event)

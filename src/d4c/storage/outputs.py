@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from d4c.errors import ArtifactError
-from d4c.files import atomic_folder
-from d4c.locks import LOCK, locked
-from d4c.manifest import LITTER, changed_file, read_manifest, refuse_foreign, write_manifest
-from d4c.siblings import check_writable, is_abandoned, restore
+from d4c.storage.files import atomic_folder
+from d4c.storage.locks import LOCK, locked
+from d4c.storage.manifest import LITTER, changed_file, read_manifest, refuse_foreign, write_manifest
+from d4c.storage.siblings import check_writable, is_abandoned, restore
 
 
 def check_output(folder: Path, kind: str) -> None:

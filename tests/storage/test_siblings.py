@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from d4c.errors import ArtifactError
-from d4c.files import atomic_file, atomic_folder
-from d4c.siblings import ABANDONED, NEW, OLD, check_writable, exchange, restore
+from d4c.storage.files import atomic_file, atomic_folder
+from d4c.storage.siblings import ABANDONED, NEW, OLD, check_writable, exchange, restore
 
 
 class Stop(Exception):
@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
 def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An earlier folder, where the system can exchange two folders at once and where it cannot."""
     if not request.param:
-        monkeypatch.setattr("d4c.siblings.exchange", lambda one, other: False)
+        monkeypatch.setattr("d4c.storage.siblings.exchange", lambda one, other: False)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").write_text("old")
     return tmp_path / "out"
@@ -53,7 +53,7 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(old: Path, monk
         return rename(self, to)
 
     monkeypatch.setattr(Path, "replace", refuse_new)
-    monkeypatch.setattr("d4c.siblings.exchange", lambda one, other: False)
+    monkeypatch.setattr("d4c.storage.siblings.exchange", lambda one, other: False)
     with pytest.raises(Stop):
         replace(old)
     assert names(old.parent) == ["out", "out/x"]
@@ -73,8 +73,8 @@ def test_linux_exchanges_two_folders_at_once(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-import d4c.siblings as siblings
-from d4c.files import atomic_file, atomic_folder
+import d4c.storage.siblings as siblings
+from d4c.storage.files import atomic_file, atomic_folder
 siblings.exchange = lambda one, other: False
 moment, out = sys.argv[1], Path(sys.argv[2])
 rename, calls = Path.replace, []
@@ -132,7 +132,7 @@ def test_where_folders_cannot_be_locked_only_what_is_old_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on Windows, where a folder cannot be opened, and on some network file systems."""
-    monkeypatch.setattr("d4c.siblings._open", lambda folder: None)
+    monkeypatch.setattr("d4c.storage.siblings._open", lambda folder: None)
     young, aged = tmp_path / ".out.00000000.d4c-new", tmp_path / ".out.11111111.d4c-new"
     for folder, age in ((young, 60), (aged, ABANDONED + 60)):
         folder.mkdir()

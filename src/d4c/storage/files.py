@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import system_error
-from d4c.siblings import NEW, put_in_place, temporary_sibling
+from d4c.storage.siblings import NEW, put_in_place, temporary_sibling
 
 WINDOWS = os.name == "nt"
 NO_FSYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)

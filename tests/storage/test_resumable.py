@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from d4c.errors import ArtifactError
-from d4c.resumable import COST, LONGEST, SHORTEST, Saves, refuse_others, remove_saves
+from d4c.storage.resumable import COST, LONGEST, SHORTEST, Saves, refuse_others, remove_saves
 
 STATE = {"a": torch.arange(3.0), "b": torch.tensor(7)}
 

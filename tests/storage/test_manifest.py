@@ -11,7 +11,7 @@ import pytest
 
 import d4c
 from d4c.errors import ArtifactError
-from d4c.manifest import MANIFEST, fingerprint, is_done, outcome, seconds, stage_folder, versions_of
+from d4c.storage.manifest import MANIFEST, fingerprint, is_done, outcome, seconds, stage_folder, versions_of
 
 KEY: dict[str, Any] = {"model": "abc", "seed": 0, "reconstruction": None}
 
@@ -112,7 +112,7 @@ def test_a_file_is_not_replaced_by_a_stage(tmp_path: Path) -> None:
 
 def test_a_stage_keeps_the_versions_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stage(tmp_path / "s")
-    monkeypatch.setattr("d4c.manifest.__version__", "9.9")
+    monkeypatch.setattr("d4c.storage.manifest.__version__", "9.9")
     assert versions_of(folder)["d4c"] == d4c.__version__
     assert versions_of(stage(folder))["d4c"] == "9.9"
 

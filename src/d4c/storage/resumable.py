@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from d4c.errors import ArtifactError
-from d4c.files import atomic_file
-from d4c.hashing import tensors_hash
-from d4c.manifest import fingerprint
-from d4c.siblings import remove_leftovers
+from d4c.storage.files import atomic_file
+from d4c.storage.hashing import tensors_hash
+from d4c.storage.manifest import fingerprint
+from d4c.storage.siblings import remove_leftovers
 
 UNFINISHED = "unfinished"
 """What the metadata of a file say under "d4c"."""

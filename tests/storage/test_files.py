@@ -13,8 +13,8 @@ import pytest
 from safetensors import SafetensorError
 
 from d4c.errors import DataError
-from d4c.files import atomic_file, atomic_folder, read_text, sha256, write_json
 from d4c.reading.json_file import read_json
+from d4c.storage.files import atomic_file, atomic_folder, read_text, sha256, write_json
 
 
 class Stop(Exception):
@@ -152,7 +152,7 @@ def test_flushing_works_as_windows_does_it(tmp_path: Path, monkeypatch: pytest.M
             raise OSError(9, "Bad file descriptor")
         flush(descriptor)
 
-    monkeypatch.setattr("d4c.files.WINDOWS", True)
+    monkeypatch.setattr("d4c.storage.files.WINDOWS", True)
     monkeypatch.setattr(shutil, "_use_fd_functions", False)
     monkeypatch.setattr(os, "open", windows_open)
     monkeypatch.setattr(os, "fsync", windows_fsync)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from d4c.errors import ArtifactError, SettingError
-from d4c.outputs import check_output, is_empty, output_folder, reserved, unfinished_beside
+from d4c.storage.outputs import check_output, is_empty, output_folder, reserved, unfinished_beside
 
 
 def write(folder: Path, content: str = "first", kind: str = "export") -> Path:
@@ -130,7 +130,7 @@ def test_a_folder_in_which_another_process_works_is_occupied(tmp_path: Path) -> 
 
 def test_a_folder_is_reserved_until_its_process_is_gone(tmp_path: Path) -> None:
     hold = (
-        "import sys; from pathlib import Path; from d4c.outputs import reserved\n"
+        "import sys; from pathlib import Path; from d4c.storage.outputs import reserved\n"
         "with reserved(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

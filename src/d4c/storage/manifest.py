@@ -17,9 +17,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from d4c.errors import ArtifactError
-from d4c.files import atomic_folder, sha256, write_json
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import Maybe, Number, Record, Table, Text, check
+from d4c.storage.files import atomic_folder, sha256, write_json
 from d4c.version import __version__
 
 MANIFEST = "manifest.json"

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from d4c.errors import SettingError
-from d4c.locks import locked, try_lock
+from d4c.storage.locks import locked, try_lock
 
 
 @pytest.fixture(params=["here", "windows", "no locks"])

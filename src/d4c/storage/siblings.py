@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from d4c.errors import ArtifactError
-from d4c.locks import LOCK, same_file, try_lock
+from d4c.storage.locks import LOCK, same_file, try_lock
 
 NEW, OLD = ".d4c-new", ".d4c-old"
 """How the name of a sibling ends that is being made, and of one that was moved aside."""
