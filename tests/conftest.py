@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +33,9 @@ settings.load_profile("without deadlines")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As under nohup: child processes would inherit it, and tests press Ctrl-C in some.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: takes more than some seconds or a gigabyte; run with -m slow")
 
 

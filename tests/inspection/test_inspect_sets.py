@@ -151,7 +151,9 @@ def test_used_names_get_the_first_unused_number() -> None:
 
 
 def resaved(images: CalibrationSet, folder: Path, **provenance: Any) -> Path:
-    replace(images, provenance={**images.provenance, **provenance}).save(folder)
+    """A set with some entries of its provenance replaced, or left out where None is given."""
+    entries = {**images.provenance, **provenance}
+    replace(images, provenance={key: value for key, value in entries.items() if value is not None}).save(folder)
     return folder
 
 

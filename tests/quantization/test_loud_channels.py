@@ -159,7 +159,7 @@ def test_the_loud_channel_of_a_tower_is_found_and_costs_nothing(loud_vit: CLIP) 
 def test_both_scales_are_learned(loud_tiny_vit: CLIP) -> None:
     calibration = d4c.synthesize(loud_tiny_vit, "noise", images=8)
     ranged, learned = (
-        d4c.quantize(loud_tiny_vit, calibration, "W4A4", reconstruction=kind, iterations=20, towers=("image",))
+        d4c.quantize(loud_tiny_vit, calibration, "W4A4", reconstruction=kind, iterations=60, towers=("image",))
         for kind in ("none", "block")
     )
     assert learned.loud_channels() == {"image.blocks.1.mlp.fc2": [7]}
