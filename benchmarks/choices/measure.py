@@ -75,10 +75,10 @@ class Choice:
 CHOICES = {
     "strength": Choice(
         {
-            "columns even": Alternative(module=canonical, values={"_allowed": lambda *_: (0.0,)}),
-            "shared": Alternative(module=canonical, values={"_allowed": lambda *_: (0.5,)}),
-            "ranges even": Alternative(module=canonical, values={"_allowed": lambda *_: (1.0,)}),
-            "searched": Alternative(),
+            "columns even": Alternative(module=canonical, values={"_strength": lambda *_: 0.0}),
+            "shared": Alternative(module=canonical, values={"_strength": lambda *_: 0.5}),
+            "ranges even": Alternative(module=canonical, values={"_strength": lambda *_: 1.0}),
+            "by bits": Alternative(),
         },
         schemes=("W4A8", "W4A4"),
         reconstructions=("none", "gptq"),

@@ -36,8 +36,9 @@ def without_softmax_codes(clip: QuantizedCLIP) -> QuantizedCLIP:
 @pytest.mark.parametrize(
     ("model", "scheme"),
     [
-        *(("demo_vit", scheme) for scheme in ("W8A8", "W4A8", "W6A6", "W4A4")),
-        ("loud_vit", "W8A8"),
+        *(pytest.param("demo_vit", scheme, marks=pytest.mark.slow) for scheme in ("W8A8", "W6A6", "W4A4")),
+        pytest.param("loud_vit", "W8A8", marks=pytest.mark.slow),
+        ("demo_vit", "W4A8"),
         ("loud_vit", "W4A4"),
     ],
 )

@@ -97,8 +97,7 @@ def test_pairs_of_loud_channels_count_where_sums_are_short() -> None:
     assert not layer.pairs_fit()
 
 
-@pytest.mark.parametrize("scheme", ["W8A8", "W4A4"])
-@pytest.mark.parametrize("unpacked", [False, True], ids=["packed", "unpacked"])
+@pytest.mark.parametrize(("scheme", "unpacked"), [("W8A8", True), ("W4A4", False)], ids=["unpacked", "packed"])
 def test_an_export_is_the_simulation(
     loud_vit: CLIP, quantize: Callable[..., QuantizedCLIP], scheme: str, unpacked: bool, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_overrides_of_the_user_hold(tiny_vit: CLIP) -> None:
     assert {layer.weight_args.num_bits for name, layer in layers.items() if "blocks.1." in name} == {3}
 
 
+@pytest.mark.slow
 def test_at_equal_bytes_widths_by_sensitivity_are_nearer_to_float(
     demo_rn: CLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:

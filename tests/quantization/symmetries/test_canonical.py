@@ -65,7 +65,7 @@ def test_weights_are_the_same_for_every_form(demo: CLIP, prompts: list[str], pix
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("scheme", ["W8A8", "W4A4"])
+@pytest.mark.parametrize("scheme", [pytest.param("W8A8", marks=pytest.mark.slow), "W4A4"])
 def test_quantization_loses_the_same_on_every_form(demo: CLIP, pixels: Tensor, scheme: str) -> None:
     """Ranges only; the uneven forms lost up to ten times as much before there was a canonical form."""
     calibration = d4c.synthesize(demo, "leaves", images=16, seed=1)

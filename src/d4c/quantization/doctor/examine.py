@@ -25,8 +25,6 @@ from d4c.quantization.symmetries.canonical import canonicalize
 from d4c.quantization.symmetries.observed import observe
 
 IMAGES, PROMPTS = 8, 32
-STRENGTHS = (0.5,)
-"""`quantize` searches the best of several, which takes most of its time for the form; this one is never far off."""
 
 
 @torch.no_grad()
@@ -75,7 +73,7 @@ def _examine_tower(clip: CLIP, name: str, inputs: Tensor, plan: Plan, progress: 
     dead = [dead_channels(tower, axis, seen_before) for axis in axes]
     loud_tokens, in_stream = loud_in_stream(tower, name, inputs)
     progress(2, steps)
-    canonicalize(tower, name, inputs, plan, strengths=STRENGTHS)
+    canonicalize(tower, name, inputs, plan)
     progress(3, steps)
     seen_after = observe(tower, inputs, axes)
     progress(4, steps)

@@ -7,7 +7,7 @@ form, from quantities that are the same in every form:
 - constants: the channels of a LayerNorm get the middle of their range at zero where all readers have a bias, keys
   their mean. Values keep theirs: what a model attends to in order to do nothing has a value near zero, which a constant
   would destroy (benchmarks/forms).
-- factors: `strength` has the family, and the error of the readers chooses in it.
+- factors: `strength` has the family; the bits of widths and columns choose in it.
 - heads: `heads` has the basis.
 """
 
@@ -27,13 +27,8 @@ from d4c.quantization.symmetries.mix import mix_heads
 from d4c.quantization.symmetries.observed import Observations, Observed, observe
 from d4c.quantization.symmetries.rescale import rescale
 from d4c.quantization.symmetries.shift import shift, takes_shift
-from d4c.quantization.symmetries.strength import Reader, best_factors
+from d4c.quantization.symmetries.strength import columns, factors
 
-STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-POSITIONS = 512
-"""Positions of a sequence that errors are measured on."""
-PIXELS = 2048
-"""Positions of a feature map, which has fewer channels."""
 RARELY_ALIVE = 1.0
 """A channel behind a ReLU counts as at least as wide as so many standard deviations before the ReLU: it may be silent
 on a few calibration images and not on others."""
@@ -46,7 +41,6 @@ def canonicalize(
     inputs: Tensor,
     plan: Plan,
     progress: Progress = silent,
-    strengths: Sequence[float] = STRENGTHS,
 ) -> None:
     """Rewrite a float tower in place; its outputs stay equal.
 
@@ -56,7 +50,6 @@ def canonicalize(
         inputs: A few dozen samples: pixels [N, 3, S, S] or tokens [N, L].
         plan: The formats that the layers will be quantized in.
         progress: Called with the axes done and their number.
-        strengths: What to choose from for each axis, the full fold last; fewer take less time.
     """
     # The bases of heads depend on the form of what q, k and v read.
     axes = sorted(tower.channel_axes(), key=lambda axis: axis.heads > 0)
@@ -67,28 +60,23 @@ def canonicalize(
         if axis.heads:
             _balance_heads(tower, axis, observations)
         else:
-            _rescale(tower, axis, name, observations, plan, strengths)
+            _rescale(tower, axis, name, observations, plan)
         progress(done, len(axes))
     tower.to(dtype)
 
 
-def _rescale(
-    tower: Tower, axis: ChannelAxis, name: str, observations: Observations, plan: Plan, strengths: Sequence[float]
-) -> None:
+def _rescale(tower: Tower, axis: ChannelAxis, name: str, observations: Observations, plan: Plan) -> None:
     inputs = [observations[f"{reader}.input"] for reader in axis.readers]
     offsets = torch.zeros_like(inputs[0].low)
     if takes_shift(tower, axis):
         offsets = -(inputs[0].low + inputs[0].high) / 2
         shift(tower, axis, offsets)
-    readers = [
-        Reader(_product(tower, reader), _few(observed.sample, offsets), plan[f"{name}.{reader}"])
-        for reader, observed in zip(axis.readers, inputs, strict=True)
-        if f"{name}.{reader}" in plan
-    ]
+    readers = [reader for reader in axis.readers if f"{name}.{reader}" in plan]
     if readers:
         widths = _widths(axis, inputs, [observations[w] for w in axis.writers if w in observations], offsets)
-        allowed = _allowed(strengths, axis, [reader.plan for reader in readers])
-        rescale(tower, axis, 1 / best_factors(widths, readers, allowed))
+        sizes = columns([_product(tower, reader) for reader in readers], widths)
+        strength = _strength(axis, [plan[f"{name}.{reader}"] for reader in readers])
+        rescale(tower, axis, 1 / factors(widths, sizes, strength))
 
 
 def _widths(axis: ChannelAxis, inputs: Sequence[Observed], outputs: Sequence[Observed], offsets: Tensor) -> Tensor:
@@ -102,10 +90,13 @@ def _widths(axis: ChannelAxis, inputs: Sequence[Observed], outputs: Sequence[Obs
     return torch.maximum(widths.amax(0), RARELY_ALIVE * before)
 
 
-def _allowed(strengths: Sequence[float], axis: ChannelAxis, plans: Sequence[LayerPlan]) -> Sequence[float]:
-    """A full fold suits inputs behind a LayerNorm, unless weights have fewer bits than their inputs."""
+def _strength(axis: ChannelAxis, plans: Sequence[LayerPlan]) -> float:
+    """One width for all channels suits inputs after a LayerNorm; even columns suit weights of fewer bits, and ReLUs.
+
+    Choosing among seven strengths by the rounding error of the readers was no better (benchmarks/choices).
+    """
     narrow = any(p.weights is not None and p.weights.num_bits < p.inputs[0].num_bits for p in plans)
-    return strengths if narrow or axis.positive else strengths[-1:]
+    return 0.0 if narrow or axis.positive else 1.0
 
 
 def _balance_heads(tower: Tower, axis: ChannelAxis, observations: Observations) -> None:
@@ -133,11 +124,3 @@ def _product(tower: Tower, name: str) -> nn.Linear | nn.Conv2d:
     layer = tower.get_submodule(name)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     return layer
-
-
-def _few(sample: Tensor, offsets: Tensor) -> Tensor:
-    """Some hundred positions of a sample, shifted."""
-    if sample.ndim == 4:
-        return sample[: max(1, PIXELS // sample[0, 0].numel())]
-    count = max(1, POSITIONS // sample.shape[1]) if sample.ndim == 3 else POSITIONS
-    return sample[:count] + offsets.to(sample)

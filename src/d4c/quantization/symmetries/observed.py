@@ -1,4 +1,4 @@
-"""What passes through the channel axes of a float tower: ranges, moments and a sample, from calibration data."""
+"""What passes through the channel axes of a float tower: ranges and moments, from calibration data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ class Observed:
     Attributes:
         low: Smallest value of each channel [C].
         high: Largest value of each channel [C].
-        sample: The largest batch, [n, L, C] or [n, C, H, W].
     """
 
     def __init__(self, heads: int = 0) -> None:
         self.heads, self.count = heads, 0
-        self.low = self.high = self.sample = torch.empty(0)
+        self.low = self.high = torch.empty(0)
         self._sum = self._squares = self._moments = torch.empty(0)
 
     def add(self, x: Tensor) -> None:
@@ -45,8 +44,6 @@ class Observed:
         self.low, self.high = low, high
         self._sum, self._squares, self._moments = (*parts, self._moments)[:3]
         self.count += len(rows)
-        if x.numel() > self.sample.numel():
-            self.sample = x.clone()
 
     @property
     def mean(self) -> Tensor:
