@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,10 +14,38 @@ from pathlib import Path
 import torch
 
 from benchmarks.common.problems import Bench
-from benchmarks.common.rows import Row, append_row
+from benchmarks.common.rows import Row, append_row, is_measured, read_rows
 
 OpenBench = Callable[[argparse.Namespace, str], Bench]
 Measure = Callable[[argparse.Namespace, Bench, Row], Row]
+
+
+def run_cells(
+    args: argparse.Namespace,
+    cells: Callable[[argparse.Namespace], list[Row]],
+    prepare: Callable[[argparse.Namespace, list[Row]], None],
+    open_bench: OpenBench,
+    measure: Measure,
+) -> None:
+    """Measure the cells that `args.out` does not hold yet, for `args.minutes`, with caches beside it.
+
+    Args:
+        args: The command line.
+        cells: Lists all cells.
+        prepare: Makes what the cells share, so that workers only read it.
+        open_bench: Opens what a process needs on a device.
+        measure: Makes the row of a cell.
+    """
+    args.deadline = time.monotonic() + 60 * args.minutes
+    args.cache = args.out.parent / "cache"
+    args.cache.mkdir(parents=True, exist_ok=True)
+    # An end from outside, such as a time limit, ends the workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    rows = read_rows(args.out)
+    todo = [cell for cell in cells(args) if not is_measured(cell, rows)]
+    set_up_torch()
+    prepare(args, todo)
+    measure_in_workers(args, todo, open_bench, measure)
 
 
 def measure_in_workers(args: argparse.Namespace, todo: list[Row], open_bench: OpenBench, measure: Measure) -> None:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import d4c
 from d4c.settings.presets import Preset
+from d4c.storage.hashing import tensors_hash
 
 METHODS = ("d4c", "pgsi", "pgsi+scg", "pgsi+pae", "bns", "pse", "noise", "pink", "leaves")
 SCHEMES = ("W8A8", "W4A8", "W4A4")
@@ -45,16 +45,6 @@ IMAGES, ITERATIONS, PROMPTS = 16, 6, 40
 PRESETS: tuple[Preset, ...] = ("paper", "quick")
 
 
-def tensor_hash(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -73,14 +63,14 @@ def synthesized(clip: Any, method: str, preset: Preset) -> dict[str, str]:
     )
     made = d4c.synthesize(clip, method, preset, seed=0, **settings)
     tensors = {"pixels": made.pixels, "targets": made.targets}
-    return {"set": tensor_hash(tensors if made.boxes is None else {**tensors, "boxes": made.boxes})}
+    return {"set": tensors_hash(tensors if made.boxes is None else {**tensors, "boxes": made.boxes})}
 
 
 def quantized(clip: Any, calibration: Any, scheme: str, export: bool, **settings: Any) -> dict[str, str]:
     if settings.get("reconstruction") not in ("none", "gptq"):
         settings = {"iterations": ITERATIONS, "batch_size": 8, **settings}
     made = d4c.quantize(clip, calibration, scheme, prompts=PROMPT_LIST, seed=0, **settings)
-    found = {"state": tensor_hash(made.state_dict())}
+    found = {"state": tensors_hash(made.state_dict())}
     with tempfile.TemporaryDirectory() as folder:
         made.save_pretrained(Path(folder) / "artifact")
         found["weights"] = file_hash(Path(folder) / "artifact" / "model.safetensors")

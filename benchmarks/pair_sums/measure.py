@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,8 @@ import d4c
 from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
 from benchmarks.common.problems import Bench, Places, datasets
 from benchmarks.common.records import command, measured, setup
-from benchmarks.common.rows import Row, is_measured, read_rows, top1_line
-from benchmarks.common.workers import measure_in_workers, set_up_torch
+from benchmarks.common.rows import Row, top1_line
+from benchmarks.common.workers import run_cells
 from d4c.deployment.saturating import saturating_layers
 from d4c.models.clip import CLIP
 from d4c.quantization.placement import default_overrides
@@ -107,16 +104,7 @@ def main() -> None:
     add_device(parser)
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     args = parser.parse_args()
-    args.deadline = time.monotonic() + 60 * args.minutes
-    args.cache = args.out.parent / "cache"
-    args.cache.mkdir(parents=True, exist_ok=True)
-    # An end from outside, such as a time limit, ends the workers too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    rows = read_rows(args.out)
-    todo = [cell for cell in cells(args) if not is_measured(cell, rows)]
-    set_up_torch()
-    prepare(args, todo)
-    measure_in_workers(args, todo, open_bench, measure)
+    run_cells(args, cells, prepare, open_bench, measure)
 
 
 if __name__ == "__main__":
