@@ -6,9 +6,11 @@ What comes next finds no trace of the killed one, or works on what it left.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -42,6 +44,9 @@ def read(folder: Path) -> str:
     return (folder / "out" / "deep" / "a").read_text()
 
 
+JOBS = {"output": output, "stage": stage}
+
+
 def killed_at(event: int, work: Callable[[], None]) -> bool:
     """Run something in a process that ends at its n-th file operation; whether it came that far."""
     child = os.fork()
@@ -63,34 +68,44 @@ def killed_at(event: int, work: Callable[[], None]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-@pytest.mark.parametrize(
-    ("job", "at_once", "earlier"),
-    [(output, True, True), (output, False, True), (output, True, False), (stage, True, True)],
-    ids=["exchange", "two renames", "no earlier result", "stage"],
-)
-def test_nothing_is_lost_and_nothing_is_left(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    job: Callable[[Path, str], None],
-    at_once: bool,
-    earlier: bool,
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which only a loss of power would tell
-    if not at_once:
-        monkeypatch.setattr("d4c.storage.siblings.exchange", lambda one, other: False)
+def kill_at_every_event(folder: Path, job: Callable[[Path, str], None], earlier: bool) -> int:
+    """Kill a job at its first file operation, at its second one and so on; how many it has."""
     event, is_over = 0, False
     while not is_over:
-        folder = tmp_path / str(event)
-        folder.mkdir()
+        place = folder / str(event)
+        place.mkdir()
         if earlier:
-            job(folder, "old")
-        is_over = not killed_at(event, lambda folder=folder: job(folder, "new"))  # type: ignore[misc]
-        restore(folder / "out")
-        assert earlier <= (folder / "out").exists()
-        assert not (folder / "out").exists() or read(folder) in ("old", "new")
-        job(folder, "newer")
-        assert read(folder) == "newer"
-        left = [path for path in folder.rglob("*") if path.name.endswith((NEW, OLD, LOCK))]
+            job(place, "old")
+        is_over = not killed_at(event, lambda place=place: job(place, "new"))  # type: ignore[misc]
+        restore(place / "out")
+        assert earlier <= (place / "out").exists()
+        assert not (place / "out").exists() or read(place) in ("old", "new")
+        job(place, "newer")
+        assert read(place) == "newer"
+        left = [path for path in place.rglob("*") if path.name.endswith((NEW, OLD, LOCK))]
         assert left == []
         event += 1
-    assert event > 15
+    return event
+
+
+@pytest.mark.parametrize(
+    ("job", "at_once", "earlier"),
+    [("output", True, True), ("output", False, True), ("output", True, False), ("stage", True, True)],
+    ids=["exchange", "two renames", "no earlier result", "stage"],
+)
+def test_nothing_is_lost_and_nothing_is_left(tmp_path: Path, job: str, at_once: bool, earlier: bool) -> None:
+    # In a process of its own: fork copies locks that other threads hold, and test processes have many threads.
+    command = [sys.executable, __file__, str(tmp_path), job, str(int(at_once)), str(int(earlier))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 15
+
+
+if __name__ == "__main__":
+    folder, job, at_once, earlier = sys.argv[1:]
+    with patch("os.fsync"):  # which only a loss of power would tell
+        if at_once == "1":
+            print(kill_at_every_event(Path(folder), JOBS[job], earlier == "1"))
+        else:
+            with patch("d4c.storage.siblings.exchange", return_value=False):
+                print(kill_at_every_event(Path(folder), JOBS[job], earlier == "1"))
