@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import d4c
 from d4c.quantization.formats.packing import pack
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 
 pytest.importorskip("compressed_tensors")
 from compressed_tensors.compressors import PackedQuantizationCompressor

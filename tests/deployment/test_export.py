@@ -24,9 +24,9 @@ from d4c.errors import ArtifactError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.progress import Progress
+from d4c.quantization.layers.quantized_activations import QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_activations import QuantizedMatMul
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.storage.files import sha256
 
 Exported = tuple[QuantizedCLIP, Export]

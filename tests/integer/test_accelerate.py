@@ -13,8 +13,8 @@ from d4c.errors import SettingError
 from d4c.integer.accelerate import accelerate
 from d4c.integer.integer_linear import IntegerLinear
 from d4c.models.clip import CLIP
+from d4c.quantization.layers.quantized_activations import QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_activations import QuantizedMatMul
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PROMPTS = ["a photo of a cat.", "an emoji of a very small green tree frog"]

@@ -12,7 +12,8 @@ from d4c.errors import SettingError
 from d4c.integer.codes import Codes, Rounding
 from d4c.integer.integer_linear import IntegerLinear
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 
 
 def quantized_linear(

@@ -11,7 +11,7 @@ from d4c.integer.codes import Codes, Rounding
 from d4c.integer.products import product
 from d4c.models.layers import QuickGELU
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import ActivationQuantizer
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 
 CASES = [(None, False, False), (QuickGELU(), True, False), (nn.GELU(), False, False), (None, False, True)]
 

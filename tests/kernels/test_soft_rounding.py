@@ -9,7 +9,8 @@ from torch import Tensor
 from d4c.compiled import can_compile
 from d4c.quantization.formats.affine import fake_quantize
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.rounding.adaround import SoftRounding
 
 pytestmark = pytest.mark.skipif(not (torch.cuda.is_available() and can_compile()), reason="needs a GPU and Triton")

@@ -15,9 +15,10 @@ from d4c.models.clip import CLIP
 from d4c.quantization import calibrate as calibration
 from d4c.quantization.calibrate import calibrate, set_pixel_range
 from d4c.quantization.formats.scheme import QuantArgs, Scheme
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedConv2d
 from d4c.quantization.placement import convert, make_plan
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d
 
 
 def test_batches_hold_every_prompt_once_and_no_padding(demo_vit: CLIP) -> None:

@@ -16,11 +16,12 @@ import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization.calibrate import calibrate
 from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.layers.activation_quantizer import LOUD_FORMAT, ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.loud_channels import loud_channels
 from d4c.quantization.placement import LayerPlan, convert
 from d4c.quantization.preparation import working_copy
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import LOUD_FORMAT, ActivationQuantizer, QuantizedLinear
 from d4c.quantization.ranges.observer import Observer
 
 LOUD_LAYER, LOUD_CHANNEL = "image.blocks.2.mlp.fc2", 7

@@ -17,9 +17,10 @@ from d4c.models.layers import Add, Attention, Block, MatMul
 from d4c.models.resnet import AttentionPool
 from d4c.models.vit import VisionTransformer
 from d4c.quantization.formats.scheme import QuantArgs, Scheme, Track
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import QuantizedAvgPool2d, QuantizedPair
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.placement import LayerPlan, Plan, convert, default_overrides, make_plan, shared_inputs
-from d4c.quantization.quantized_activations import QuantizedAvgPool2d, QuantizedPair
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
 
 W3A5 = Scheme(3, 5)
 PRODUCTS = nn.Linear | nn.Conv2d | nn.Embedding | MatMul

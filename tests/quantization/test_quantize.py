@@ -22,8 +22,8 @@ from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash, model_record
 from d4c.progress import WHOLE
 from d4c.quantization.formats.pair_sums import rows_that_fit
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.stages import stages
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow", "the moon over the sea"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d4c.calibration.prompts import generic_prompts
 from d4c.models.clip import CLIP
-from d4c.quantization.quantized_layers import QuantizedLinear
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 
 
 @pytest.fixture(scope="module")

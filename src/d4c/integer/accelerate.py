@@ -10,8 +10,8 @@ from torch import nn
 from d4c.errors import SettingError
 from d4c.integer.integer_tower import has_integer_form, to_integer
 from d4c.models.clip import CLIP
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedLayer
 
 
 def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CLIP:

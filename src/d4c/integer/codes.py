@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.errors import SettingError
-from d4c.quantization.quantized_layers import ActivationQuantizer
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 
 
 class Codes(nn.Module):

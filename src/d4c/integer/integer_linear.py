@@ -14,7 +14,7 @@ from d4c.errors import SettingError
 from d4c.integer.codes import Codes, Rounding
 from d4c.integer.products import DEPTH, product
 from d4c.quantization.formats.packing import pack
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 
 
 class IntegerLinear(nn.Module):

@@ -14,8 +14,9 @@ from d4c.integer.integer_linear import IntegerLinear
 from d4c.integer.products import activation_name
 from d4c.models.layers import Attention, Block, join_heads, split_heads
 from d4c.models.tower import Tower, replace_module
-from d4c.quantization.quantized_activations import QuantizedMatMul
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
+from d4c.quantization.layers.quantized_activations import QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
 
 
 def integer(*layers: nn.Module) -> IntegerLinear:

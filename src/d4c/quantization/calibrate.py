@@ -10,8 +10,10 @@ from torch import Tensor
 from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import Progress, parts, silent
 from d4c.quantization.config import QuantizeConfig, RangeRule
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.placement import Plan
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer, QuantizedLinear
 from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.ranges.output_error import OutputObserver
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from d4c.models.clip import CLIP
 from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.formats.affine import fake_quantize
+from d4c.quantization.layers.activation_quantizer import LOUD_FORMAT
 from d4c.quantization.placement import Plan
-from d4c.quantization.quantized_layers import LOUD_FORMAT
 from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.stages import record_input, run_stage, stages
 

@@ -15,18 +15,15 @@ from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import Published, Slot, replace_module
 from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
 from d4c.quantization.layer_patterns import matches
-from d4c.quantization.quantized_activations import (
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import (
     QuantizedAdd,
     QuantizedAvgPool2d,
     QuantizedMatMul,
     QuantizedPair,
 )
-from d4c.quantization.quantized_layers import (
-    ActivationQuantizer,
-    QuantizedConv2d,
-    QuantizedEmbedding,
-    QuantizedLinear,
-)
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
 from d4c.reading.schema import List, Record, Whole, check
 
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)

@@ -20,10 +20,10 @@ from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig, TowerName, quantize_config
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.layer_patterns import matches
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.placement import Plan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, check_embeddings, with_ranges, working_copy
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
 from d4c.quantization.rounding.resume import Checkpoint, tensor_hash
 from d4c.quantization.sensitivity.allocation import mixed_overrides

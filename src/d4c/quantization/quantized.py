@@ -8,8 +8,8 @@ from typing import Any
 from d4c.models.clip import CLIP
 from d4c.quantization.artifact.folder import KIND
 from d4c.quantization.artifact.write import write_artifact
+from d4c.quantization.layers.quantized_weight import QuantizedLayer, effective_bits, weighted_layers
 from d4c.quantization.placement import Plan, loud_channels
-from d4c.quantization.quantized_layers import QuantizedLayer, effective_bits, weighted_layers
 from d4c.storage.outputs import output_folder
 
 

@@ -23,8 +23,10 @@ from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.deployment.onnx.transformer_nodes import attend
 from d4c.models.layers import Attention, QuickGELU
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
 
 Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
 Shape = tuple[int | str, ...]

@@ -23,8 +23,9 @@ from d4c.deployment.onnx.parity import TowerParity
 from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.models.clip import CLIP
 from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
 
 Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
 WIDTHS = pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (6, 6), (4, 4)])

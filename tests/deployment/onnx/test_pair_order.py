@@ -17,8 +17,8 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from d4c.deployment.export import Export
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 from d4c.runtime.processor import VARIABLE, saturates
 from d4c.runtime.sessions import onnxruntime_graph, openvino_graph
 

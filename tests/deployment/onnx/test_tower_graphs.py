@@ -28,9 +28,9 @@ from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
 from d4c.models.resnet import Bottleneck
 from d4c.models.vit import VisionTransformer
+from d4c.quantization.layers.quantized_activations import QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_activations import QuantizedAvgPool2d, QuantizedMatMul
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
 
 Exported = tuple[QuantizedCLIP, Export]
 Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]

@@ -24,8 +24,8 @@ from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
 from d4c.quantization.artifact import write
 from d4c.quantization.formats.packing import packed_size
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import QuantizedEmbedding
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.rounding.adaround import GAMMA, ZETA, SoftRounding
 
 formats = st.tuples(st.integers(2, 8), st.booleans(), st.integers(0, 1000))

@@ -14,7 +14,8 @@ import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization.formats.affine import dequantize, quantize
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.rounding.gptq import BLOCK, GPTQ, factorize
 from d4c.quantization.rounding.gptq import _gram as gram
 

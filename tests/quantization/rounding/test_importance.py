@@ -15,9 +15,10 @@ from d4c.calibration.prompts import generic_prompts
 from d4c.models.clip import CLIP
 from d4c.progress import Progress
 from d4c.quantization.formats.scheme import QuantArgs, Scheme
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.placement import default_overrides, make_plan
 from d4c.quantization.preparation import with_ranges
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLinear
 from d4c.quantization.rounding import importance, reconstruction
 from d4c.quantization.rounding.config import Importance, ReconstructionConfig
 from d4c.quantization.rounding.importance import Error, embedding_error, token_importance, zeroshot_error

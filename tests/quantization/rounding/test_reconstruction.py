@@ -16,9 +16,9 @@ from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE, Progress, silent
 from d4c.quantization.calibrate import calibrate, prepare
 from d4c.quantization.formats.scheme import Scheme, Track
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.placement import convert, default_overrides, make_plan
 from d4c.quantization.quantize import quantize
-from d4c.quantization.quantized_layers import QuantizedLayer
 from d4c.quantization.rounding import optimization, reconstruction
 from d4c.quantization.rounding.adaround import SoftRounding
 from d4c.quantization.rounding.config import PAPER, ReconstructionConfig

@@ -19,10 +19,11 @@ from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import QuantizedMatMul
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.placement import Plan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
-from d4c.quantization.quantized_activations import QuantizedMatMul
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.sensitivity.measure import GROUPS, Sensitivity, measure_sensitivity
 from d4c.quantization.sensitivity.probe import NO_WEIGHTS, Probe, at_width
 

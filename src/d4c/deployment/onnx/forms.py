@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from d4c.deployment.onnx.graph import Graph
-from d4c.quantization.quantized_layers import ActivationQuantizer
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 
 
 def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, *, clip_values: bool = False) -> str:

@@ -12,8 +12,10 @@ from torch import nn
 from d4c.deployment.onnx.forms import fake_quantized, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
-from d4c.quantization.quantized_activations import LEAST_PEAK, QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedEmbedding, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import LEAST_PEAK, QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
 
 Product = nn.Linear | nn.Conv2d | QuantizedLinear | QuantizedConv2d
 Scaled = tuple[Product, float]

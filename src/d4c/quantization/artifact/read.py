@@ -17,9 +17,10 @@ from d4c.models.formats.assemble import check_depth
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import packed_size, unpack
 from d4c.quantization.formats.scheme import Track
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.placement import LayerPlan, convert
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms
 from d4c.reading.json_file import read_json
 from d4c.reading.ranges import SEED, TOKEN_ID

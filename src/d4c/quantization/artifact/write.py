@@ -15,8 +15,9 @@ from d4c.models.tokenizer_files import save_tokenizer
 from d4c.quantization.artifact.card import model_card
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer, effective_bits
 from d4c.quantization.placement import Plan, loud_channels
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedEmbedding, QuantizedLayer, effective_bits
 from d4c.reading.seal import file_hashes, write_sealed
 from d4c.storage.files import write_json
 

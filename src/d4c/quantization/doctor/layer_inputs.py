@@ -15,8 +15,8 @@ from d4c.quantization.doctor.diagnosis import LayerOutlook, LoudChannel
 from d4c.quantization.doctor.spread import silent
 from d4c.quantization.formats.affine import fake_quantize
 from d4c.quantization.formats.scheme import QuantArgs
+from d4c.quantization.layers.quantized_activations import row_peaks
 from d4c.quantization.placement import LayerPlan, Plan
-from d4c.quantization.quantized_activations import row_peaks
 from d4c.quantization.ranges.search import search, search_symmetric, summarize
 from d4c.quantization.ranges.thinning import thin
 

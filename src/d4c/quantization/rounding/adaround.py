@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.compiled import can_compile
-from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 
 ZETA, GAMMA = 1.1, -0.1
 """Limits of the stretched sigmoid, as published; an offset thus reaches 0 and 1 at finite alpha."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from d4c.compiled import Repeated
 from d4c.progress import Progress, silent
-from d4c.quantization.quantized_layers import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 
 Layer = QuantizedLinear | QuantizedConv2d
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.models.clip import CLIP
-from d4c.quantization.quantized_layers import QuantizedLinear
+from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.stages import stages
 from d4c.zeroshot.divergence import divergence, log_distribution
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from d4c.compiled import Repeated
 from d4c.progress import Interval, Progress, silent
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedLayer
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.rounding.adaround import SoftRounding
 from d4c.quantization.rounding.config import ReconstructionConfig
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import Progress, parts, silent
-from d4c.quantization.quantized_layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.rounding.config import ReconstructionConfig
 from d4c.quantization.rounding.gptq import GPTQ, Layer
 from d4c.quantization.rounding.importance import embedding_error, token_importance, zeroshot_error

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from d4c.models.clip import CLIP
-from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.stages import Stage
 from d4c.storage.resumable import Saves, refuse_others, remove_saves, saves_in
 

@@ -13,7 +13,7 @@ from d4c.progress import Progress, silent
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.layer_patterns import matches_any
-from d4c.quantization.quantized_layers import QuantizedEmbedding, QuantizedLayer, weighted_layers
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer, weighted_layers
 from d4c.quantization.sensitivity.probe import Probe
 
 CHOICES = (3, 4, 5, 6, 8)

@@ -17,9 +17,9 @@ from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.formats.scheme import Scheme, check_bits
+from d4c.quantization.layers.quantized_weight import weighted_layers
 from d4c.quantization.placement import LayerPlan, default_overrides, make_plan
 from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
-from d4c.quantization.quantized_layers import weighted_layers
 from d4c.quantization.sensitivity.probe import NO_WEIGHTS, Probe
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from d4c.models.clip import CLIP, TOWERS
 from d4c.models.tower import replace_module
-from d4c.quantization.quantized_layers import QuantizedLayer
+from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.stages import Stage, stages
 from d4c.zeroshot.divergence import divergence, log_distribution
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d4c.quantization.quantized_layers import ActivationQuantizer, check_int32
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_product import check_int32
 
 LEAST_PEAK = 1e-12
 """Where a row attends to a constant first token alone, the rest of it may be zero."""

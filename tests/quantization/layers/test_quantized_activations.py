@@ -6,9 +6,9 @@ from torch import Tensor
 from d4c.models.clip import CLIP
 from d4c.models.layers import WeightedSum
 from d4c.quantization.formats.scheme import QuantArgs, Scheme, Strategy
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import QuantizedMatMul
 from d4c.quantization.placement import default_overrides, make_plan
-from d4c.quantization.quantized_activations import QuantizedMatMul
-from d4c.quantization.quantized_layers import ActivationQuantizer
 
 
 def quantized_product(bits: int, strategy: Strategy) -> QuantizedMatMul:

@@ -11,15 +11,10 @@ from torch import Tensor, nn
 
 from d4c.errors import SettingError
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
-from d4c.quantization.quantized_layers import (
-    ActivationQuantizer,
-    QuantizedConv2d,
-    QuantizedEmbedding,
-    QuantizedLayer,
-    QuantizedLinear,
-    check_int32,
-)
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.quantized_activations import QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear, check_int32
+from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer
 from d4c.quantization.ranges.observer import Observer
 
 bit_widths = st.integers(2, 8)

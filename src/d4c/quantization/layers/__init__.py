@@ -1,0 +1,1 @@
+"""Quantized layers: quantizers of activations, quantized weights, and products of both."""
