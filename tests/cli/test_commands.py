@@ -376,6 +376,15 @@ def test_an_override_without_a_scheme_is_wrong_usage(d4c_command: Any, noise: Pa
     assert "PATTERN=SCHEME" in err
 
 
+def test_an_override_that_matches_nothing_is_refused_before_any_work(
+    d4c_command: Any, noise: Path, tmp_path: Path
+) -> None:
+    words = ["quantize", "--model", "demo-vit", "--calibration", noise, "-o", tmp_path / "out"]
+    code, out, err = d4c_command(*words, "--override", "image.nothing=W8A8")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: The override 'image.nothing' matches no layer")
+
+
 def test_an_override_splits_at_its_last_equals_sign() -> None:
     assert parse_overrides(["image.blocks.{0,1}.*=W8A8", "a=W4A4"]) == {"image.blocks.{0,1}.*": "W8A8", "a": "W4A4"}
 

@@ -17,6 +17,7 @@ import torch
 import d4c
 from d4c.errors import ArtifactError, DataError, SettingError
 from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.embed import Embeddings, Encoder, embed
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
@@ -218,6 +219,19 @@ def test_the_full_range_and_sharp_images_reach_both_artifacts(copied: Path) -> N
     for name in ("artifact", "baseline"):
         recipe = d4c.load_quantized(copied / name).recipe
         assert (recipe["full_range"], recipe["soften"]) == (True, False)
+
+
+def test_strict_reaches_the_evaluation_and_counts_as_a_setting(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that was left out before is an error when the run is repeated with `strict`."""
+    asked: list[bool] = []
+
+    def watched(model: Encoder, dataset: Dataset, *, strict: bool, progress: Progress) -> Embeddings:
+        asked.append(strict)
+        return embed(model, dataset, strict=strict, progress=progress)
+
+    monkeypatch.setattr("d4c.evaluation.embed.embed", watched)
+    assert run_again(copied, replace(CONFIG, strict=True)) == EVALUATIONS
+    assert asked == [True] * 3
 
 
 def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:

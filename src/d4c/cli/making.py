@@ -31,6 +31,7 @@ def run(
     full_range: options.FullRange = None,
     soften: options.Soften = None,
     dataset: Annotated[str | None, typer.Option(help="As in evaluate. [default: demo]")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="As in evaluate.")] = None,
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
@@ -57,6 +58,7 @@ def run(
             "activation": activation,
             "heads": heads,
             "dataset": dataset,
+            "strict": strict,
             "device": device,
             "more_schemes": scheme[1:] if scheme else None,
             "synthesis": {"method": method, "seed": seed},
@@ -184,6 +186,7 @@ def quantize(
     from d4c.quantization.artifact.folder import KIND
     from d4c.quantization.config import quantize_config
     from d4c.quantization.doctor.examine import examine
+    from d4c.quantization.placement import check_overrides
     from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
     from d4c.storage.outputs import check_output, reserved, unfinished_beside
 
@@ -195,6 +198,7 @@ def quantize(
     refuse_other_files(unfinished)
     check_calibration(calibration)
     clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
+    check_overrides(clip, config.overrides, config.track)
     images = load_calibration(calibration, clip)
     if config.track == "deployable" and not (as_json or Amount.quiet):
         with progress_bar("doctor") as progress:

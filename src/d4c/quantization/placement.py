@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,11 +117,10 @@ def make_plan(
     Raises:
         SettingError: An override is not a valid pattern, or matches no layer and is not one of the track's exceptions.
     """
-    modules = _quantizable(clip, track)
-    _check_overrides(clip, overrides, modules, default_overrides(clip, track))
+    check_overrides(clip, overrides, track)
     plan = {
         name: _layer_plan(clip, name, module, _scheme_of(name, scheme, overrides), track, full_range)
-        for name, module in modules.items()
+        for name, module in _quantizable(clip, track).items()
         if name.split(".")[0] in towers
     }
     if track == "deployable":
@@ -139,10 +138,9 @@ def _quantizable(clip: CLIP, track: Track) -> dict[str, nn.Module]:
     return modules
 
 
-def _check_overrides(
-    clip: CLIP, overrides: Iterable[str], layers: Collection[str], exceptions: Collection[str]
-) -> None:
-    """Raise SettingError for a pattern that matches no layer, unless it is one of the track's own `exceptions`."""
+def check_overrides(clip: CLIP, overrides: Iterable[str], track: Track) -> None:
+    """Raise SettingError for a pattern that matches no layer, unless it is one of the track's own exceptions."""
+    layers, exceptions = _quantizable(clip, track), default_overrides(clip, track)
     for pattern in overrides:
         if pattern not in exceptions and not any(matches(pattern, name) for name in layers):
             raise SettingError(

@@ -33,6 +33,8 @@ class RunConfig:
     heads: tuple[int, int] | None = None
     """Attention heads of the image and the text tower, likewise."""
     dataset: str = "demo"
+    strict: bool = False
+    """Whether an image of the dataset that does not decode is an error."""
     device: str = "auto"
     """A name that PyTorch knows, or "auto" for a GPU if there is one."""
     more_schemes: tuple[str, ...] = ()

@@ -228,7 +228,8 @@ class _Job:
         }
 
     def _evaluation_key(self, rows: list[tuple[Path, str, str]]) -> dict[str, Any]:
-        data = {"dataset": self.config.dataset, "data": self.data, "device": self.config.device}
+        c = self.config
+        data = {"dataset": c.dataset, "data": self.data, "strict": c.strict, "device": c.device}
         return {"model": self.model, **data, "rows": [[name, scheme, outcome(path)] for path, scheme, name in rows]}
 
     def _synthesize(self, synthesis: SynthesisConfig, name: str, new: Path) -> None:
@@ -255,14 +256,15 @@ class _Job:
         from d4c.evaluation.evaluate import score
         from d4c.quantization.artifact.read import read_artifact
 
+        strict = self.config.strict
         with self.report("evaluate float") as progress:
-            reference = embed(self.clip, self.dataset, progress=progress)
+            reference = embed(self.clip, self.dataset, strict=strict, progress=progress)
         metrics = score(reference, self.dataset, reference=None)
         rows = [{"name": "float", "scheme": None, "bytes": float_size(self.clip), "metrics": metrics.to_dict()}]
         for path, scheme, name in artifacts:
             model = read_artifact(path, device=self.clip.device)
             with self.report(f"evaluate {scheme} with {name}") as progress:
-                embeddings = embed(model, self.dataset, progress=progress)
+                embeddings = embed(model, self.dataset, strict=strict, progress=progress)
             metrics = score(embeddings, self.dataset, reference=reference)
             size = (path / "model.safetensors").stat().st_size
             rows.append({"name": name, "scheme": scheme, "bytes": size, "metrics": metrics.to_dict()})
