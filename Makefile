@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 # The theme's makers advertise their next generator on every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo search test test-slow fuzz lint format docs check dependencies audit dist hooks clean
+.PHONY: help demo search test test-slow test-dropin fuzz lint format docs check dependencies audit dist hooks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -45,6 +45,11 @@ test: $(VENV)/.dev ## Run the tests (at most 10 minutes on 2 cores, installation
 
 test-slow: $(VENV)/.dev ## Run the tests that are too slow for every change.
 	$(BIN)/python -m pytest -m slow
+
+LAYOUTS := tests/deployment/layouts
+test-dropin: $(VENV)/.dev ## Test exports for other tools with these tools themselves; needs Node and a network.
+	npm install --ignore-scripts --prefix $(LAYOUTS)/node --no-audit --no-fund --no-package-lock --silent
+	$(BIN)/python -m pytest $(LAYOUTS)
 
 FUZZ_SECONDS := 120
 fuzz: $(VENV)/.dev ## Attack every reader with changed files for two minutes (FUZZ_SECONDS); a finding fails.

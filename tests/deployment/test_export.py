@@ -19,7 +19,7 @@ from d4c.deployment.onnx import parity
 from d4c.deployment.onnx.parity import TowerParity
 from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.deployment.target import ExportOptions, Target, Written
-from d4c.deployment.targets import TARGETS, format_help
+from d4c.deployment.targets import TARGETS, target_help
 from d4c.errors import ArtifactError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
@@ -167,9 +167,9 @@ def test_the_paper_track_is_refused(tmp_path: Path) -> None:
         d4c.export(tmp_path / "artifact", tmp_path / "out")
 
 
-def test_an_unknown_format_is_refused(artifact: Path) -> None:
-    with pytest.raises(SettingError, match=r"'tflite' is unknown; choose one of onnx\."):
-        d4c.export(artifact, format="tflite")
+def test_an_unknown_target_is_refused(artifact: Path) -> None:
+    with pytest.raises(SettingError, match=r"'tflite' is unknown; choose one of onnx, "):
+        d4c.export(artifact, target="tflite")
 
 
 def write_names(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress | None = None) -> Written:
@@ -179,15 +179,15 @@ def write_names(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progr
 
 
 def test_a_new_target_is_one_module(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = Target("names", "the names of the layers", (), write_names)
+    names = Target("names", "the names of the layers", {}, write_names)
     monkeypatch.setitem(TARGETS, names.name, names)
     shutil.copytree(artifact, tmp_path / "artifact")
-    made = d4c.export(tmp_path / "artifact", format="names")
+    made = d4c.export(tmp_path / "artifact", target="names")
     assert made.folder == tmp_path / "artifact-names"
     assert json.loads((made.folder / "names.json").read_text()) == list(d4c.load_quantized(artifact).layers())
     assert made.sizes == {"names.json": (made.folder / "names.json").stat().st_size}
-    assert "names (the names of the layers)" in format_help()
-    with pytest.raises(ArtifactError, match="format 'names', which this runtime does not execute"):
+    assert "names (the names of the layers)" in target_help()
+    with pytest.raises(ArtifactError, match="for 'names', which this runtime does not execute"):
         d4c.load_quantized(made.folder, runtime="onnxruntime")
 
 
@@ -201,7 +201,7 @@ def test_a_missing_library_is_named_with_its_extra(
 
 
 def test_the_command_prints_what_was_written(artifact: Path, tmp_path: Path) -> None:
-    words = ["export", str(artifact), "-o", str(tmp_path / "out"), "--format", "onnx", "--no-check"]
+    words = ["export", str(artifact), "-o", str(tmp_path / "out"), "--for", "onnx", "--no-check"]
     shown = CliRunner().invoke(cli.app, words)
     assert shown.exit_code == 0
     assert "image.onnx: 2." in shown.output.replace("\n", "")

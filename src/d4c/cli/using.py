@@ -11,10 +11,10 @@ import typer
 import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar, say_skipped, show
-from d4c.deployment.targets import DEFAULT_FORMAT, TARGETS, format_help
+from d4c.deployment.targets import DEFAULT_TARGET, TARGETS, target_help
 
 
-def _check_format(name: str) -> str:
+def _check_target(name: str) -> str:
     if name not in TARGETS:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(TARGETS)}.")
     return name
@@ -23,9 +23,11 @@ def _check_format(name: str) -> str:
 def export(
     artifact: Annotated[Path, typer.Argument(help="Folder that quantize or run wrote.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -FORMAT.")
+        Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -NAME.")
     ] = None,
-    format: Annotated[str, typer.Option(callback=_check_format, help=format_help())] = DEFAULT_FORMAT,
+    target: Annotated[
+        str, typer.Option("--for", metavar="NAME", callback=_check_target, help=f"What will read it: {target_help()}")
+    ] = DEFAULT_TARGET,
     unpacked: Annotated[
         bool, typer.Option("--unpacked", help="8 bits per weight: larger files that load faster.")
     ] = False,
@@ -36,14 +38,14 @@ def export(
 ) -> None:
     """Write graphs that runtimes execute with integer kernels."""
     with progress_bar("export") as progress:
-        made = d4c.export(artifact, output, format=format, unpacked=unpacked, check=check, progress=progress)
+        made = d4c.export(artifact, output, target=target, unpacked=unpacked, check=check, progress=progress)
     if as_json:
         print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
         return
     for file, size in made.sizes.items():
         show(f"{made.folder / file}: {size / 1e6:.1f} MB")
-    for tower, parity in (made.parity or {}).items():
-        show(f"{tower}: {parity.summary()}")
+    for name, parity in (made.parity or {}).items():
+        show(f"{name}: {parity.summary()}")
 
 
 def search(

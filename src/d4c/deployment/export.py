@@ -1,6 +1,6 @@
 """`export`: writes a folder with everything that a runtime without torch needs.
 
-files of the target (ONNX: image.onnx, text.onnx)
+files of the target (onnx: image.onnx, text.onnx), and where it looks for them
 tokenizer.json, tokenizer_config.json, preprocessor_config.json   as in the artifact
 export.json    format, origin, shapes, logit scale, and size and SHA-256 of each file
 metrics.json   sizes, and the parity with PyTorch
@@ -8,16 +8,15 @@ metrics.json   sizes, and the parity with PyTorch
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from d4c.deployment.saturating import saturating_layers
 from d4c.deployment.target import ExportOptions, Parity, Written
-from d4c.deployment.targets import DEFAULT_FORMAT, find_target
+from d4c.deployment.targets import DEFAULT_TARGET, find_target
 from d4c.errors import SettingError, require
-from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.reader_files import FILES as READER_FILES
 from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.folder import WEIGHTS
 from d4c.quantization.artifact.read import read_artifact
@@ -30,7 +29,6 @@ from d4c.version import __version__
 
 KIND = "export"
 """What the manifest of an export calls it."""
-COPIED = (*TOKENIZER_FILES, "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Export:
 
     Args:
         folder: Where it is.
-        sizes: Bytes of each of the target's files.
-        parity: Comparison with PyTorch by tower; None if the check was left out.
+        sizes: Bytes of each of the target's files, but for those that every export has.
+        parity: Comparison with PyTorch by tower, and with the towers by file; None if the check was left out.
     """
 
     folder: Path
@@ -49,7 +47,7 @@ class Export:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready form."""
-        parity = None if self.parity is None else {tower: result.to_dict() for tower, result in self.parity.items()}
+        parity = None if self.parity is None else {name: result.to_dict() for name, result in self.parity.items()}
         return {"sizes": self.sizes, "parity": parity}
 
 
@@ -57,7 +55,7 @@ def export(
     artifact: str | Path,
     output: str | Path | None = None,
     *,
-    format: str = DEFAULT_FORMAT,
+    target: str = DEFAULT_TARGET,
     unpacked: bool = False,
     check: bool = True,
     progress: Report = "auto",
@@ -66,9 +64,9 @@ def export(
 
     Args:
         artifact: Folder that `save_pretrained` wrote.
-        output: Folder to write, by default the artifact's name followed by "-" and the format. It appears whole or not
-            at all.
-        format: One of `d4c.deployment.targets.TARGETS`.
+        output: Folder to write, by default the artifact's name followed by "-" and the target's. It appears whole or
+            not at all.
+        target: What will read the folder: one of `d4c.deployment.targets.TARGETS`.
         unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
             with less memory (it keeps every step of unpacking 6-bit weights until it is done).
         check: Compare each layer and each block with PyTorch, see `d4c.deployment.onnx.parity`.
@@ -79,26 +77,27 @@ def export(
 
     Raises:
         ArtifactError: The artifact is damaged, `output` is occupied or the written files compute something else.
-        SettingError: The format is unknown, a library is missing or the artifact is of track "paper".
+        SettingError: The target is unknown, a library is missing or the artifact is of track "paper".
     """
-    target = find_target(format)
-    for library in target.libraries:
-        require(library, target.name, "An export needs")
+    chosen = find_target(target)
+    for library, extra in chosen.libraries.items():
+        require(library, extra, "An export needs")
     source = Path(artifact).resolve()
-    folder = source.with_name(f"{source.name}-{target.name}") if output is None else Path(output)
+    folder = source.with_name(f"{source.name}-{chosen.name}") if output is None else Path(output)
     check_output(folder, KIND)
     clip = read_artifact(artifact)
     _refuse_paper_track(clip)
     origin = sha256(source / WEIGHTS)
-    with reporting(progress, f"export {target.name}") as report, output_folder(folder, KIND) as new:
+    with reporting(progress, f"export {chosen.name}") as report, output_folder(folder, KIND) as new:
         report(0, WHOLE)
-        written = target.write(clip, new, ExportOptions(unpacked, check, origin), report)
-        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
-        for name in COPIED:
-            shutil.copyfile(source / name, new / name)
+        written = chosen.write(clip, new, ExportOptions(unpacked, check, origin, source), report)
+        files = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
+        sizes = {name: (new / name).stat().st_size for name in files if Path(name).name not in READER_FILES}
         exported = Export(folder, sizes, written.parity)
         write_json(new / "metrics.json", exported.to_dict())
-        write_sealed(new / "export.json", _description(clip, new, target.name, origin, written))
+        description = _description(clip, chosen.name, origin, written)
+        files_and_metrics = sorted([*files, "metrics.json"])
+        write_sealed(new / "export.json", {**description, "files": file_hashes(new, files_and_metrics)})
     return exported
 
 
@@ -117,7 +116,7 @@ def _refuse_paper_track(clip: QuantizedCLIP) -> None:
             )
 
 
-def _description(clip: QuantizedCLIP, folder: Path, format: str, origin: str, written: Written) -> dict[str, Any]:
+def _description(clip: QuantizedCLIP, format: str, origin: str, written: Written) -> dict[str, Any]:
     text = clip.config.text
     return {
         "format_version": FORMAT_VERSION,
@@ -138,5 +137,4 @@ def _description(clip: QuantizedCLIP, folder: Path, format: str, origin: str, wr
         "logit_scale": clip.logit_scale,
         "full_range": clip.recipe.get("full_range"),
         "saturating": saturating_layers(clip),
-        "files": file_hashes(folder, sorted(file.name for file in folder.iterdir())),
     }

@@ -1,8 +1,8 @@
-"""`Target`: a format in which `d4c export` writes an artifact."""
+"""`Target`: whom `d4c export` writes an artifact for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,11 +21,13 @@ class ExportOptions:
         unpacked: Store weights as int8 instead of in the bits of the scheme.
         check: Compare what was written with PyTorch.
         origin: SHA-256 of the artifact's weights, which every graph names, so that graphs of two are not mixed up.
+        readers: Folder with the files that say how prompts and pictures are read: `d4c.models.reader_files.FILES`.
     """
 
     unpacked: bool = False
     check: bool = True
     origin: str = ""
+    readers: Path = Path()
 
 
 class Parity(Protocol):
@@ -46,7 +48,7 @@ class Written:
 
     Args:
         settings: What a reader of the files has to know, for export.json.
-        parity: By tower; None if it was not checked.
+        parity: By tower or by file; None if it was not checked.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -59,16 +61,16 @@ Write = Callable[["QuantizedCLIP", Path, ExportOptions, Progress], Written]
 
 @dataclass(frozen=True)
 class Target:
-    """A format of exports.
+    """A reader of exports: d4c's own runtime, or the layout of files that another tool looks for.
 
     Args:
-        name: Value of `format` that chooses it.
-        summary: What it is, for help texts.
-        libraries: Modules that it needs; the extra that installs them has the name of the target.
+        name: Value of `target` that chooses it.
+        summary: What reads it, for help texts.
+        libraries: The extra that installs it, by the name of each module that writing takes.
         write: Writes the files.
     """
 
     name: str
     summary: str
-    libraries: tuple[str, ...]
+    libraries: Mapping[str, str]
     write: Write

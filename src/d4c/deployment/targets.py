@@ -5,21 +5,22 @@ Help texts come from the table, so nothing here imports torch or a target's libr
 
 from __future__ import annotations
 
+from d4c.deployment.layouts.transformers_js import TRANSFORMERS_JS
 from d4c.deployment.onnx.onnx_target import ONNX
 from d4c.deployment.target import Target
 from d4c.errors import SettingError
 
-TARGETS = {target.name: target for target in (ONNX,)}
-DEFAULT_FORMAT = ONNX.name
+TARGETS = {target.name: target for target in (ONNX, TRANSFORMERS_JS)}
+DEFAULT_TARGET = ONNX.name
 
 
 def find_target(name: str) -> Target:
-    """Return the target of a format; raise SettingError if there is none."""
+    """Return the target of a name; raise SettingError if there is none."""
     if name not in TARGETS:
-        raise SettingError(f"The format {name!r} is unknown; choose one of {', '.join(TARGETS)}.")
+        raise SettingError(f"The target {name!r} is unknown; choose one of {', '.join(TARGETS)}.")
     return TARGETS[name]
 
 
-def format_help() -> str:
-    """Return one line with every format and what it is."""
+def target_help() -> str:
+    """Return one line with every target and what reads it."""
     return "; ".join(f"{target.name} ({target.summary})" for target in TARGETS.values()) + "."

@@ -16,9 +16,9 @@ OPERATORS = frozenset((
     "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat",
     "Conv", "DequantizeLinear", "Div", "Equal", "Floor", "Gather", "GatherND",
     "Gelu", "Identity", "LayerNormalization", "MatMul", "Max", "Mul", "Pad",
-    "QuantizeLinear", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape",
-    "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose",
-    "Unsqueeze",
+    "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+    "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub",
+    "Transpose", "Unsqueeze",
 ))
 # fmt: on
 """Every operator that `d4c.deployment.onnx` emits."""

@@ -146,8 +146,8 @@ def _read_description(folder: Path) -> Any:
     check_version(data, FORMAT_VERSION, str(file), ArtifactError, ADVICE)
     if data.get("format") != "onnx":
         raise ArtifactError(
-            f"{folder} holds an export of format {shown(data.get('format'))}, which this runtime does not execute; "
-            "export with --format onnx."
+            f"{folder} holds an export for {shown(data.get('format'))}, which this runtime does not execute; "
+            "export without --for."
         )
     return data
 

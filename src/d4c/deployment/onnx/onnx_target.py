@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d4c.deployment.target import ExportOptions, Parity, Target, Written
+from d4c.models.reader_files import FILES as READER_FILES
 from d4c.progress import Progress, parts
 from d4c.version import __version__
 
 if TYPE_CHECKING:
     from d4c.quantization.quantized import QuantizedCLIP
+
+LIBRARIES = {"onnx": "onnx", "onnxruntime": "onnx"}
+"""The extra that installs each module that writing and checking a graph takes."""
 
 
 def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
@@ -41,12 +46,14 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
         if options.check:
             parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
         progress_of_tower(1, 1)
+    for name in READER_FILES:
+        shutil.copyfile(options.readers / name, folder / name)
     return Written({"opset": OPSET, "unpacked": options.unpacked}, parity if options.check else None)
 
 
 ONNX = Target(
     name="onnx",
-    summary="graphs that ONNX Runtime and OpenVINO execute with integer kernels",
-    libraries=("onnx", "onnxruntime"),
+    summary="d4c's own runtime, in ONNX Runtime and OpenVINO",
+    libraries=LIBRARIES,
     write=write,
 )

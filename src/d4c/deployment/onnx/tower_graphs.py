@@ -27,7 +27,19 @@ EMITTERS: dict[type[Tower], Callable[[Graph, str, Any, int, str], None]] = {
 """Emit the nodes of each kind of tower, from the graph, its input, the module, the size of the input and its output."""
 
 
-def _emit(g: Graph, inputs: str, clip: CLIP, name: str) -> None:
+def emit_tower(g: Graph, inputs: str, clip: CLIP, name: str, output: str) -> None:
+    """Emit the "image" or the "text" tower.
+
+    Args:
+        g: The graph.
+        inputs: Normalized pixels, float32 [batch, 3, S, S], or tokens, int64 [batch, length].
+        clip: The model.
+        name: The tower.
+        output: Name of the embedding [batch, D], not of unit length.
+
+    Raises:
+        SettingError: The tower is of a kind without an emitter.
+    """
     tower = clip.tower(name)
     if type(tower) not in EMITTERS:
         kinds = ", ".join(kind.__name__ for kind in EMITTERS)
@@ -36,7 +48,7 @@ def _emit(g: Graph, inputs: str, clip: CLIP, name: str) -> None:
             "add a function that emits its nodes to EMITTERS."
         )
     size = clip.image_size if name == "image" else clip.config.text.context_length
-    EMITTERS[type(tower)](g, inputs, tower, size, OUTPUT)
+    EMITTERS[type(tower)](g, inputs, tower, size, output)
 
 
 def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
@@ -44,7 +56,7 @@ def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     g = Graph("image", unpacked)
     size = clip.image_size
     pixels = g.input("pixels", TensorProto.FLOAT, ["batch", 3, size, size])
-    _emit(g, pixels, clip, "image")
+    emit_tower(g, pixels, clip, "image", OUTPUT)
     g.output(OUTPUT, ["batch", clip.config.embed_dim])
     return g
 
@@ -57,6 +69,6 @@ def text_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     """
     g = Graph("text", unpacked)
     tokens = g.input("tokens", TensorProto.INT64, ["batch", "length"])
-    _emit(g, tokens, clip, "text")
+    emit_tower(g, tokens, clip, "text", OUTPUT)
     g.output(OUTPUT, ["batch", clip.config.embed_dim])
     return g

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from d4c.errors import ArtifactError
-from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.reader_files import FILES as READER_FILES
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import OneOf, Record, check
 
@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 KIND = "quantized model"
 """What the manifest of an artifact calls it."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SEALED = (WEIGHTS, *TOKENIZER_FILES, "preprocessor_config.json")
+SEALED = (WEIGHTS, *READER_FILES)
 """The files whose hashes are in config.json."""
 IS_OURS = Record({"quantization_config": Record({"quant_method": OneOf(("d4c",))})})
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
-from d4c.models.tokenizer_files import save_tokenizer
+from d4c.models.reader_files import save_reader_files
 from d4c.quantization.artifact.card import model_card
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
@@ -19,31 +19,13 @@ from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer, effective_bits
 from d4c.quantization.placement import Plan, loud_channels
 from d4c.reading.seal import file_hashes, write_sealed
-from d4c.storage.files import write_json
 
 
 def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Path) -> None:
     """Write the files of an artifact into an empty folder."""
     config = clip.config
     save_file(dict(_tensors(clip)), folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_resize": True,
-            "size": {"shortest_edge": clip.image_size},
-            "resample": 3,
-            "do_center_crop": True,
-            "crop_size": {"height": clip.image_size, "width": clip.image_size},
-            "do_convert_rgb": True,
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": list(config.mean),
-            "image_std": list(config.std),
-        },
-    )
-    save_tokenizer(folder, config.text.context_length)
+    save_reader_files(folder, config)
     write_sealed(
         folder / CONFIG,
         {

@@ -1,0 +1,1 @@
+"""Layouts: the files that other tools look for, one module per tool."""

@@ -1,0 +1,151 @@
+"""Checks that a file of a layout computes what the towers do that were compared with PyTorch.
+
+The nodes are the same, but shapes may be fixed, so that a runtime may fuse others: a sum in another order moves a code
+across a rounding boundary now and then (see `d4c.deployment.onnx.parity`). So what is compared is the whole embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d4c.deployment.layouts.graph_file import GraphFile, Ports
+from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.parity import probes
+from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, kernels, open_session, run
+from d4c.deployment.saturating import saturating_layers
+from d4c.errors import ArtifactError
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime import processor
+
+LEAST_COSINE = 0.98
+"""Smallest cosine between an embedding of the file and that of the tower."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class FileParity:
+    """How a file compares with the towers.
+
+    Args:
+        cosine_min: Smallest cosine between embeddings of both.
+        integer_layers: Number of quantized products that run in integers.
+        float_layers: Those that do not, with the type of their node.
+    """
+
+    cosine_min: float
+    integer_layers: int
+    float_layers: dict[str, str]
+
+    def summary(self) -> str:
+        """Return one line for the command line."""
+        layers = self.integer_layers + len(self.float_layers)
+        return (
+            f"embeddings of the towers (cosine {self.cosine_min:.4f} or more); {self.integer_layers} of {layers} "
+            "quantized products run in integers"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-ready form."""
+        return asdict(self)
+
+
+def check_file(path: Path, graph: Graph, file: GraphFile, clip: QuantizedCLIP, towers: Path) -> FileParity:
+    """Compare a file with the towers.
+
+    Args:
+        path: The file.
+        graph: What it was written from.
+        file: Its towers and ports.
+        clip: The artifact in PyTorch.
+        towers: Folder with image.onnx and text.onnx.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ArtifactError: The file computes something else, or a layer in floating point.
+    """
+    wide_sums = bool(saturating_layers(clip)) and processor.saturates("onnxruntime")
+    inputs = {tower: probes(clip, tower).numpy() for tower in file.towers}
+    expected = {
+        tower: run(open_session(towers / f"{tower}.onnx", wide_sums=wide_sums), {_INPUTS[tower]: values})[0]
+        for tower, values in inputs.items()
+    }
+    session = open_session(path, wide_sums=wide_sums)
+    outputs = run_file(session, file.ports, inputs, clip.config.text.context_length)
+    cosine = _check_embeddings(path, file.ports, expected, outputs, clip.logit_scale)
+    nodes = kernels(path, graph.products, wide_sums=wide_sums)
+    in_float = {layer: kind for layer, kind in nodes.items() if kind not in INTEGER_KERNELS}
+    return FileParity(cosine, len(nodes) - len(in_float), in_float)
+
+
+_INPUTS = {"image": "pixels", "text": "tokens"}
+
+
+def run_file(session: Any, ports: Ports, inputs: Mapping[str, NDArray[Any]], context: int) -> Arrays:
+    """Run a session of a layout's file on pictures and prompts of any number.
+
+    Args:
+        session: An ONNX Runtime session.
+        ports: Its inputs and outputs; where a batch is fixed, rows are run one by one.
+        inputs: Pixels as "image", tokens as "text".
+        context: Length that prompts are padded to where it is fixed.
+
+    Returns:
+        The outputs by name.
+    """
+    feeds: Arrays = {}
+    if "image" in inputs:
+        feeds[ports.pixels] = inputs["image"]
+    if "text" in inputs:
+        tokens = inputs["text"].astype(ports.ids)
+        if isinstance(ports.length, int):
+            tokens = np.pad(tokens, ((0, 0), (0, context - tokens.shape[1])))
+        feeds[ports.tokens] = tokens
+    names = [output.name for output in session.get_outputs()]
+    if isinstance(ports.image_batch, int):
+        ((name, rows),) = feeds.items()
+        results = [run(session, {name: row[None]}) for row in rows]
+        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*results, strict=True), strict=True)}
+    return dict(zip(names, run(session, feeds), strict=True))
+
+
+def _check_embeddings(
+    path: Path, ports: Ports, expected: Mapping[str, NDArray[Any]], outputs: Arrays, scale: float
+) -> float:
+    """The smallest cosine of all embeddings; raises ArtifactError where outputs are not what they should be."""
+    units = {tower: _unit(values) for tower, values in expected.items()}
+    cosines = []
+    for tower, values in expected.items():
+        output = outputs[{"image": ports.image, "text": ports.text}[tower]]
+        lengths = np.linalg.norm(output, axis=-1)
+        target = np.ones_like(lengths) if ports.unit_length else np.linalg.norm(values, axis=-1)
+        cosine = float((_unit(output) * units[tower]).sum(-1).min())
+        if not (cosine >= LEAST_COSINE and np.allclose(lengths, target, rtol=0.2)):
+            raise _different(path, f"the embedding of the {tower} tower", f"cosine {cosine:.4f}")
+        cosines.append(cosine)
+    if len(expected) > 1:
+        logits = scale * units["image"] @ units["text"].T
+        error = float(np.abs(outputs["logits_per_image"] - logits).max() / scale)
+        transposed = np.array_equal(outputs["logits_per_image"].T, outputs["logits_per_text"])
+        if not (error <= 1 - LEAST_COSINE and transposed):
+            raise _different(path, "logits", f"cosines differ by {error:.4f}")
+    return min(cosines)
+
+
+def _different(path: Path, what: str, how: str) -> ArtifactError:
+    return ArtifactError(
+        f"ONNX Runtime computes {what} of {path.name} differently from the towers ({how}); nothing was exported, use "
+        "--no-check to export all the same."
+    )
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))

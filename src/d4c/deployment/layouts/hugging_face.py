@@ -1,0 +1,68 @@
+"""Writes config.json as transformers knows it, which several tools read."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d4c.models.config import ViTConfig
+from d4c.models.reader_files import FILES as READER_FILES
+from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.storage.files import write_json
+
+if TYPE_CHECKING:
+    from d4c.models.clip import CLIP
+
+
+def save_processor(readers: Path, folder: Path, clip: CLIP, more: Mapping[str, Any]) -> None:
+    """Write what `AutoConfig` and `AutoProcessor` read.
+
+    Args:
+        readers: Folder with the files that say how prompts and pictures are read.
+        folder: Where to write config.json and copies of these.
+        clip: The model.
+        more: Further fields of config.json.
+    """
+    for name in READER_FILES:
+        shutil.copyfile(readers / name, folder / name)
+    write_json(folder / "config.json", {**clip_config(clip), **more})
+
+
+def clip_config(clip: CLIP) -> dict[str, Any]:
+    """Return the fields of a `CLIPConfig`; of a ResNet, which transformers does not have, only what is the same."""
+    width, text, image = clip.config.embed_dim, clip.config.text, clip.config.image
+    vision: dict[str, Any] = {"image_size": image.image_size}
+    if isinstance(image, ViTConfig):
+        vision |= {
+            "patch_size": image.patch_size,
+            "hidden_size": image.width,
+            "intermediate_size": image.mlp_width,
+            "num_hidden_layers": image.layers,
+            "num_attention_heads": image.heads,
+            "hidden_act": image.activation,
+        }
+    begin, end = VOCAB_SIZE - 2, VOCAB_SIZE - 1
+    return {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": width,
+        "logit_scale_init_value": math.log(clip.logit_scale),
+        "vision_config": {"model_type": "clip_vision_model", **vision, "projection_dim": width},
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp_width,
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "hidden_act": text.activation,
+            "bos_token_id": begin,
+            "eos_token_id": end,
+            "pad_token_id": end,
+            "projection_dim": width,
+        },
+    }

@@ -1,0 +1,65 @@
+"""Builds the graph of a `GraphFile`: the towers' nodes between the inputs and outputs that a tool expects."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from d4c.deployment.layouts.graph_file import GraphFile, Ports
+from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.tower_graphs import emit_tower
+from d4c.models.clip import CLIP
+
+
+def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
+    """Build the graph of a file.
+
+    Args:
+        clip: The model.
+        file: Its towers and ports.
+        unpacked: Store weights as int8.
+
+    Returns:
+        The graph. Logits, [images, prompts] and its transpose, come before embeddings, as in transformers.
+    """
+    g = Graph("clip", unpacked)
+    ports, emit = file.ports, {"image": _emit_image, "text": _emit_text}
+    embeddings = {tower: emit[tower](g, clip, ports) for tower in file.towers}
+    if len(file.towers) > 1:
+        prompts = g.node("Transpose", [embeddings["text"]], "logits/prompts", perm=[1, 0])
+        cosines = g.node("MatMul", [embeddings["image"], prompts], "logits/cosines")
+        g.node("Mul", [cosines, g.scalar(clip.logit_scale)], "logits_per_image")
+        g.node("Transpose", ["logits_per_image"], "logits_per_text", perm=[1, 0])
+        g.output("logits_per_image", [ports.image_batch, ports.text_batch])
+        g.output("logits_per_text", [ports.text_batch, ports.image_batch])
+    batches = {"text": ports.text_batch, "image": ports.image_batch}
+    for tower, batch in batches.items():
+        if tower in embeddings:
+            g.output(embeddings[tower], [batch, clip.config.embed_dim])
+    # Their batch has one name in both towers, and here it may be fixed.
+    g.states.clear()
+    return g
+
+
+def _emit_image(g: Graph, clip: CLIP, ports: Ports) -> str:
+    shape = [ports.image_batch, 3, clip.image_size, clip.image_size]
+    pixels = g.input(ports.pixels, TensorProto.FLOAT, shape)
+    return _embedding(g, pixels, clip, "image", ports.image, ports.unit_length)
+
+
+def _emit_text(g: Graph, clip: CLIP, ports: Ports) -> str:
+    kind = {"int32": TensorProto.INT32, "int64": TensorProto.INT64}[ports.ids]
+    tokens = g.input(ports.tokens, kind, [ports.text_batch, ports.length])
+    if kind != TensorProto.INT64:
+        tokens = g.node("Cast", [tokens], "text.ids", to=TensorProto.INT64)
+    return _embedding(g, tokens, clip, "text", ports.text, ports.unit_length)
+
+
+def _embedding(g: Graph, inputs: str, clip: CLIP, tower: str, output: str, unit_length: bool) -> str:
+    """The embedding of a tower, divided by its length where that is asked for."""
+    if not unit_length:
+        emit_tower(g, inputs, clip, tower, output)
+        return output
+    embedding = f"{tower}.embedding"
+    emit_tower(g, inputs, clip, tower, embedding)
+    length = g.node("ReduceL2", [embedding, g.integers(-1)], f"{tower}.embedding/length", keepdims=1)
+    return g.node("Div", [embedding, length], output)

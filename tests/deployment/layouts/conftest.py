@@ -1,0 +1,86 @@
+"""An artifact, its exports for other tools, and the pictures and labels that these classify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import d4c
+from d4c.evaluation.readers.demo_pack import demo_dataset
+from d4c.pictures import as_rgb
+from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.zeroshot.classification import unit_rows
+
+TEMPLATE = "a {} icon"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The emoji pack, and what our runtime says of it.
+
+    Args:
+        pictures: Paths of RGB pictures.
+        labels: Name of each picture.
+        prompts: A prompt for each label.
+        image: Our embeddings of the pictures.
+        text: Our embeddings of the prompts.
+    """
+
+    pictures: tuple[Path, ...]
+    labels: tuple[str, ...]
+    prompts: tuple[str, ...]
+    image: NDArray[np.float32]
+    text: NDArray[np.float32]
+
+    @property
+    def classes(self) -> list[str]:
+        """Our label of each picture."""
+        return [self.labels[i] for i in (unit_rows(self.image) @ unit_rows(self.text).T).argmax(-1)]
+
+
+@pytest.fixture(scope="session")
+def ours(artifact: Path) -> RuntimeCLIP:
+    """The artifact in our own runtime."""
+    return d4c.load_quantized(d4c.export(artifact, check=False).folder, runtime="onnxruntime")
+
+
+def made_pack(ours: RuntimeCLIP, folder: Path, size: int) -> Pack:
+    """The first classes of the emoji pack."""
+    data = demo_dataset()
+    labels, paths = data.classes[:size], tuple(folder / f"{i}.png" for i in range(size))
+    for i, path in enumerate(paths):
+        as_rgb(data.picture(i)).save(path)
+    prompts = tuple(TEMPLATE.format(label.lower()) for label in labels)
+    pixels = [ours.preprocess(path) for path in paths]
+    return Pack(paths, labels, prompts, ours.encode_image(pixels), ours.encode_text(ours.tokenize(prompts)))
+
+
+@pytest.fixture(scope="session")
+def few(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """Some of the emoji pack."""
+    return made_pack(ours, tmp_path_factory.mktemp("few"), 24)
+
+
+@pytest.fixture(scope="session")
+def pack(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """All of the emoji pack."""
+    return made_pack(ours, tmp_path_factory.mktemp("pictures"), len(demo_dataset()))
+
+
+@pytest.fixture(scope="session")
+def export_for(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of the artifact for a tool, with options of `d4c.export`; tests must not change it."""
+
+    @cache
+    def made(target: str, **options: Any) -> Path:
+        folder = tmp_path_factory.mktemp("for") / "export"
+        return d4c.export(artifact, folder, target=target, check=False, **options).folder
+
+    return made

@@ -1,0 +1,65 @@
+"""A file of a layout that computes something else than the towers is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import d4c
+from d4c.deployment.layouts.file_parity import check_file
+from d4c.deployment.layouts.graph_file import JOINT, GraphFile, Ports
+from d4c.deployment.layouts.port_graph import port_graph
+from d4c.deployment.onnx.graph import Graph
+from d4c.errors import ArtifactError
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime.runtime_clip import RuntimeCLIP
+
+
+@pytest.fixture(scope="module")
+def clip(artifact: Path) -> QuantizedCLIP:
+    return d4c.load_quantized(artifact)
+
+
+def written(clip: QuantizedCLIP, file: GraphFile, folder: Path) -> tuple[Path, Graph]:
+    graph = port_graph(clip, file)
+    path = folder / file.path
+    path.write_bytes(graph.model("test").SerializeToString())
+    return path, graph
+
+
+FIXED = Ports("image", "text", "embedding", "embedding", "int32", True, 1, 1, 77)
+FILES = {
+    "image": GraphFile("a.onnx", ("image",), Ports()),
+    "text": GraphFile("a.onnx", ("text",), Ports()),
+    "both": GraphFile("a.onnx", ("image", "text"), JOINT),
+    "fixed image": GraphFile("a.onnx", ("image",), FIXED),
+    "fixed text": GraphFile("a.onnx", ("text",), FIXED),
+}
+
+
+@pytest.mark.parametrize("file", FILES.values(), ids=FILES)
+def test_every_kind_of_file_computes_in_integers(
+    file: GraphFile, clip: QuantizedCLIP, ours: RuntimeCLIP, tmp_path: Path
+) -> None:
+    path, graph = written(clip, file, tmp_path)
+    parity = check_file(path, graph, file, clip, ours.exported.folder)
+    assert parity.cosine_min > 0.999
+    assert parity.integer_layers == len(graph.products) > 0
+    assert parity.float_layers == {}
+
+
+def test_an_embedding_of_another_length_is_refused(clip: QuantizedCLIP, ours: RuntimeCLIP, tmp_path: Path) -> None:
+    file = GraphFile("a.onnx", ("image",), Ports(unit_length=True))
+    path, graph = written(clip, file, tmp_path)
+    plain = GraphFile("a.onnx", ("image",), Ports())
+    with pytest.raises(ArtifactError, match=r"embedding of the image tower of a\.onnx differently"):
+        check_file(path, graph, plain, clip, ours.exported.folder)
+
+
+def test_other_logits_are_refused(clip: QuantizedCLIP, ours: RuntimeCLIP, tmp_path: Path) -> None:
+    path, graph = written(clip, FILES["both"], tmp_path)
+    graph.constants[f"scalar/{clip.logit_scale}"].raw_data = b"\0\0\0\0"
+    path.write_bytes(graph.model("test").SerializeToString())
+    with pytest.raises(ArtifactError, match=r"computes logits of a\.onnx differently"):
+        check_file(path, graph, FILES["both"], clip, ours.exported.folder)

@@ -1,0 +1,84 @@
+"""transformers.js finds its files, and gives our ids, embeddings and classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from d4c.deployment.layouts.transformers_js import dtype_of
+from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.quantization.quantized import QuantizedCLIP
+from d4c.zeroshot.classification import unit_rows
+
+NODE = Path(__file__).with_name("node")
+PORTS = {
+    "model": ({"pixel_values", "input_ids"}, ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]),
+    "vision_model": ({"pixel_values"}, ["image_embeds"]),
+    "text_model": ({"input_ids"}, ["text_embeds"]),
+}
+"""Inputs and outputs of the files that its classes for CLIP read."""
+
+
+def test_files_have_the_names_that_the_library_looks_for(export_for: Callable[..., Path]) -> None:
+    folder = export_for("transformers.js")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["model_type"], config["transformers.js_config"]) == ("clip", {"dtype": "q4"})
+    for name, (inputs, outputs) in PORTS.items():
+        session = onnxruntime.InferenceSession(folder / "onnx" / f"{name}_q4.onnx")
+        assert {x.name for x in session.get_inputs()} == inputs
+        assert [x.name for x in session.get_outputs()] == outputs
+
+
+@pytest.mark.parametrize(("scheme", "dtype"), [("W4A8", "q4"), ("W6A6", "q8")])
+def test_the_name_says_the_bits_of_most_weights(
+    quantize: Callable[..., QuantizedCLIP], scheme: str, dtype: str
+) -> None:
+    """The token table, most of this model, has 8 bits in every scheme."""
+    config = CLIPConfig(16, ViTConfig(16, 8, 32, 1, 2, 64), TextConfig(width=32, layers=1, heads=2, mlp_width=64))
+    assert dtype_of(quantize(CLIP(config, "tiny").eval(), scheme)) == dtype
+
+
+def test_the_joint_graph_gives_logits(export_for: Callable[..., Path], few: Any, ours: Any) -> None:
+    session = onnxruntime.InferenceSession(export_for("transformers.js") / "onnx" / "model_q4.onnx")
+    pixels = np.stack([ours.preprocess(path) for path in few.pictures[:9]])
+    feeds = {"pixel_values": pixels, "input_ids": ours.tokenize(few.prompts)}
+    by_image, by_text, text, image = session.run(None, feeds)
+    assert by_image.shape == (9, len(few.prompts))
+    assert np.array_equal(by_image, by_text.T)
+    assert np.allclose(by_image, ours.logit_scale * image @ text.T, atol=1e-3)
+    assert (cosine(image, few.image[:9]) > 0.999).all()
+    assert (cosine(text, few.text) > 0.999).all()
+
+
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    return (unit_rows(a) * unit_rows(b)).sum(-1)
+
+
+@pytest.mark.skipif(not (NODE / "node_modules").is_dir(), reason="needs Node; make test-dropin installs it")
+def test_node_gives_our_classes_and_embeddings(export_for: Callable[..., Path], pack: Any, ours: Any) -> None:
+    """The pipeline and both models, on the whole emoji pack; its pictures need no scaling."""
+    node = shutil.which("node")
+    assert node is not None
+    folder = export_for("transformers.js")
+    given = {"pictures": [str(path) for path in pack.pictures], "labels": pack.labels, "template": "a {} icon"}
+    command = [node, str(NODE / "classify.mjs"), str(folder.parent), folder.name]
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    end = int((ours.tokenize(pack.prompts) == 49407).argmax(-1).max()) + 1
+    theirs = np.array(found["ids"])
+    expected = ours.tokenize(pack.prompts)[:, :end]
+    # Padding is end of text there and 0 here.
+    assert np.array_equal(np.where(expected == 0, 49407, expected), theirs)
+    assert found["classes"] == pack.classes
+    assert np.allclose(found["image"], pack.image, atol=1e-4)
+    assert np.allclose(found["text"], pack.text, atol=1e-4)
