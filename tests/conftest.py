@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import importlib.util
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 
 import d4c
 from d4c.models.clip import CLIP
+from d4c.models.config import ViTConfig
+from d4c.models.formats import load as load_module
 from d4c.models.layers import MLP
 
 # open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
@@ -61,6 +65,24 @@ def demo_vit() -> CLIP:
 def demo_rn() -> CLIP:
     """The embedded ResNet; tests must not change it."""
     return d4c.load("demo-rn")
+
+
+@pytest.fixture(scope="module")
+def two_blocks() -> Iterator[None]:
+    """Loading a vision transformer gives the first two blocks of each tower: for whole jobs, where depth costs time."""
+
+    def load_two_blocks(*arguments: Any, **settings: Any) -> CLIP:
+        clip = load(*arguments, **settings)
+        if isinstance(clip.config.image, ViTConfig):
+            clip.image.blocks, clip.text.blocks = clip.image.blocks[:2], clip.text.blocks[:2]
+            image, text = replace(clip.config.image, layers=2), replace(clip.config.text, layers=2)
+            clip.config = replace(clip.config, image=image, text=text)
+        return clip
+
+    load = load_module.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_module, "load", load_two_blocks)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 A block is `python` or `sh`; `text` is output. The blocks of a page run in the order in which they stand, in one folder
 and one namespace, exactly as printed. What is smaller than in a reader's run is in `small_sizes`: the preset quick
-makes 4 images in 2 iterations, the preset default learns for 2 steps, quantize takes 8 prompts, and the demo dataset
-has 30 classes. A block after a comment `<!-- not run: REASON -->` needs what a test does not have (a network, a GPU,
-hours): Python is compiled, and each command line is parsed by the program that it is for, as all others are before they
-run.
+makes 4 images in 2 iterations, the preset default learns for 2 steps, quantize takes 8 prompts, the demo dataset has 30
+classes, and demo-vit has two blocks a tower. A block after a comment `<!-- not run: REASON -->` needs what a test does
+not have (a network, a GPU, hours): Python is compiled, and each command line is parsed by the program that it is for,
+as all others are before they run.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, two_blocks: None) -> Path:
     """A folder with what pages take for granted: a picture, a folder of pictures, a set of images and its products."""
     folder = tmp_path_factory.mktemp("docs")
     (folder / "pictures").mkdir()

@@ -61,7 +61,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def artifact(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifact(noise: Path, two_blocks: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A W8A8 artifact of the embedded model, its text tower left float to save time."""
     folder = tmp_path_factory.mktemp("cli") / "artifact"
     calibration = d4c.CalibrationSet.load(noise)
@@ -79,7 +79,7 @@ def few(spec: str) -> Dataset:
 
 
 @pytest.fixture(autouse=True)
-def few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_classes(monkeypatch: pytest.MonkeyPatch, two_blocks: None) -> None:
     monkeypatch.setattr("d4c.evaluation.evaluate.load_dataset", few)
 
 
