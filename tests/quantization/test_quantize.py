@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash, model_record
 from d4c.progress import WHOLE
+from d4c.quantization.artifact.read import read_artifact
 from d4c.quantization.formats.pair_sums import rows_that_fit
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
@@ -155,6 +157,28 @@ def test_overrides_reach_the_layers(tiny_vit: CLIP) -> None:
     assert quantized.recipe["overrides"]["image.blocks.0.*"] == "W7A5"
 
 
+@torch.no_grad()
+def test_a_tower_that_overrides_leave_float_is_not_touched(tiny_vit: CLIP) -> None:
+    by_override = made(tiny_vit, overrides={"text.*": "float"})
+    by_choice = made(tiny_vit, towers=("image",))
+    tokens, pixels = tiny_vit.tokenize(PROMPTS), emoji(tiny_vit)[:2]
+    assert torch.equal(by_override.encode_image(pixels), by_choice.encode_image(pixels))
+    torch.testing.assert_close(by_override.encode_text(tokens), tiny_vit.encode_text(tokens))
+    assert by_override.recipe["towers"] == ["image"]
+    assert by_override.recipe["overrides"]["text.*"] == "float"
+
+
+def test_a_layer_that_an_override_leaves_float_is_read_back_so(tiny_vit: CLIP, tmp_path: Path) -> None:
+    quantized = made(tiny_vit, overrides={"image.blocks.0.*": "float", "image.blocks.0.attn.*": "W8A8"})
+    assert "image.blocks.0.mlp.fc1" not in quantized.layers()
+    assert quantized.layers()["image.blocks.0.attn.q"].weight_args.num_bits == 8
+    quantized.save_pretrained(tmp_path / "artifact")
+    again = read_artifact(tmp_path / "artifact")
+    assert again.layers().keys() == quantized.layers().keys()
+    pixels = emoji(tiny_vit)[:2]
+    assert torch.equal(again.encode_image(pixels), quantized.encode_image(pixels))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -184,6 +208,7 @@ SETTINGS = {
     "tower": ({"towers": ("audio",)}, "towers is .*, expected a list of"),
     "no tower": ({"towers": ()}, "towers is empty"),
     "override": ({"overrides": {"image.nothing": "W8A8"}}, "matches no layer"),
+    "nothing left": ({"overrides": {"*": "float"}}, "leave all layers float"),
     "no weight of one bit": ({"scheme": "W1A8"}, "weight bits"),
     "no activation of 99 bits": ({"scheme": "W4A99"}, "activation bits"),
     "override scheme": ({"overrides": {".*": "W99A8"}}, "weight bits"),

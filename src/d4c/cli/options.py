@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,11 @@ def _check_method(name: str | None) -> str | None:
     if name is not None and name not in METHODS:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(METHODS)}.")
     return name
+
+
+def tower_names(towers: str | None) -> list[str] | None:
+    """The setting that stands for a choice of towers; None for none."""
+    return None if towers is None else ["image", "text"] if towers == "both" else [towers]
 
 
 def parse_overrides(items: list[str] | None) -> dict[str, str] | None:
@@ -119,7 +124,11 @@ Importance = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--override", help="Exception PATTERN=SCHEME over layer names; may be repeated.")
+    list[str] | None,
+    typer.Option("--override", help="Exception PATTERN=SCHEME or PATTERN=float over layer names; may be repeated."),
+]
+Towers = Annotated[
+    Literal["both", "image", "text"] | None, typer.Option(help="The towers to quantize. [default: both]")
 ]
 TargetBits = Annotated[
     float | None, typer.Option(help="Mean bits per weight: layers get widths by measured sensitivity.")

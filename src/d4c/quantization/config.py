@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
-from d4c.quantization.formats.scheme import Scheme, Track
+from d4c.quantization.formats.scheme import Scheme, Track, override_name, parse_override
 from d4c.quantization.layer_patterns import alternatives
 from d4c.quantization.rounding.config import PAPER, Importance, ReconstructionConfig
 from d4c.reading.ranges import COUNT, SEED
@@ -57,8 +57,8 @@ class QuantizeConfig:
     """Whether image tokens of a vision transformer count by what their errors do to the embedding, or to the zero-shot
     distribution over generic prompts."""
     overrides: Mapping[str, str] = field(default_factory=dict)
-    """Schemes by pattern over layer names, with shell wildcards (`layer_patterns`); they come after the track's
-    exceptions, and the last match wins."""
+    """Schemes, or "float", by pattern over layer names, with shell wildcards (`layer_patterns`); they come after the
+    track's exceptions, and the last match wins."""
     target_bits: float | None = None
     """Mean bits per weight: layers without exception get widths by measured sensitivity, see `mixed_overrides`."""
     target_bytes: int | None = None
@@ -133,7 +133,7 @@ def _parsed(overrides: object) -> object:
         return overrides
     for pattern in overrides:
         alternatives(str(pattern))
-    return {pattern: str(Scheme.parse(scheme)) for pattern, scheme in overrides.items()}
+    return {pattern: override_name(parse_override(scheme)) for pattern, scheme in overrides.items()}
 
 
 PRESETS = {name: QuantizeConfig(**settings.quantization) for name, settings in SETTINGS.items()}

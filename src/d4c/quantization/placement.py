@@ -13,7 +13,7 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP, TOWERS
 from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import Published, Slot, replace_module
-from d4c.quantization.formats.scheme import W8A8, QuantArgs, Scheme, Track
+from d4c.quantization.formats.scheme import W8A8, Override, QuantArgs, Scheme, Track
 from d4c.quantization.layer_patterns import matches
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_activations import (
@@ -96,7 +96,7 @@ def make_plan(
     clip: CLIP,
     scheme: Scheme,
     track: Track,
-    overrides: Mapping[str, Scheme],
+    overrides: Mapping[str, Override],
     towers: Sequence[str] = TOWERS,
     full_range: bool = False,
 ) -> Plan:
@@ -106,7 +106,8 @@ def make_plan(
         clip: The float CLIP.
         scheme: Bits of weights and activations where no override matches.
         track: Decides which modules are quantized, and whether weights are symmetric.
-        overrides: Schemes by pattern over whole layer names (`layer_patterns`); the last match wins.
+        overrides: Schemes, or None for float, by pattern over whole layer names (`layer_patterns`); the last match
+            wins.
         towers: "image", "text" or both.
         full_range: Let pairs of products of 8-bit weights leave 16 bits (see `pair_sums`).
 
@@ -115,14 +116,21 @@ def make_plan(
         formats.
 
     Raises:
-        SettingError: An override is not a valid pattern, or matches no layer and is not one of the track's exceptions.
+        SettingError: An override is not a valid pattern, or matches no layer and is not one of the track's exceptions;
+            or overrides leave all layers float.
     """
     check_overrides(clip, overrides, track)
+    modules = _quantizable(clip, track)
+    schemes = {name: _scheme_of(name, scheme, overrides) for name in modules if name.split(".")[0] in towers}
     plan = {
-        name: _layer_plan(clip, name, module, _scheme_of(name, scheme, overrides), track, full_range)
-        for name, module in _quantizable(clip, track).items()
-        if name.split(".")[0] in towers
+        name: _layer_plan(clip, name, modules[name], chosen, track, full_range)
+        for name, chosen in schemes.items()
+        if chosen is not None
     }
+    if not plan:
+        raise SettingError(
+            "The overrides leave all layers float, and nothing would be quantized; leave one of them out."
+        )
     if track == "deployable":
         for readers in shared_inputs(clip):
             _widen(plan, [(name, index) for name, index in readers if name in plan])
@@ -149,11 +157,12 @@ def check_overrides(clip: CLIP, overrides: Iterable[str], track: Track) -> None:
             )
 
 
-def _scheme_of(layer: str, scheme: Scheme, overrides: Mapping[str, Scheme]) -> Scheme:
+def _scheme_of(layer: str, scheme: Scheme, overrides: Mapping[str, Override]) -> Override:
     """The scheme of one layer: that of the last override that matches."""
+    chosen: Override = scheme
     for pattern, override in overrides.items():
-        scheme = override if matches(pattern, layer) else scheme
-    return scheme
+        chosen = override if matches(pattern, layer) else chosen
+    return chosen
 
 
 def _layer_plan(clip: CLIP, name: str, module: nn.Module, scheme: Scheme, track: Track, full_range: bool) -> LayerPlan:

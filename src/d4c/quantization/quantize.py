@@ -18,7 +18,7 @@ from d4c.models.formats.identity import model_record
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig, TowerName, quantize_config
-from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.formats.scheme import Override, Scheme, override_name, parse_override
 from d4c.quantization.layer_patterns import matches
 from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.placement import Plan, default_overrides, make_plan
@@ -179,8 +179,13 @@ def _converted(
     folding, ranging, measuring, ranging_again = parts(
         progress, [FOLDING, RANGES, *([WIDTHS, RANGES] if _has_target(config) else [0.0, 0.0])]
     )
-    exceptions = default_overrides(float_clip, track) | {p: Scheme.parse(text) for p, text in config.overrides.items()}
+    exceptions: dict[str, Override] = {
+        **default_overrides(float_clip, track),
+        **{pattern: parse_override(text) for pattern, text in config.overrides.items()},
+    }
     plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
+    # Overrides may leave all of a tower float, which then is not prepared either.
+    towers = tuple(tower for tower in towers if any(name.split(".")[0] == tower for name in plan))
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers, plan, folding)
     quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging)
@@ -189,8 +194,12 @@ def _converted(
         exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, measuring)
         plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
         quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
-    followed = {p: str(s) for p, s in exceptions.items() if any(matches(p, name) for name in plan)}
-    return quantized, plan, replace(config, overrides=followed)
+    followed = {
+        pattern: override_name(override)
+        for pattern, override in exceptions.items()
+        if override is None or any(matches(pattern, name) for name in plan)
+    }
+    return quantized, plan, replace(config, overrides=followed, towers=towers)
 
 
 def _recipe(config: QuantizeConfig, clip: CLIP, calibration: CalibrationSet, inputs: Inputs) -> dict[str, Any]:

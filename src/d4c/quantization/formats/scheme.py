@@ -105,6 +105,20 @@ class Scheme:
 
 W8A8 = Scheme(8, 8)
 
+FLOAT = "float"
+Override = Scheme | None
+"""What a pattern over layers gives them: a scheme, or None where they stay float."""
+
+
+def parse_override(text: str | Scheme) -> Override:
+    """Read a scheme or the word "float"; raises SettingError for anything else."""
+    return None if str(text).strip().lower() == FLOAT else Scheme.parse(text)
+
+
+def override_name(override: Override) -> str:
+    """Write what `parse_override` reads."""
+    return FLOAT if override is None else str(override)
+
 
 def check_bits(bits: object, what: str) -> None:
     """Raise SettingError unless `bits` is an integer from 2 to 8; the message begins with `what` they are."""
