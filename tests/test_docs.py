@@ -97,6 +97,7 @@ PAGES_WITH_CODE = [page for page in PAGES if any(block.language in ("python", "s
 
 def few(spec: str, path: Path) -> Dataset:
     dataset = DEMO.read(spec, path)
+    assert isinstance(dataset, Dataset)
     return replace(dataset, classes=dataset.classes[:30], labels=dataset.labels[:30])
 
 

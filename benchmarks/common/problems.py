@@ -24,10 +24,10 @@ import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
-from d4c.evaluation.embed import Embeddings, Encoder, class_embeddings
-from d4c.evaluation.evaluate import score
+from d4c.evaluation.embed import Embeddings, Encoder, text_embeddings
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.evaluation.metrics import Metrics
+from d4c.evaluation.metrics.record import Metrics
+from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.models.preprocess import resize_and_crop
@@ -96,7 +96,7 @@ class Problem:
         stored = places.cache / f"float-{data}-{count}-{model_hash(clip)[:16]}.safetensors"
         with made_once(stored) as file:
             if file:
-                text = class_embeddings(clip, self.dataset, places.batch)
+                text = text_embeddings(clip, self.dataset, places.batch)
                 save_file({"image": self.images(clip), "text": text}, file)
         known = load_file(stored)
         self.reference = Embeddings(data, known["image"], known["text"], clip.logit_scale, 0.0)
@@ -120,7 +120,7 @@ class Problem:
         if "image" in towers:
             embeddings = replace(embeddings, image=self.images(model))
         if "text" in towers:
-            embeddings = replace(embeddings, text=class_embeddings(model, self.dataset, self.places.batch))
+            embeddings = replace(embeddings, text=text_embeddings(model, self.dataset, self.places.batch))
         embeddings = replace(embeddings, seconds=time.perf_counter() - started)
         metrics: Metrics = score(embeddings, self.dataset, reference=reference)
         return {**metrics.to_dict(), "float_top1": score(reference, self.dataset).top1.value}

@@ -28,8 +28,8 @@ from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row
 from benchmarks.common.tables import SCHEMES
 from benchmarks.common.workers import run_cells
-from d4c.evaluation.embed import Embeddings, class_embeddings
-from d4c.evaluation.evaluate import score
+from d4c.evaluation.embed import Embeddings, text_embeddings
+from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.quantization.symmetries.uneven import uneven
 from d4c.synthesis.config import PRESETS
@@ -88,7 +88,7 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
 def scores(problem: Problem, model: CLIP) -> dict[str, Any]:
     """Top-1 % with both towers quantized and with each alone, beside that of float, and the mean cosine of each."""
     reference, dataset = problem.reference, problem.dataset
-    image, text = problem.images(model), class_embeddings(model, dataset, problem.places.batch)
+    image, text = problem.images(model), text_embeddings(model, dataset, problem.places.batch)
 
     def top1(towers: tuple[str, ...]) -> float:
         embeddings: Embeddings = reference

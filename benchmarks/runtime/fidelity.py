@@ -21,9 +21,9 @@ from benchmarks.runtime.candidates import CANDIDATES, ORT, Array, Tower, onnxrun
 from d4c.calibration.prompts import generic_prompts
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
-from d4c.evaluation.embed import Embeddings, class_embeddings, embed
-from d4c.evaluation.evaluate import score
+from d4c.evaluation.embed import Embeddings, embed, text_embeddings
 from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.templates import fill_template
 
@@ -80,7 +80,7 @@ def texts_evaluator(clip: CLIP, data: Dataset) -> Evaluator:
             return run(np.ascontiguousarray(tokens[:, :longest].numpy()))
 
         model: Any = SimpleNamespace(tokenize=clip.tokenize, encode_text=encode)
-        text = class_embeddings(model, data, BATCH)
+        text = text_embeddings(model, data, BATCH)
         return Embeddings(data.name, reference.image, text, reference.logit_scale, 0.0)
 
     return evaluate

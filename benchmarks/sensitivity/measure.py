@@ -26,8 +26,8 @@ from benchmarks.common.records import command, setup
 from benchmarks.common.rows import Row, read_report, write_report
 from benchmarks.sensitivity.table import page
 from d4c.evaluation.embed import embed
-from d4c.evaluation.evaluate import score
 from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.quantization.config import Reconstruction
 from d4c.quantization.formats.packing import packed_size

@@ -18,7 +18,7 @@ import d4c
 from d4c import cli
 from d4c.cli.options import parse_overrides
 from d4c.evaluation.dataset import Dataset
-from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.load_dataset import load_pictures
 from d4c.printable import printable
 from d4c.quantization import quantize as quantize_module
 from d4c.quantization.config import RangeRule, Reconstruction
@@ -74,13 +74,14 @@ def artifact(noise: Path, two_blocks: None, tmp_path_factory: pytest.TempPathFac
 
 def few(spec: str) -> Dataset:
     """Emoji of 30 classes where the demo would have all."""
-    found = load_dataset(spec)
-    return replace(found, classes=found.classes[:30], labels=found.labels[:30]) if spec == "demo" else found
+    dataset = load_pictures(spec)
+    assert isinstance(dataset, Dataset)
+    return replace(dataset, classes=dataset.classes[:30], labels=dataset.labels[:30]) if spec == "demo" else dataset
 
 
 @pytest.fixture(autouse=True)
 def few_classes(monkeypatch: pytest.MonkeyPatch, two_blocks: None) -> None:
-    monkeypatch.setattr("d4c.evaluation.evaluate.load_dataset", few)
+    monkeypatch.setattr("d4c.evaluation.evaluate.load_pictures", few)
 
 
 @pytest.fixture
@@ -414,7 +415,7 @@ def test_quantize_writes_an_artifact_and_names_exceptions(d4c_command: Any, nois
 @pytest.mark.usefixtures("few_prompts")
 def test_run_takes_the_options_of_quantize(d4c_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], images=4))
-    monkeypatch.setattr("d4c.evaluation.load_dataset.load_dataset", few)
+    monkeypatch.setattr("d4c.evaluation.load_dataset.load_pictures", few)
     words = ("run", "--model", "demo-vit", "--method", "noise", "--preset", "quick", "--reconstruction", "none")
     code, out, _ = d4c_command(
         *words, "--scheme", "W8A8", "--full-range", "--no-soften", "-o", tmp_path / "r", "--json"
@@ -501,6 +502,24 @@ def test_evaluate_takes_a_model_or_an_artifact(d4c_command: Any, artifact: Path)
     quantized = json.loads(out)
     assert code == 0
     assert 0.9 < quantized["fidelity"]["cosine"] < 1
+
+
+def test_evaluate_judges_one_tower_and_writes_what_clip_benchmark_reads(
+    d4c_command: Any, artifact: Path, tmp_path: Path
+) -> None:
+    words = ("evaluate", artifact, "--reference", "demo-vit", "--limit", "12", "--dense")
+    code, out, _ = d4c_command(*words, "--towers", "image")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "change from float, points, paired: " in out
+    assert "cosine of patches" in out
+    assert "tower alone" not in out
+    code, out, _ = d4c_command(*words, "--format", "clip-benchmark", "-o", tmp_path / "a.json")
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert (code, json.loads(out)) == (0, record)
+    assert record["metrics"].keys() == {"acc1", "acc5", "mean_per_class_recall"}
+    code, _, err = d4c_command("evaluate", artifact, "--towers", "text")
+    assert (code, "there is none; give reference" in err) == (1, True)
 
 
 def test_a_table_that_is_piped_has_no_color(d4c_command: Any) -> None:

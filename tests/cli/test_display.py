@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from d4c.cli.display import METRICS, metrics_cells, print_table
-from d4c.evaluation.metrics import Fidelity, Interval, Metrics
+from d4c.evaluation.metrics.intervals import Interval
+from d4c.evaluation.metrics.record import Fidelity, Metrics
 
 WIDEST = Interval(100.0, 100.0, 100.0)
+TOPS = {"top1": WIDEST, "top5": WIDEST}
 FIDELITY = Fidelity(-0.1234, 0.0, 0.0, WIDEST, 0.0)
 
 
@@ -17,9 +19,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_widest_run_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = Metrics("demo", 496, WIDEST, WIDEST, FIDELITY, 1.0)
-    headings = ("model", *METRICS, "MB")
-    print_table(headings, [["W4A8, pgsi+scg", *metrics_cells(metrics), "1711.2"]], "a title")
+    metrics = Metrics("demo", 496, TOPS, FIDELITY, 1.0)
+    headings = ("model", "top-1 %", "top-5 %", "same class %", "cosine", "MB")
+    print_table(("model", *METRICS, "MB"), [["W4A8, pgsi+scg", *metrics_cells(metrics), "1711.2"]], "a title")
     title, heads, row = capsys.readouterr().out.splitlines()
     assert title.strip() == "a title"
     assert all(heading in heads for heading in headings)
@@ -36,12 +38,12 @@ def test_the_widest_layers_fit_80_columns(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_column_without_a_number_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = Metrics("demo", 496, WIDEST, WIDEST, None, 1.0)
+    plain = Metrics("demo", 496, TOPS, None, 1.0)
     print_table(("model", *METRICS), [["a", *metrics_cells(plain)]])
     out = capsys.readouterr().out
     assert "top-5 %" in out
     assert "same class %" not in out
     assert "cosine" not in out
-    both = [["a", *metrics_cells(plain)], ["b", *metrics_cells(Metrics("demo", 1, WIDEST, WIDEST, FIDELITY, 1.0))]]
+    both = [["a", *metrics_cells(plain)], ["b", *metrics_cells(Metrics("demo", 1, TOPS, FIDELITY, 1.0))]]
     print_table(("model", *METRICS), both)
     assert "same class %" in capsys.readouterr().out

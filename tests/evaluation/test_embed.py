@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import d4c
 from d4c import D4CError
 from d4c.evaluation.dataset import Dataset
-from d4c.evaluation.embed import class_embeddings, embed
+from d4c.evaluation.embed import embed, text_embeddings
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.templates import fill_template, takes_an
@@ -89,7 +89,7 @@ def test_an_goes_before_vowel_sounds(name: str) -> None:
 
 def test_class_embedding_is_the_normalized_mean_over_templates(demo_vit: CLIP, few: Dataset) -> None:
     with torch.no_grad():
-        together = class_embeddings(demo_vit, few, batch_size=5)
+        together = text_embeddings(demo_vit, few, batch_size=5)
         for name, row in zip(few.classes, together, strict=True):
             total = torch.zeros(demo_vit.config.embed_dim)
             for template in few.templates:

@@ -14,9 +14,10 @@ import d4c
 from d4c import DataError, SettingError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.embed import embed
-from d4c.evaluation.evaluate import evaluate, refuse_other_model, score
+from d4c.evaluation.evaluate import evaluate, refuse_other_model
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.evaluation.metrics import Metrics
+from d4c.evaluation.metrics.record import Metrics
+from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE

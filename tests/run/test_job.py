@@ -16,9 +16,9 @@ import torch
 
 import d4c
 from d4c.errors import ArtifactError, DataError, SettingError
-from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.dataset import AnyDataset, Dataset
 from d4c.evaluation.embed import Embeddings, Encoder, embed
-from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.load_dataset import load_pictures
 from d4c.models.clip import CLIP
 from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load
@@ -42,7 +42,8 @@ STAGES = ["synthesis", "noise", "baseline", "artifact", "evaluation"]
 
 def few(spec: str) -> Dataset:
     """Emoji of 12 classes where the demo would have all."""
-    dataset = load_dataset(spec)
+    dataset = load_pictures(spec)
+    assert isinstance(dataset, Dataset)
     return replace(dataset, classes=dataset.classes[:12], labels=dataset.labels[:12]) if spec == "demo" else dataset
 
 
@@ -60,7 +61,7 @@ def shallow(source: str, pretrained: str | None = None, device: str = "cpu", **_
 def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantize_module, "PROMPTS", 8)
-        patch.setattr("d4c.evaluation.load_dataset.load_dataset", few)
+        patch.setattr("d4c.evaluation.load_dataset.load_pictures", few)
         patch.setattr("d4c.models.formats.load.load", shallow)
         yield
 
@@ -225,7 +226,7 @@ def test_strict_reaches_the_evaluation_and_counts_as_a_setting(copied: Path, mon
     """A picture that was left out before is an error when the run is repeated with `strict`."""
     asked: list[bool] = []
 
-    def watched(model: Encoder, dataset: Dataset, *, strict: bool, progress: Progress) -> Embeddings:
+    def watched(model: Encoder, dataset: AnyDataset, *, strict: bool, progress: Progress) -> Embeddings:
         asked.append(strict)
         return embed(model, dataset, strict=strict, progress=progress)
 

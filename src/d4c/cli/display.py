@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from d4c.cli.console import say_skipped, show
+from d4c.evaluation.metrics.record import FIGURES
 from d4c.printable import printable
 
 if TYPE_CHECKING:
-    from d4c.evaluation.metrics import Interval, Metrics
+    from d4c.evaluation.metrics.intervals import Interval
+    from d4c.evaluation.metrics.record import Metrics
     from d4c.inspection.report import Inspection
     from d4c.quantization.doctor.diagnosis import Diagnosis, TowerDiagnosis
     from d4c.quantization.sensitivity.measure import Sensitivity
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Rows of a long table."""
 
-METRICS = ("top-1 %", "top-5 %", "same class %", "cosine")
-"""Headings of `metrics_cells`; the last two compare with the float model."""
+METRICS = ("top-1 %", "top-5 %", "mAP %", "to text %", "to image %", "same class %", "cosine")
+"""Headings of `metrics_cells`, of which a dataset fills two or one; the last two compare with the float model."""
+SHORT = ("top1", "top5", "mean_average_precision", "text_recall1", "image_recall1")
+"""The figures under the first of these headings."""
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
@@ -49,8 +53,7 @@ def metrics_cells(metrics: Metrics) -> list[str]:
     """Accuracy with 95 % intervals, and fidelity where it was measured."""
     fidelity = metrics.fidelity
     return [
-        _interval(metrics.top1),
-        _interval(metrics.top5),
+        *(_interval(metrics.figures[name]) if name in metrics.figures else "" for name in SHORT),
         "" if fidelity is None else _interval(fidelity.same_class),
         "" if fidelity is None else f"{fidelity.cosine:.4f}",
     ]
@@ -64,7 +67,31 @@ def print_metrics(name: str, metrics: Metrics) -> None:
     """One model on one dataset."""
     title = f"{metrics.dataset}, {metrics.count} images, 95 % intervals"
     print_table(("model", *METRICS), [[name, *metrics_cells(metrics)]], title)
+    for line in _details(metrics):
+        show(line)
     say_skipped(metrics.skipped)
+
+
+def _details(metrics: Metrics) -> list[str]:
+    """What the table leaves out, the difference to the float model first."""
+    fidelity = metrics.fidelity
+    lines = []
+    if fidelity is not None:
+        if (change := fidelity.change) is not None:
+            ends = f"{change.low:+.2f} to {change.high:+.2f}"
+            lines.append(f"change from float, points, paired: {change.value:+.2f} ({ends})")
+        percents = {
+            "image tower alone": fidelity.image_tower,
+            "text tower alone": fidelity.text_tower,
+            "nearest images kept": fidelity.neighbors,
+            "heat map kept": fidelity.heat_map,
+        }
+        lines += [f"{title}, %: {_interval(figure)}" for title, figure in percents.items() if figure is not None]
+        numbers = {"rank correlation of images": fidelity.rank_correlation, "cosine of patches": fidelity.patch_cosine}
+        lines += [f"{title}: {value:.4f}" for title, value in numbers.items() if value is not None]
+        lines.append(f"KL from float, nats: {fidelity.kl:.4f}")
+    rest = [name for name in metrics.figures if name not in SHORT]
+    return [*lines, *(f"{FIGURES[name]}, %: {_interval(metrics.figures[name])}" for name in rest)]
 
 
 def print_run(result: RunResult) -> None:

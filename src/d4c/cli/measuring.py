@@ -27,6 +27,10 @@ def evaluate(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    towers: Annotated[
+        Literal["both", "image", "text"], typer.Option(help="Judge one tower, with the reference's other one.")
+    ] = "both",
+    dense: Annotated[bool, typer.Option("--dense", help="Also compare patches with the reference's.")] = False,
     limit: Annotated[int | None, typer.Option(help="Use that many images, evenly spread.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at an image that does not decode.")] = False,
     runtime: Annotated[
@@ -34,15 +38,24 @@ def evaluate(
         typer.Option(help="onnxruntime (its default) and openvino execute a folder that export wrote."),
     ] = "torch",
     device: options.Device = AUTO,
+    format: Annotated[
+        Literal["table", "json", "clip-benchmark"],
+        typer.Option(help="clip-benchmark is the JSON that `clip_benchmark build` reads."),
+    ] = "table",
     as_json: options.AsJson = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write the JSON to.")] = None,
     _quiet: options.Quiet = False,
     _verbose: options.Verbose = False,
 ) -> None:
-    """Measure zero-shot accuracy, with 95 % intervals."""
+    """Measure zero-shot accuracy or retrieval, with 95 % intervals."""
     from d4c.deployment.export import is_export
+    from d4c.evaluation.clip_benchmark import clip_benchmark_record
     from d4c.evaluation.load_dataset import find_data
     from d4c.quantization.artifact.folder import is_artifact
+    from d4c.storage.files import write_json
+    from d4c.storage.outputs import check_output_file
 
+    check_output_file(output)
     find_data(dataset)  # before a model is loaded
     if runtime == "torch" and is_export(Path(source)):
         runtime = "onnxruntime"
@@ -58,9 +71,24 @@ def evaluate(
         place = resolve_device(device)
         float_model = d4c.load(reference, pretrained, device=place, activation=activation, heads=heads)
     with progress_bar("evaluate") as progress:
-        metrics = d4c.evaluate(model, dataset, reference=float_model, limit=limit, strict=strict, progress=progress)
-    if as_json:
-        print(json.dumps(metrics.to_dict(), indent=2))
+        metrics = d4c.evaluate(
+            model,
+            dataset,
+            reference=float_model,
+            towers=towers,
+            dense=dense,
+            limit=limit,
+            strict=strict,
+            progress=progress,
+        )
+    data = metrics.to_dict()
+    if format == "clip-benchmark":
+        recipe = getattr(model, "recipe", {})
+        data = clip_benchmark_record(metrics, model.name, recipe.get("scheme") or pretrained or "float")
+    if output is not None:
+        write_json(output, data)
+    if as_json or format != "table":
+        print(json.dumps(data, indent=2))
     else:
         print_metrics(model.name, metrics)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from d4c.errors import DataError, SettingError
-from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.dataset import PictureSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def pixel_batches(
-    dataset: Dataset,
+    dataset: PictureSet,
     preprocess: Callable[[Image], Tensor | NDArray[np.float32]],
     batch_size: int,
     skipped: dict[int, str] | None = None,

@@ -1,85 +1,59 @@
-"""`evaluate`: zero-shot accuracy of a model, and its fidelity to a float model."""
+"""`evaluate`: figures of a model on a dataset, and its fidelity to a float model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from d4c.errors import DataError, SettingError
-from d4c.evaluation.dataset import Dataset
+from d4c.errors import SettingError
+from d4c.evaluation.dataset import AnyDataset
 from d4c.evaluation.embed import Embeddings, Encoder, embed
-from d4c.evaluation.fidelity import fidelity
-from d4c.evaluation.load_dataset import load_dataset
-from d4c.evaluation.metrics import Metrics, label_ranks, wilson
+from d4c.evaluation.load_dataset import load_pictures
+from d4c.evaluation.metrics.record import Metrics
+from d4c.evaluation.score import score
 from d4c.progress import WHOLE, Report, parts, reporting
 from d4c.storage.hashing import tensors_hash
 
-
-def score(embeddings: Embeddings, dataset: Dataset, *, reference: Embeddings | None = None) -> Metrics:
-    """Compute the metrics of embeddings on a dataset.
-
-    Args:
-        embeddings: The result of `embed` on the dataset.
-        dataset: The dataset.
-        reference: The float model's embeddings of the same dataset, to measure fidelity.
-
-    Returns:
-        Accuracies, and fidelity if there is a reference.
-
-    Raises:
-        DataError: The embeddings are of another number of images or classes, or the reference is of other data.
-    """
-    count = len(embeddings.image)
-    if count + len(embeddings.skipped) != len(dataset) or len(embeddings.text) != len(dataset.classes):
-        raise DataError(
-            f"{count + len(embeddings.skipped)} image and {len(embeddings.text)} class embeddings were given for "
-            f"{dataset.name} with {len(dataset)} images and {len(dataset.classes)} classes; embed the model on this "
-            "dataset."
-        )
-    labels = np.delete(dataset.labels, list(embeddings.skipped))
-    ranks = label_ranks(embeddings.scores(), torch.from_numpy(labels))
-    return Metrics(
-        dataset=dataset.name,
-        count=count,
-        top1=wilson(int((ranks < 1).sum()), count),
-        top5=wilson(int((ranks < 5).sum()), count),
-        fidelity=None if reference is None else fidelity(embeddings, reference),
-        seconds=embeddings.seconds,
-        skipped=tuple(embeddings.skipped.values()),
-    )
+Towers = Literal["both", "image", "text"]
+"""The towers of a model to judge; the float model's take the place of the other one."""
 
 
 def evaluate(
     model: Encoder,
-    dataset: str | Dataset = "demo",
+    dataset: str | AnyDataset = "demo",
     *,
     reference: Encoder | Embeddings | None = None,
+    towers: Towers = "both",
     batch_size: int = 64,
     limit: int | None = None,
     strict: bool = False,
+    dense: bool = False,
     progress: Report = "auto",
 ) -> Metrics:
-    """Measure top-1 and top-5 zero-shot accuracy with 95 % Wilson intervals, and fidelity to a float model.
+    """Measure zero-shot accuracy or retrieval with 95 % intervals, and fidelity to a float model.
 
     Args:
         model: Anything that encodes images and texts: a CLIP, a quantized one, an export in a runtime.
-        dataset: A spec of `load_dataset` or a `Dataset`.
+        dataset: A spec of `load_pictures`, or a `Dataset`, `TaggedDataset` or `CaptionedDataset`.
         reference: The float model or, to encode it only once for many variants, the result of `embed` on the same
             images.
+        towers: "image" or "text" to judge only that tower, with the reference's in place of the other.
         batch_size: Images that are encoded at once.
         limit: Use that many images, evenly spread over the set (see `Dataset.subset`).
         strict: Whether an image that does not decode is an error; otherwise it is left out and named in the metrics.
+        dense: Also compare the patches of some images, which takes a reference.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Returns:
-        Accuracies, and fidelity if there is a reference.
+        The figures of the dataset, and fidelity if there is a reference.
 
     Raises:
-        SettingError: The spec, the limit or the batch size is not valid, or the reference is another model than the
-            one that was quantized.
+        SettingError: The spec, the limit or the batch size is not valid, the reference is another model than the one
+            that was quantized, or it is missing where it is needed.
         DataError: The data cannot be used, or the reference is of other data.
     """
     if isinstance(model, str | PathLike):
@@ -87,8 +61,10 @@ def evaluate(
             f"The model is the name {str(model)!r}, expected a loaded model; pass what d4c.load or d4c.load_quantized "
             "returns."
         )
+    if reference is None and (towers != "both" or dense):
+        raise SettingError("One tower, or patches, are compared with a float model, and there is none; give reference.")
     refuse_other_model(model, reference)
-    data = load_dataset(dataset)
+    data = load_pictures(dataset)
     if limit is not None:
         data = data.subset(limit)
     encodes_reference = reference is not None and not isinstance(reference, Embeddings)
@@ -96,9 +72,20 @@ def evaluate(
         report(0, WHOLE)
         reference_progress, model_progress = parts(report, [float(encodes_reference), 1.0])
         if reference is not None and not isinstance(reference, Embeddings):
-            reference = embed(reference, data, batch_size=batch_size, strict=strict, progress=reference_progress)
-        embeddings = embed(model, data, batch_size=batch_size, strict=strict, progress=model_progress)
+            reference = embed(
+                reference, data, batch_size=batch_size, strict=strict, dense=dense, progress=reference_progress
+            )
+        embeddings = embed(model, data, batch_size=batch_size, strict=strict, dense=dense, progress=model_progress)
+    if reference is not None and towers != "both":
+        embeddings = with_tower(embeddings, reference, towers)
     return score(embeddings, data, reference=reference)
+
+
+def with_tower(model: Embeddings, reference: Embeddings, tower: Literal["image", "text"]) -> Embeddings:
+    """Return the embeddings of one tower of a model beside those of the reference's other tower."""
+    if tower == "image":
+        return replace(model, text=reference.text)
+    return replace(model, image=reference.image, patches=reference.patches)
 
 
 def refuse_other_model(model: object, reference: object) -> None:

@@ -8,19 +8,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from d4c.errors import DataError, SettingError, reason_of
-from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.dataset import AnyDataset, CaptionedDataset, Dataset
+from d4c.evaluation.readers.caption_table import CAPTIONS
 from d4c.evaluation.readers.cifar import CIFAR10, CIFAR100
 from d4c.evaluation.readers.class_folders import FOLDER
 from d4c.evaluation.readers.demo_pack import DEMO
+from d4c.evaluation.readers.flickr_text import FLICKR
 from d4c.evaluation.readers.imagenet1k import IMAGENET1K
+from d4c.evaluation.readers.karpathy import KARPATHY
 from d4c.evaluation.readers.parquet_file import PARQUET
 from d4c.evaluation.readers.reader import Reader
+from d4c.evaluation.readers.webdataset import WEBDATASET
 
-READERS = {reader.kind: reader for reader in (DEMO, PARQUET, FOLDER, CIFAR10, CIFAR100, IMAGENET1K)}
+READERS = {
+    reader.kind: reader
+    for reader in (
+        *(DEMO, PARQUET, FOLDER, CIFAR10, CIFAR100, IMAGENET1K),
+        *(WEBDATASET, CAPTIONS, KARPATHY, FLICKR),
+    )
+}
 
 
 def load_dataset(spec: str | Dataset) -> Dataset:
-    """Read the dataset that a spec names.
+    """Read the dataset that a spec names, whose images have one class each.
 
     Args:
         spec: "demo", "folder:DIR" or another form in `READERS`; `dataset_help` explains them all. A `Dataset` is
@@ -31,9 +41,26 @@ def load_dataset(spec: str | Dataset) -> Dataset:
 
     Raises:
         SettingError: The spec has none of these forms.
+        DataError: The data does not exist or cannot be used, or its images do not have one class each.
+    """
+    data = load_pictures(spec)
+    if not isinstance(data, Dataset):
+        what = "captions" if isinstance(data, CaptionedDataset) else "any number of classes each"
+        raise DataError(f"The images of {data.name} have {what}, expected one class each; give another dataset.")
+    return data
+
+
+def load_pictures(spec: str | AnyDataset) -> AnyDataset:
+    """Read the dataset that a spec names, whether its images have a class, several classes or captions.
+
+    Args:
+        spec: As for `load_dataset`. A dataset is returned unchanged.
+
+    Raises:
+        SettingError: The spec has none of these forms.
         DataError: The data does not exist or cannot be used.
     """
-    if isinstance(spec, Dataset):
+    if not isinstance(spec, str):
         return spec
     reader, path = find_data(spec)
     return reader.read(spec, path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from d4c.errors import SettingError
 from d4c.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
 from d4c.models.formats.native import write_native
 from d4c.models.preprocess import preprocess
@@ -90,6 +91,17 @@ class CLIP(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Map preprocessed pixels [N, 3, S, S] to embeddings [N, D], which are not normalized to unit length."""
         return self.image(pixels)
+
+    def encode_patches(self, pixels: Tensor) -> Tensor:
+        """Map preprocessed pixels [N, 3, S, S] to embeddings [N, P, D] of the patches, in the same space.
+
+        Raises:
+            SettingError: The image tower has no patches.
+        """
+        patches = self.image.patch_embeddings(pixels)
+        if patches is None:
+            raise SettingError(f"The image tower of {self.name!r} has no patches; leave dense features out.")
+        return patches
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Map token ids [N, L] to embeddings [N, D], which are not normalized to unit length."""

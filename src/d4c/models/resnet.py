@@ -126,6 +126,10 @@ class AttentionPool(AttentionProducts):
         q, k, v = (split_heads(t, self.heads) for t in (self.q(x[:, :1]), self.k(x), self.v(x)))
         return self.out(attend(self, q, k, v)).squeeze(1)
 
+    def each(self, x: Tensor) -> Tensor:
+        """Map a feature map [N, C, H, W] to embeddings [N, H W, D], as if the query attended to one position only."""
+        return self.out(self.v(x.flatten(2).transpose(1, 2) + self.positional_embedding[1:]))
+
     def shared_inputs(self) -> list[SharedInput]:
         return [SharedInput(group.readers, of_one_row=("q",)) for group in super().shared_inputs()]
 
@@ -175,6 +179,13 @@ class ModifiedResNet(Tower):
     def head(self, x: Tensor, inputs: Tensor) -> Tensor:
         """Map the last feature map [N, C, S / 32, S / 32] to embeddings [N, D]."""
         return self.pool(x)
+
+    def patch_embeddings(self, inputs: Tensor) -> Tensor:
+        """Map pixels [N, 3, S, S] to embeddings [N, P, D] of the positions of the last feature map."""
+        x = self.embed(inputs)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        return self.pool.each(x)
 
     def patches(self) -> Patches:
         """Return the positions of the last feature map, which the pool reads as rows that follow their mean."""

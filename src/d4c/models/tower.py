@@ -200,6 +200,10 @@ class Tower(Part):
         """Return where the patches of an image are; None for a tower without patches."""
         return None
 
+    def patch_embeddings(self, inputs: Tensor) -> Tensor | None:
+        """Map inputs to embeddings [N, P, D] of their patches; None for a tower without patches."""
+        return None
+
     def fold_constants(self, inputs: Tensor) -> None:
         """Turn what is the same for all inputs into constants; outputs stay equal.
 

@@ -48,6 +48,13 @@ class VisionTransformer(Tower):
         """Map the tokens [N, 1 + patches, C] after the last block to embeddings [N, D]."""
         return self.projection(self.norm_post(x[:, 0]))
 
+    def patch_embeddings(self, inputs: Tensor) -> Tensor:
+        """Map pixels [N, 3, S, S] to embeddings [N, P, D]: what `head` makes of each patch in place of the class."""
+        x = self.embed(inputs)
+        for block in self.blocks:
+            x = self.run_block(block, x)
+        return self.projection(self.norm_post(x[:, 1:]))
+
     def patches(self) -> Patches:
         attentions = tuple(f"blocks.{i}.attn" for i in range(len(self.blocks)))
         return Patches(attentions, first=1, summary=attentions[-1], summary_first=1)

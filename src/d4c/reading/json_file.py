@@ -14,13 +14,14 @@ DEEPEST = 64
 """Levels of nesting; what walks over the content recursively needs a few frames for each."""
 
 
-def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
+def read_json(path: Path, error: type[D4CError], advice: str, longest: int = LONGEST) -> Any:
     """Read a JSON file.
 
     Args:
         path: The file.
         error: Class of the exception to raise.
         advice: What to do about the error, as the end of its sentence.
+        longest: Largest size in bytes.
 
     Returns:
         The content of the file; `d4c.reading.schema` checks what it holds.
@@ -32,18 +33,18 @@ def read_json(path: Path, error: type[D4CError], advice: str) -> Any:
         if path.exists() and not path.is_file():
             raise error(f"{path} is not a regular file; {advice}.")
         with path.open("rb") as stream:
-            text = stream.read(LONGEST + 1)
+            text = stream.read(longest + 1)
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}); {advice}.") from None
     except ValueError:  # a zero byte in the path
         raise error(f"{str(path)!r} is not a path; {advice}.") from None
-    return parse_json(text, str(path), error, advice)
+    return parse_json(text, str(path), error, advice, longest)
 
 
-def parse_json(text: bytes | str, source: str, error: type[D4CError], advice: str) -> Any:
+def parse_json(text: bytes | str, source: str, error: type[D4CError], advice: str, longest: int = LONGEST) -> Any:
     """Parse JSON; `source` names it in the message of the error, of class `error`, that anything else is."""
-    if len(text) > LONGEST:
-        raise error(f"{source} has more than {LONGEST >> 20} MiB, expected a JSON file of at most that; {advice}.")
+    if len(text) > longest:
+        raise error(f"{source} has more than {longest >> 20} MiB, expected a JSON file of at most that; {advice}.")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):

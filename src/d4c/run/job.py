@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from d4c.device import resolve_device
 from d4c.errors import ArtifactError, DataError, SettingError
-from d4c.evaluation.metrics import Metrics
+from d4c.evaluation.metrics.record import Metrics
 from d4c.progress import Progress
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import List, Maybe, Record, Text, Whole, check
@@ -36,7 +36,7 @@ from d4c.storage.siblings import check_writable
 from d4c.synthesis.config import SynthesisConfig
 
 if TYPE_CHECKING:
-    from d4c.evaluation.dataset import Dataset
+    from d4c.evaluation.dataset import AnyDataset
     from d4c.models.clip import CLIP
 
 CONFIG = "config.json"
@@ -163,10 +163,10 @@ class _Job:
         return load(c.model, c.pretrained, device=c.device, activation=c.activation, heads=c.heads)
 
     @cached_property
-    def dataset(self) -> Dataset:
-        from d4c.evaluation.load_dataset import load_dataset
+    def dataset(self) -> AnyDataset:
+        from d4c.evaluation.load_dataset import load_pictures
 
-        return load_dataset(self.config.dataset)
+        return load_pictures(self.config.dataset)
 
     @cached_property
     def data(self) -> str | None:
@@ -253,7 +253,7 @@ class _Job:
 
     def _evaluate(self, artifacts: list[tuple[Path, str, str]], new: Path) -> None:
         from d4c.evaluation.embed import embed
-        from d4c.evaluation.evaluate import score
+        from d4c.evaluation.score import score
         from d4c.quantization.artifact.read import read_artifact
 
         strict = self.config.strict

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from d4c.errors import D4CError
 from d4c.evaluation.load_dataset import find_data
+from d4c.evaluation.readers.reader import Reader
 from d4c.storage.files import sha256
 from d4c.storage.manifest import fingerprint
 
@@ -52,9 +53,21 @@ def data_origin(spec: str) -> str | None:
     except D4CError:
         return None
     path = path if reader.takes_path else DEMO / "eval_fluent3d.parquet"
+    if reader.names_pictures:
+        return _origin_with_pictures(reader, spec, path)
     if path.is_file():
         return sha256(path)
     return fingerprint([list(_content(path / part, part, ())) for part in reader.parts])
+
+
+def _origin_with_pictures(reader: Reader, spec: str, path: Path) -> str | None:
+    """The fingerprint of a file and of the pictures that it names, None for one that is missing."""
+    try:
+        dataset = reader.read(spec, path)
+    except D4CError:
+        return None
+    pictures = [Path(str(dataset.read(i))) for i in range(len(dataset))]
+    return fingerprint([sha256(path), [sha256(picture) if picture.is_file() else None for picture in pictures]])
 
 
 def _content(path: Path, name: str, above: tuple[str, ...]) -> Iterator[list[str | None]]:

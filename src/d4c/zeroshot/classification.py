@@ -70,6 +70,7 @@ def label_embeddings(
     tokenize: Tokenize,
     embed_tokens: EmbedTokens,
     batch_size: int = BATCH,
+    verbatim: bool = False,
 ) -> NDArray[np.float32]:
     """Embed each label: the normalized mean of its unit embeddings in all templates.
 
@@ -79,6 +80,8 @@ def label_embeddings(
         tokenize: Maps prompts to token ids [N, L].
         embed_tokens: Maps token ids to embeddings [N, D].
         batch_size: Prompts that are embedded at once.
+        verbatim: Whether names and templates are used letter by letter, even names that are the same, as figures do
+            that compare with published ones.
 
     Returns:
         Unit vectors [L, D].
@@ -88,12 +91,21 @@ def label_embeddings(
             "{}", or the model cannot tell two labels apart, since their token ids are the same.
     """
     _check_words(labels, templates)
-    prompts = [fill_template(template, label.lower()) for label in labels for template in templates]
-    tokens = np.asarray(tokenize(prompts))
-    _check_distinct(labels, tokens.reshape(len(labels), -1))
+    fill = _fill_verbatim if verbatim else _fill_fluently
+    tokens = np.asarray(tokenize([fill(template, label) for label in labels for template in templates]))
+    if not verbatim:
+        _check_distinct(labels, tokens.reshape(len(labels), -1))
     batches = [embed_tokens(tokens[start : start + batch_size]) for start in range(0, len(tokens), batch_size)]
     features = _directions(np.concatenate(batches), "prompts")
     return unit_rows(features.reshape(len(labels), len(templates), -1).mean(1))
+
+
+def _fill_verbatim(template: str, label: str) -> str:
+    return template.replace("{}", label)
+
+
+def _fill_fluently(template: str, label: str) -> str:
+    return fill_template(template, label.lower())
 
 
 def _check_words(labels: Sequence[str], templates: Sequence[str]) -> None:

@@ -100,6 +100,41 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
         load_dataset(f"parquet:{tmp_path / 'a.parquet'}")
 
 
+def write_hub(path: Path, column: str = "image", label: str = "label", **columns: Any) -> None:
+    """A file as Hugging Face's `datasets` writes it."""
+    names = {"names": ["warm", "very_cold"], "_type": "ClassLabel"}
+    features = {column: {"_type": "Image"}, label: names, "texts": [{"dtype": "string", "_type": "Value"}]}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": encoded(color), "path": "x"} for color in COLORS[:2]], kind)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    write_parquet(path, metadata, **{column: images, label: pa.array([1, 0]), "texts": [["a"], ["b"]]} | columns)
+
+
+@pytest.mark.parametrize(("column", "label"), [("image", "label"), ("img", "fine_label"), ("picture", "kind")])
+def test_hub_datasets_say_which_columns_hold_what(tmp_path: Path, column: str, label: str) -> None:
+    write_hub(tmp_path / "a.parquet", column, label)
+    dataset = load_dataset(f"parquet:{tmp_path / 'a.parquet'}")
+    assert (dataset.classes, dataset.labels.tolist()) == (("warm", "very cold"), [1, 0])
+    assert [color_of(dataset, i) for i in range(2)] == [(255, 0, 0), (0, 255, 0)]
+
+
+def test_of_a_hub_folder_the_test_split_is_read_in_order(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00001", "test-00000-of-00002", "test-00001-of-00002"):
+        write_hub(tmp_path / "data" / f"{name}.parquet")
+    assert load_dataset(f"parquet:{tmp_path}").labels.tolist() == [1, 0, 1, 0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no \.parquet files"):
+        load_dataset(f"parquet:{tmp_path / 'empty'}")
+
+
+def test_features_of_another_form_are_not_followed(tmp_path: Path) -> None:
+    features = {"image": {"_type": "Image"}, "label": {"names": [1], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    with pytest.raises(DataError, match="has no class names"):
+        load_dataset(write_parquet(tmp_path / "a.parquet", metadata, **GOOD))
+
+
 @pytest.mark.parametrize("cut", [0, 20, 45])
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path, demo_vit: CLIP, cut: int) -> None:
     image = [encoded("red"), encoded("red")[:cut]]

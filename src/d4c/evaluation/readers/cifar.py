@@ -15,6 +15,7 @@ import numpy as np
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.readers.openai_prompts import CIFAR_TEMPLATES
 from d4c.evaluation.readers.reader import Reader
 from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
 
@@ -70,9 +71,9 @@ LAYOUTS = {
 
 
 def read_dataset(spec: str, path: Path, classes: int) -> Dataset:
-    """Read the test set of CIFAR-10 or CIFAR-100 as a dataset."""
+    """Read the test set of CIFAR-10 or CIFAR-100 as a dataset with OpenAI's prompts."""
     pixels, labels, names = read_cifar(path, classes)
-    return Dataset(spec, names, labels, lambda i: pixels[i])
+    return Dataset(spec, names, labels, lambda i: pixels[i], CIFAR_TEMPLATES, verbatim=True)
 
 
 def read_cifar(path: Path, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
@@ -219,5 +220,5 @@ def read_inert(path: Path) -> dict[Any, Any]:
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in content.items()}
 
 
-CIFAR10 = Reader("cifar10:DIR", "its test set, as downloaded", partial(read_dataset, classes=10))
-CIFAR100 = Reader("cifar100:DIR", "its test set, as downloaded", partial(read_dataset, classes=100))
+CIFAR10 = Reader("cifar10:DIR", "its test set as downloaded, OpenAI's 18 prompts", partial(read_dataset, classes=10))
+CIFAR100 = Reader("cifar100:DIR", "its test set as downloaded, OpenAI's 18 prompts", partial(read_dataset, classes=100))

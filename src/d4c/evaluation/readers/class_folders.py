@@ -105,7 +105,7 @@ def text_lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text, expected class names; save it as UTF-8.") from None
+        raise DataError(f"{path} is not UTF-8 text, expected lines of text; save it as UTF-8.") from None
 
 
 FOLDER = Reader("folder:DIR", "one sub-folder of images per class, class names optionally in classes.txt", read_folder)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.class_folders import class_folders, text_lines, tree_dataset
+from d4c.evaluation.readers.openai_prompts import IMAGENET_TEMPLATES
 from d4c.evaluation.readers.reader import Reader
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import List, Table, Text, check
@@ -23,6 +25,8 @@ DISTINCT = {
 
 def read_imagenet(spec: str, path: Path) -> Dataset:
     """Read the validation images of ImageNet-1k from one folder per WordNet id, as torchvision lays them out.
+
+    The prompts are OpenAI's.
 
     Args:
         spec: Name of the dataset.
@@ -46,7 +50,8 @@ def read_imagenet(spec: str, path: Path) -> Dataset:
             f"{path} names {len(order)} classes{example}, expected 1000 with all of val/<wnid>; complete it."
         )
     indices = [order[folder.name] for folder in folders]
-    return tree_dataset(spec, folders, indices, [names[wnid] for wnid in order])
+    dataset = tree_dataset(spec, folders, indices, [names[wnid] for wnid in order])
+    return replace(dataset, templates=IMAGENET_TEMPLATES, verbatim=True)
 
 
 def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
@@ -81,7 +86,7 @@ def imagenet_names(path: Path, wnids: Sequence[str]) -> dict[str, str]:
 
 IMAGENET1K = Reader(
     "imagenet1k:DIR",
-    "val/<wnid>/*.JPEG beside a file of class names",
+    "val/<wnid>/*.JPEG beside a file of class names, OpenAI's 80 prompts",
     read_imagenet,
     parts=("val", "classes.txt", "LOC_synset_mapping.txt", "imagenet_class_index.json"),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from d4c.evaluation.dataset import Dataset
+from d4c.evaluation.dataset import AnyDataset
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Reader:
         summary: What it reads, for help texts and the documentation.
         read: Makes the dataset from a spec and its path, which exists; raises DataError if the data cannot be used.
         parts: Files and folders below the path that the images, labels and names come from; by default all of it.
+        names_pictures: Whether the path is a file that names pictures elsewhere, whose content counts as well.
     """
 
     form: str
     summary: str
-    read: Callable[[str, Path], Dataset]
+    read: Callable[[str, Path], AnyDataset]
     parts: tuple[str, ...] = ("",)
+    names_pictures: bool = False
 
     @property
     def kind(self) -> str:

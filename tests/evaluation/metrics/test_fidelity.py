@@ -14,7 +14,7 @@ from torch import Tensor
 
 from d4c import DataError
 from d4c.evaluation.embed import Embeddings
-from d4c.evaluation.fidelity import fidelity
+from d4c.evaluation.metrics.fidelity import fidelity
 
 
 def random_embeddings(seed: int, images: int = 9, classes: int = 4, width: int = 6) -> Embeddings:

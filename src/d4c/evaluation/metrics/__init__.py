@@ -1,0 +1,1 @@
+"""Figures of an evaluation with their intervals: one file for each family."""
