@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 
 import d4c
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
+from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.models.formats import load as load_module
+from d4c.models.formats.beside.image_processor import HALF
+from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
+from d4c.models.formats.siglip.siglip_configs import LAST, LATENT
 from d4c.models.layers import MLP
 
 # open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
@@ -83,6 +87,35 @@ def two_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_module, "load", load_two_blocks)
         yield
+
+
+@pytest.fixture(scope="session")
+def siglip_tokenizer_json() -> str:
+    """A tokenizer.json as T5 and SigLIP have it: unigram pieces, </s> at the end."""
+    words = ["▁a", "▁photo", "▁of", "▁cat", "▁dog", "▁the", "▁", "s", *"abcdefghijklmnopqrstuvwxyz0123456789."]
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((word, -1.0 - len(words) / 10 - i / 10) for i, word in enumerate(words))]
+    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram(list(dict(pieces).items()), unk_id=0))
+    unigram.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    unigram.post_processor = tokenizers.processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
+    unigram.add_special_tokens(["</s>", "<unk>"])
+    return unigram.to_str()
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(siglip_tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory) -> CLIP:
+    """A SigLIP with random weights: no class token, an attention pool, no causal mask; tests must not change it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    (folder / "tokenizer.json").write_text(siglip_tokenizer_json)
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "</s>"}')
+    image = ViTConfig(32, 8, 32, 2, 4, 80, "gelu_tanh", norm_eps=1e-6, **LATENT)
+    text = TextConfig(32, 2, 4, 80, "gelu_tanh", context_length=24, vocab_size=60, norm_eps=1e-6, **LAST)
+    config = CLIPConfig(32, image, text, HALF, HALF, "squash", sigmoid=True)
+    torch.manual_seed(5)
+    clip = CLIP(config, "tiny-siglip", tokenizer=TokenizerFiles(folder, "canonical").read(text, "tiny"))
+    for parameter in clip.parameters():
+        if parameter.ndim > 1:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return clip.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from d4c.evaluation.metrics.record import Metrics
 from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
-from d4c.models.preprocess import resize_and_crop
+from d4c.models.preprocess import resized
 from d4c.settings.presets import Preset
 from d4c.storage.files import atomic_file
 from d4c.synthesis.config import PRESETS
@@ -130,7 +130,7 @@ def decode(dataset: Dataset, size: int) -> Tensor:
     """All pictures as a model of this size sees them before normalization: uint8 [N, 3, size, size]."""
 
     def one(picture: Any) -> Any:
-        return np.array(resize_and_crop(picture, size)).transpose(2, 0, 1)
+        return np.array(resized(picture, size)).transpose(2, 0, 1)
 
     return torch.cat(list(pixel_batches(dataset, one, 500)))
 

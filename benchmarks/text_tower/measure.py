@@ -151,7 +151,7 @@ def removal(clip: CLIP, tokens: Tensor) -> Row:
         out = torch.cat([clip.encode_text(part) for part in tokens.split(batch)])
         return time.perf_counter() - started, out
 
-    figures: Row = {"positions": float(clip.text.end_of_text(tokens).float().mean()) + 1}
+    figures: Row = {"positions": float(clip.text.pooled_position(tokens).float().mean()) + 1}
     for batch in BATCHES:
         (_, short), (_, whole) = encode(True, batch), encode(False, batch)  # not timed: the first calls are slower
         shares = [encode(True, batch)[0] / encode(False, batch)[0] for _ in range(ROUNDS)]

@@ -69,7 +69,7 @@ def after(clip: CLIP, tokens: Tensor) -> Tensor:
     for row in range(len(names)):
         hook(row)
     for part in text.batches(tokens, PROMPTS):
-        end = int(text.end_of_text(part)[0])
+        end = int(text.pooled_position(part)[0])
         text(part)
     return peaks
 

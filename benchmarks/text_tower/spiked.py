@@ -211,4 +211,4 @@ def _norms(text: TextTransformer) -> list[tuple[nn.LayerNorm, list[nn.Linear]]]:
     for block in _blocks(text):
         pairs.append((block.norm1, [block.attn.q, block.attn.k, block.attn.v]))
         pairs.append((block.norm2, [block.mlp.fc1]))
-    return [*pairs, (text.norm_final, [text.projection])]
+    return [*pairs, (text.norm_final, [cast(nn.Linear, text.projection)])]

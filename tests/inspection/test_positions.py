@@ -23,7 +23,7 @@ def peaks(demo_vit: CLIP) -> dict[str, Tensor]:
 
 def test_every_block_and_part_has_a_peak_at_each_position(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
     assert len(peaks) == len(demo_vit.text.blocks) * (1 + len(PARTS))
-    length = int(demo_vit.text.end_of_text(demo_vit.tokenize(TEXTS)).max()) + 1
+    length = int(demo_vit.text.pooled_position(demo_vit.tokenize(TEXTS)).max()) + 1
     assert all(peak.shape == (length,) and bool((peak > 0).all()) for peak in peaks.values())
 
 
@@ -31,7 +31,7 @@ def test_every_block_and_part_has_a_peak_at_each_position(demo_vit: CLIP, peaks:
 def test_the_state_after_a_block_has_the_measured_peaks(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
     tokens = demo_vit.tokenize(TEXTS)
     state = demo_vit.text.blocks[0](demo_vit.text.embed(demo_vit.text.crop(tokens)), causal=True).abs().amax(2)
-    ends = demo_vit.text.end_of_text(tokens).tolist()
+    ends = demo_vit.text.pooled_position(tokens).tolist()
     by_hand = [
         max(float(row[i]) for row, end in zip(state, ends, strict=True) if i <= end) for i in range(max(ends) + 1)
     ]
@@ -51,7 +51,7 @@ def test_batches_make_no_difference(demo_vit: CLIP) -> None:
 
 def test_what_follows_end_of_text_does_not_count(demo_vit: CLIP, peaks: dict[str, Tensor]) -> None:
     tokens = demo_vit.tokenize(TEXTS)
-    for row, end in zip(tokens, demo_vit.text.end_of_text(tokens).tolist(), strict=True):
+    for row, end in zip(tokens, demo_vit.text.pooled_position(tokens).tolist(), strict=True):
         row[end + 1 :] = torch.randint(1, 40_000, (len(row) - end - 1,))
     cropped = position_peaks(demo_vit, tokens)
     assert all(torch.allclose(cropped[name], peak) for name, peak in peaks.items())

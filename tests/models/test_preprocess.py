@@ -15,7 +15,7 @@ from PIL import Image
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.models.config import OPENAI_MEAN, OPENAI_STD
-from d4c.models.preprocess import preprocess, resize_and_crop
+from d4c.models.preprocess import pixels, resized
 from d4c.pictures import as_rgb
 
 ONE_STEP = 1 / 255 / min(OPENAI_STD) + 1e-6
@@ -31,6 +31,10 @@ def noise(mode: str, width: int, height: int) -> Image.Image:
     channels = len(Image.new(mode, (1, 1)).getbands())
     shape = (height, width, channels) if channels > 1 else (height, width)
     return Image.frombytes(mode, (width, height), rng.integers(0, 256, shape, np.uint8).tobytes())
+
+
+def as_tensor(picture: Image.Image, size: int) -> torch.Tensor:
+    return torch.from_numpy(pixels(picture, size, OPENAI_MEAN, OPENAI_STD))
 
 
 def rotated_by_exif() -> Image.Image:
@@ -79,7 +83,7 @@ def reference() -> dict[int, Any]:
 @pytest.mark.parametrize("size", [64, 97])
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
 def test_pixels_are_open_clips_within_a_step(picture: Image.Image, size: int, reference: dict[int, Any]) -> None:
-    ours = preprocess(picture, size, OPENAI_MEAN, OPENAI_STD)
+    ours = as_tensor(picture, size)
     theirs = reference[size](as_rgb(picture))
     assert ours.shape == theirs.shape == (3, size, size)
     assert float((ours - theirs).abs().max()) <= ONE_STEP
@@ -89,13 +93,13 @@ def test_pixels_are_open_clips_within_a_step(picture: Image.Image, size: int, re
 @given(width=st.integers(5, 300), height=st.integers(5, 300))
 def test_pixels_of_any_size_are_open_clips_within_a_step(width: int, height: int, reference: dict[int, Any]) -> None:
     picture = noise("RGB", width, height)
-    difference = preprocess(picture, 64, OPENAI_MEAN, OPENAI_STD) - reference[64](picture)
+    difference = as_tensor(picture, 64) - reference[64](picture)
     assert float(difference.abs().max()) <= ONE_STEP
 
 
 def test_a_strip_costs_no_more_than_a_square() -> None:
     strip = Image.new("RGB", (1, 200_000), "red")
-    assert resize_and_crop(strip, 224).getextrema() == ((255, 255), (0, 0), (0, 0))
+    assert resized(strip, 224).getextrema() == ((255, 255), (0, 0), (0, 0))
 
 
 def test_mean_and_std_are_the_models(demo: CLIP) -> None:
@@ -106,4 +110,4 @@ def test_mean_and_std_are_the_models(demo: CLIP) -> None:
 
 def test_an_empty_picture_is_refused() -> None:
     with pytest.raises(DataError, match="0 x 7 pixels, expected at least 1 x 1"):
-        preprocess(Image.new("RGB", (0, 7)), 64, OPENAI_MEAN, OPENAI_STD)
+        pixels(Image.new("RGB", (0, 7)), 64, OPENAI_MEAN, OPENAI_STD)

@@ -29,7 +29,7 @@ def test_batches_hold_every_prompt_once_and_no_padding(demo_vit: CLIP) -> None:
     for batch in batches:
         assert 1 <= len(batch) <= 6
         cropped = demo_vit.text.crop(batch)
-        assert bool((demo_vit.text.end_of_text(batch) == cropped.shape[1] - 1).all())
+        assert bool((demo_vit.text.pooled_position(batch) == cropped.shape[1] - 1).all())
 
 
 def test_without_trimming_batches_are_as_they_come(demo_vit: CLIP) -> None:
@@ -55,7 +55,7 @@ def calibrated_text(clip: CLIP, tokens: Tensor) -> dict[str, Tensor]:
 def test_ranges_ignore_what_follows_end_of_text(tiny_vit: CLIP, prompts: list[str]) -> None:
     tokens = tiny_vit.tokenize(prompts)
     other = tokens.clone()
-    for row, end in zip(other, tiny_vit.text.end_of_text(tokens).tolist(), strict=True):
+    for row, end in zip(other, tiny_vit.text.pooled_position(tokens).tolist(), strict=True):
         row[end + 1 :] = torch.randint(1, 40_000, (len(row) - end - 1,))
     plain, padded = calibrated_text(tiny_vit, tokens), calibrated_text(tiny_vit, other)
     assert all(torch.equal(padded[name], value) for name, value in plain.items())

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
-from d4c.models.tokenizer import clean, tokenizer
 from d4c.reading.json_file import parse_json
 from d4c.storage.files import read_text
 from d4c.templates import check_template, fill_template
@@ -139,11 +138,11 @@ def generic_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
 
 def check_length(clip: CLIP, prompts: Sequence[str]) -> None:
     """Raise DataError for a prompt that the tokenizer would cut, since its image would be made for other words."""
-    max_tokens = clip.config.text.context_length - 2
-    for prompt, encoding in zip(prompts, tokenizer().encode_batch([clean(p) for p in prompts]), strict=True):
-        if len(encoding.ids) > max_tokens:
+    tokenizer = clip.prompt_tokenizer()
+    for prompt, count in zip(prompts, tokenizer.word_counts(prompts), strict=True):
+        if count > tokenizer.most_words:
             raise DataError(
-                f"The prompt {prompt[:40] + '...'!r} has {len(encoding.ids)} tokens, expected at most {max_tokens}; "
+                f"The prompt {prompt[:40] + '...'!r} has {count} tokens, expected at most {tokenizer.most_words}; "
                 "shorten it."
             )
 

@@ -16,7 +16,7 @@ from d4c.deployment.saturating import saturating_layers
 from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_TARGET, find_target
 from d4c.errors import SettingError, require
-from d4c.models.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.folder import WEIGHTS
 from d4c.quantization.artifact.read import read_artifact
@@ -132,9 +132,13 @@ def _description(clip: QuantizedCLIP, format: str, origin: str, written: Written
         "embed_dim": clip.config.embed_dim,
         "image_size": clip.image_size,
         "context_length": text.context_length,
+        "vocab_size": text.vocab_size,
+        "tokenizer": text.tokenizer,
+        "every_position_counts": text.every_position_counts,
         "eos_id": text.eos_id,
         "begin_id": clip.text.begin_id,
         "logit_scale": clip.logit_scale,
+        "logit_bias": clip.logit_bias,
         "full_range": clip.recipe.get("full_range"),
         "saturating": saturating_layers(clip),
     }

@@ -21,7 +21,7 @@ class ExportOptions:
         unpacked: Store weights as int8 instead of in the bits of the scheme.
         check: Compare what was written with PyTorch.
         origin: SHA-256 of the artifact's weights, which every graph names, so that graphs of two are not mixed up.
-        readers: Folder with the files that say how prompts and pictures are read: `d4c.models.reader_files.FILES`.
+        readers: Folder with `d4c.models.inputs.reader_files.FILES`, which say how prompts and pictures are read.
     """
 
     unpacked: bool = False

@@ -45,6 +45,8 @@ def accelerate(quantized: QuantizedCLIP, dtype: torch.dtype | None = None) -> CL
         image=copy.deepcopy(quantized.image),
         text=copy.deepcopy(quantized.text),
         log_logit_scale=quantized.log_logit_scale,
+        sigmoid_bias=quantized.sigmoid_bias,
+        tokenizer=quantized.tokenizer,
     )
     for tower in (model.image, model.text):
         if not _is_quantized(tower):

@@ -12,7 +12,8 @@ from d4c.compiled import can_compile, fused
 from d4c.integer.codes import Codes, Rounding, to_codes
 from d4c.integer.integer_linear import IntegerLinear
 from d4c.integer.products import activation_name
-from d4c.models.layers import Attention, Block, join_heads, split_heads
+from d4c.models.layers import MLP, Attention, Block, join_heads, split_heads
+from d4c.models.pool import LatentPool
 from d4c.models.tower import Tower, replace_module
 from d4c.quantization.layers.quantized_activations import QuantizedMatMul
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
@@ -105,30 +106,64 @@ class IntegerAttention(nn.Module):
         return weights[..., 1:] @ v + weights[..., :1] * value
 
 
-class IntegerBlock(nn.Module):
-    """A transformer block with its six products in integers and a residual stream of `dtype`."""
+class IntegerMLP(nn.Module):
+    """x + mlp(norm(x)) with both products in integers."""
 
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+    def __init__(self, norm: nn.LayerNorm, mlp: MLP, dtype: torch.dtype) -> None:
         super().__init__()
-        mlp = block.mlp
         activation_name(mlp.act)  # raises for an activation without a kernel
-        self.norm1, self.norm2, self.act, self.dtype = block.norm1, block.norm2, mlp.act, dtype
-        self.attn = IntegerAttention(block.attn, dtype)
+        self.norm, self.act, self.dtype = norm, mlp.act, dtype
         self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)
         self.rounding = Rounding([(self.fc2.codes, 1.0)], as_int8=True)
         if self.fc2.loud is not None:
             self.loud_fc1 = self.fc1.rows(self.fc2.loud_channels)
             self.loud_rounding = Rounding([(self.fc2.loud.codes, 1.0)], as_int8=True)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        x = x.to(self.dtype)
-        x = self.attn(normed_codes(self.norm1, self.attn.qkv, x), causal, x)
-        codes = normed_codes(self.norm2, self.fc1, x)
+    def forward(self, x: Tensor) -> Tensor:
+        codes = normed_codes(self.norm, self.fc1, x)
         hidden = self.fc1.product(codes, self.dtype, self.act, self.rounding)
         loud = None
         if self.fc2.loud is not None:
             loud = self.loud_fc1.product(codes, self.dtype, self.act, self.loud_rounding)
         return self.fc2.product(hidden, self.dtype, residual=x, loud=loud)
+
+
+class IntegerBlock(nn.Module):
+    """A transformer block with its six products in integers and a residual stream of `dtype`."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm1, self.dtype = block.norm1, dtype
+        self.attn = IntegerAttention(block.attn, dtype)
+        self.mlp = IntegerMLP(block.norm2, block.mlp, dtype)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        x = x.to(self.dtype)
+        return cast(Tensor, self.mlp(self.attn(normed_codes(self.norm1, self.attn.qkv, x), causal, x)))
+
+
+class IntegerPool(nn.Module):
+    """A `LatentPool` with its products in integers; as in `IntegerAttention`, the softmax is not rounded to codes."""
+
+    def __init__(self, pool: LatentPool) -> None:
+        super().__init__()
+        self.heads = pool.heads
+        scores, context = integer(pool.scores), cast(QuantizedMatMul, pool.context)
+        # There are fewer heads than the integer products of GPUs take outputs.
+        self.scores = scores.rows(torch.arange(pool.heads, device=scores.weight.device))
+        self.v, self.out = integer(pool.v), integer(pool.out)
+        self.rounding = Rounding([(Codes(context.b), 1.0)], as_int8=False)
+        self.step: Tensor
+        self.register_buffer("step", context.b.scale.detach().clone())
+        self.mlp = IntegerMLP(pool.norm, pool.mlp, torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = self.scores.codes(x)
+        weights = self.scores.product(codes, torch.float32)[..., : self.heads].transpose(1, 2).softmax(-1)
+        values = self.v.product(codes, torch.float32, rounding=self.rounding)
+        context = weights[:, :, None] @ split_heads(values, self.heads)
+        y = self.out.product(context_codes(context, self.step, *input_grid(self.out)), torch.float32)
+        return cast(Tensor, self.mlp(y.squeeze(1)))
 
 
 def input_grid(layer: IntegerLinear) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
@@ -189,11 +224,20 @@ class InFloat(nn.Module):
 
 
 def has_integer_form(tower: Tower) -> bool:
-    """Whether `to_integer` can convert every part of a tower: blocks, and a head of norms and linear layers."""
+    """Whether `to_integer` can convert every part of a tower: blocks, and a head of which each part has a form."""
     head = [getattr(tower, part) for part in tower.head_parts]
     return all(isinstance(block, Block) for block in tower.blocks) and all(
-        isinstance(part, nn.LayerNorm | QuantizedLinear) for part in head
+        isinstance(part, nn.LayerNorm | QuantizedLinear | LatentPool | nn.Identity) for part in head
     )
+
+
+def head_part(part: nn.Module) -> nn.Module:
+    """The form of a part of a head."""
+    if isinstance(part, nn.LayerNorm):
+        return InFloat(part)
+    if isinstance(part, LatentPool):
+        return IntegerPool(part)
+    return part if isinstance(part, nn.Identity) else integer(part)
 
 
 def to_integer(tower: Tower, dtype: torch.dtype) -> None:
@@ -215,5 +259,4 @@ def to_integer(tower: Tower, dtype: torch.dtype) -> None:
     replace_module(tower, tower.first_layer, form)
     tower.blocks = nn.ModuleList(IntegerBlock(cast(Block, block), dtype) for block in tower.blocks)
     for part in tower.head_parts:
-        layer = getattr(tower, part)
-        setattr(tower, part, InFloat(layer) if isinstance(layer, nn.LayerNorm) else integer(layer))
+        setattr(tower, part, head_part(getattr(tower, part)))

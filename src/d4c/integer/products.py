@@ -67,10 +67,10 @@ def int32_product(codes: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(F.pad(codes, (0, 0, 0, max(0, ROWS - rows))), weight.t())[:rows]
 
 
-def activation_name(act: nn.Module) -> Literal["quick_gelu", "gelu"]:
+def activation_name(act: nn.Module) -> Literal["quick_gelu", "gelu", "gelu_tanh"]:
     """Return the kernel's name of an activation; raise SettingError if it has none."""
     if isinstance(act, QuickGELU):
         return "quick_gelu"
     if isinstance(act, nn.GELU):
-        return "gelu"
+        return "gelu_tanh" if act.approximate == "tanh" else "gelu"
     raise SettingError(f"The activation {type(act).__name__} has no integer kernel; use runtime='torch'.")

@@ -16,7 +16,7 @@ from d4c.kernels.round_half_even import to_code
 
 Grid = tuple[Tensor, Tensor, Tensor, Tensor]
 """Factor, zero point, lowest and highest code of the Q quantizers that read the product, each of the four [Q]."""
-ACTIVATIONS = {None: 0, "quick_gelu": 1, "gelu": 2}
+ACTIVATIONS = {None: 0, "quick_gelu": 1, "gelu": 2, "gelu_tanh": 3}
 GROUP = 8
 """Tiles of rows that follow one another, so that the weights they share stay in the cache."""
 TILES = ((128, 128, 128, 4, 3), (128, 128, 64, 4, 5), (128, 64, 64, 4, 4))
@@ -75,6 +75,9 @@ def _kernel(
         y = half * _tanh(0.851 * y) + half
     elif ACT == 2:
         y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+    elif ACT == 3:
+        half = 0.5 * y
+        y = half * _tanh(0.7978845608028654 * (y + 0.044715 * y * y * y)) + half
     if ROUND:
         if PART % COLUMNS == 0:  # a tile has one quantizer
             by = first_column // PART
@@ -96,7 +99,7 @@ def fused_product(
     scale: Tensor,
     offset: Tensor,
     dtype: torch.dtype,
-    activation: Literal["quick_gelu", "gelu"] | None,
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] | None,
     grid: Grid | None,
     residual: Tensor | None,
 ) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from d4c.errors import SettingError
 from d4c.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
 from d4c.models.formats.native import write_native
-from d4c.models.preprocess import preprocess
+from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer
+from d4c.models.preprocess import pixels
 from d4c.models.resnet import ModifiedResNet
 from d4c.models.text import TextTransformer
-from d4c.models.tokenizer import tokenize
 from d4c.models.tower import Tower
 from d4c.models.vit import VisionTransformer
 from d4c.pictures import Picture
@@ -40,7 +40,7 @@ TOWERS = ("image", "text")
 
 
 class CLIP(nn.Module):
-    """Both towers and the scale of their logits.
+    """Both towers, the tokenizer, and the scale of their logits.
 
     A new CLIP has random weights; `d4c.load` returns one with the weights of a checkpoint.
 
@@ -50,7 +50,11 @@ class CLIP(nn.Module):
         image: The image tower, if not a new one.
         text: The text tower, if not a new one.
         log_logit_scale: Logarithm of the factor from cosine to logit, if not that of a training's start.
+        sigmoid_bias: What is added to the logits of a model with a sigmoid, likewise.
+        tokenizer: The tokenizer, if it is not CLIP's own.
     """
+
+    sigmoid_bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -60,6 +64,8 @@ class CLIP(nn.Module):
         image: Tower | None = None,
         text: TextTransformer | None = None,
         log_logit_scale: nn.Parameter | None = None,
+        sigmoid_bias: nn.Parameter | None = None,
+        tokenizer: PromptTokenizer | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -68,6 +74,10 @@ class CLIP(nn.Module):
         self.text = TextTransformer(config.text, config.embed_dim) if text is None else text
         start = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.log_logit_scale = start if log_logit_scale is None else log_logit_scale
+        bias = nn.Parameter(torch.tensor(-10.0)) if config.sigmoid and sigmoid_bias is None else sigmoid_bias
+        self.register_parameter("sigmoid_bias", bias)
+        own = config.text.tokenizer == "own"
+        self.tokenizer = tokenizer if own else ClipTokenizer(config.text.context_length)
 
     def tower(self, name: str) -> Tower:
         """Return the "image" or the "text" tower."""
@@ -77,6 +87,11 @@ class CLIP(nn.Module):
     def logit_scale(self) -> float:
         """The factor from cosines to logits, about 100 in trained models."""
         return float(self.log_logit_scale.exp())
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to the logits of single pairs, whose sigmoid is a probability; None for a softmax."""
+        return None if self.sigmoid_bias is None else float(self.sigmoid_bias)
 
     @property
     def image_size(self) -> int:
@@ -116,7 +131,8 @@ class CLIP(nn.Module):
         Raises:
             DataError: The picture is empty or does not decode.
         """
-        return preprocess(picture, self.image_size, self.config.mean, self.config.std)
+        c = self.config
+        return torch.from_numpy(pixels(picture, self.image_size, c.mean, c.std, c.resize, c.interpolation))
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Map pictures [N, 3, S, S] with values in [0, 1] to normalized pixels on the same device."""
@@ -128,10 +144,19 @@ class CLIP(nn.Module):
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Map prompts to token ids [N, context length]; raises DataError for anything but strings."""
-        return tokenize(texts, self.config.text.context_length)
+        return torch.from_numpy(self.prompt_tokenizer().token_ids(texts))
+
+    def prompt_tokenizer(self) -> PromptTokenizer:
+        """Return the tokenizer; raises SettingError for a model that was built without the one that it needs."""
+        if self.tokenizer is None:
+            raise SettingError(
+                f"{self.name!r} reads prompts with a tokenizer of its own, which it was built without; "
+                "load it with d4c.load, or pass the tokenizer."
+            )
+        return self.tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, which `d4c.load` reads back.
+        """Write config.json, model.safetensors and a tokenizer of its own, which `d4c.load` reads back.
 
         Args:
             folder: Where to write; an earlier model there is replaced.
@@ -139,7 +164,8 @@ class CLIP(nn.Module):
         Raises:
             ArtifactError: The folder holds something other than an earlier model.
         """
-        write_native(self.config, self.name, self.state_dict(), Path(folder))
+        own = self.prompt_tokenizer().save if self.config.text.tokenizer == "own" else None
+        write_native(self.config, self.name, self.state_dict(), Path(folder), own)
 
     @torch.no_grad()
     def classify(
@@ -153,7 +179,8 @@ class CLIP(nn.Module):
             templates: Prompts with "{}" where the name goes; their embeddings are averaged.
 
         Returns:
-            The probability of each label for each picture, [N, L].
+            The probability of each label for each picture, [N, L]: of one label among all, or with a sigmoid, of each
+            label alone.
 
         Raises:
             DataError: A picture does not decode, or `images`, `labels` or `templates` is not a list that can be used.
@@ -168,6 +195,7 @@ class CLIP(nn.Module):
             labels,
             templates=templates,
             logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
             embed_images=embed_images,
             tokenize=self.tokenize,
             embed_tokens=lambda ids: self.encode_text(torch.from_numpy(ids).to(self.device)).float().cpu().numpy(),

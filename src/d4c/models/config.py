@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from d4c.errors import D4CError
 from d4c.reading.ranges import DEPTH, PIXEL_MEAN, PIXEL_STD, RANGES, WIDTH
-from d4c.reading.schema import List, OneOf, Record, check, record_kind
+from d4c.reading.schema import Flag, Kind, List, OneOf, Record, check, record_kind
 
-Activation = Literal["quick_gelu", "gelu"]
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+ImagePooling = Literal["token", "average", "attention"]
+TextPooling = Literal["end", "last"]
+Resize = Literal["crop", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+TokenizerKind = Literal["clip", "own"]
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+NORM_EPS = 1e-5
+"""What a LayerNorm adds to variances, unless a configuration says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,15 @@ class ViTConfig(ImageConfig):
         heads: Attention heads per block.
         mlp_width: Hidden channels of the MLP in each block.
         activation: Activation of the MLPs.
+        class_token: Whether a learned token comes before the patches.
+        patch_bias: Whether the patch embedding has a bias.
+        norm_pre: Whether a LayerNorm comes before the first block.
+        pooling: What becomes the embedding: the class token, the average of the patches, or what a learned query
+            attends to (`LatentPool`).
+        norm_first: Whether the last LayerNorm comes before pooling, as always with "attention"; of a class token, the
+            order does not count.
+        projection: Whether a linear layer maps to the embedding; if not, the width is that of the embedding.
+        norm_eps: What a LayerNorm adds to variances.
     """
 
     patch_size: int
@@ -54,9 +70,20 @@ class ViTConfig(ImageConfig):
     heads: int
     mlp_width: int
     activation: Activation = "quick_gelu"
+    class_token: bool = True
+    patch_bias: bool = False
+    norm_pre: bool = True
+    pooling: ImagePooling = "token"
+    norm_first: bool = False
+    projection: bool = True
+    norm_eps: float = NORM_EPS
 
     def complaints(self) -> Iterator[str]:
         yield from uneven_heads("image", self.width, self.heads)
+        if self.pooling == "token" and not self.class_token:
+            yield "the embedding is that of a class token, and there is none"
+        if self.pooling == "attention" and not self.norm_first:
+            yield "attention pooling reads what the last LayerNorm gives, and that comes later"
         if self.patch_size > self.image_size:
             yield f"patch size {self.patch_size} is larger than image size {self.image_size}"
 
@@ -97,7 +124,7 @@ def uneven_heads(tower: str, width: int, heads: int) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A causal text transformer.
+    """A text transformer.
 
     Attributes:
         width: Channels of a token.
@@ -108,6 +135,12 @@ class TextConfig:
         context_length: Number of tokens in a row, padding included.
         vocab_size: Number of token ids.
         eos_id: Token id of end-of-text; None if it is the largest id of a row.
+        causal: Whether a position attends only to itself and those before it.
+        pooling: Which position becomes the embedding: that of end-of-text, or the last one, padded or not.
+        projection: Whether a linear layer maps to the embedding; if not, the width is that of the embedding.
+        projection_bias: Whether that layer has a bias.
+        norm_eps: What a LayerNorm adds to variances.
+        tokenizer: CLIP's own, or one that the checkpoint brings.
     """
 
     width: int
@@ -118,6 +151,17 @@ class TextConfig:
     context_length: int = 77
     vocab_size: int = 49408
     eos_id: int | None = None
+    causal: bool = True
+    pooling: TextPooling = "end"
+    projection: bool = True
+    projection_bias: bool = False
+    norm_eps: float = NORM_EPS
+    tokenizer: TokenizerKind = "clip"
+
+    @property
+    def every_position_counts(self) -> bool:
+        """Whether the embedding depends on what follows the end of a prompt, so that rows must be padded in full."""
+        return not self.causal or self.pooling == "last"
 
     def complaints(self) -> Iterator[str]:
         """Yield a clause of an error message for each group of sizes that contradict each other."""
@@ -136,6 +180,9 @@ class CLIPConfig:
         text: The text tower.
         mean: Mean of the training pixels for red, green and blue, in [0, 1].
         std: Standard deviation of the same.
+        resize: Whether a picture is cropped to a square after its shorter side was resized, or squashed into one.
+        interpolation: How pictures are resized.
+        sigmoid: Whether each pair of image and text has a probability of its own, sigmoid(scale * cosine + bias).
     """
 
     embed_dim: int
@@ -143,6 +190,9 @@ class CLIPConfig:
     text: TextConfig
     mean: tuple[float, float, float] = field(default=OPENAI_MEAN)
     std: tuple[float, float, float] = field(default=OPENAI_STD)
+    resize: Resize = "crop"
+    interpolation: Interpolation = "bicubic"
+    sigmoid: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold; `from_dict` reads it back."""
@@ -171,7 +221,14 @@ class CLIPConfig:
             key: tuple(v) if isinstance(v, list) else v for key, v in data["image"].items() if key != "kind"
         }
         text = TextConfig(**data["text"])
-        config = CLIPConfig(data["embed_dim"], record(**fields), text, tuple(data["mean"]), tuple(data["std"]))
+        config = CLIPConfig(
+            embed_dim=data["embed_dim"],
+            image=record(**fields),
+            text=text,
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            **{key: data[key] for key in _OPTIONAL if key in data},
+        )
         config.check(source, error, advice)
         return config
 
@@ -184,8 +241,22 @@ class CLIPConfig:
             advice: What to do about it, as the end of the sentence.
         """
         check(self.to_dict(), _kind(type(self.image)), source, error, advice)
-        for clause in (*self.text.complaints(), *self.image.complaints()):
+        for clause in (*self.text.complaints(), *self.image.complaints(), *self._unequal_widths()):
             raise error(f"{source}: {clause}; {advice}.")
+
+    def _unequal_widths(self) -> Iterator[str]:
+        for name, tower in (("image", self.image), ("text", self.text)):
+            width = getattr(tower, "width", self.embed_dim)
+            if not getattr(tower, "projection", True) and width != self.embed_dim:
+                yield f"{name} width {width} is not that of the embedding, {self.embed_dim}, and nothing projects"
+
+
+_OPTIONAL: dict[str, Kind] = {
+    "resize": OneOf(get_args(Resize)),
+    "interpolation": OneOf(get_args(Interpolation)),
+    "sigmoid": Flag(),
+}
+"""Fields of a `CLIPConfig` that have defaults."""
 
 
 def _kind(image: type[ImageConfig]) -> Record:
@@ -193,4 +264,5 @@ def _kind(image: type[ImageConfig]) -> Record:
     tower = image.kind()
     tower = Record({"kind": OneOf(tuple(IMAGE_CONFIGS)), **tower.required}, tower.optional, closed=True)
     text = record_kind(TextConfig, RANGES)
-    return Record({"embed_dim": WIDTH, "image": tower, "text": text, "mean": PIXEL_MEAN, "std": PIXEL_STD}, closed=True)
+    needed: dict[str, Kind] = {"embed_dim": WIDTH, "image": tower, "text": text, "mean": PIXEL_MEAN, "std": PIXEL_STD}
+    return Record(needed, _OPTIONAL, closed=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d4c.models.config import Activation
+from d4c.models.config import NORM_EPS, Activation
 from d4c.models.tower import ChannelAxis, Part, SharedInput
 
 
@@ -37,7 +37,9 @@ class QuickGELU(nn.Module):
 
 def activation(name: Activation) -> nn.Module:
     """Return the activation of that name as a module."""
-    return QuickGELU() if name == "quick_gelu" else nn.GELU()
+    if name == "quick_gelu":
+        return QuickGELU()
+    return nn.GELU("tanh" if name == "gelu_tanh" else "none")
 
 
 class AttentionProducts(Part):
@@ -165,13 +167,14 @@ class Block(Part):
         heads: Attention heads.
         hidden: Hidden channels of the MLP.
         act: Activation of the MLP.
+        eps: What the norms add to variances.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, act: Activation) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, act: Activation, eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = MLP(width, hidden, act)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""The causal text transformer of CLIP."""
+"""The text transformer of CLIP and SigLIP."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from d4c.models.tower import ChannelAxis, Published, Tower
 
 
 class TextTransformer(Tower):
-    """Token and position tables, causal pre-norm blocks, and a projection of the end-of-text position.
+    """Token and position tables, pre-norm blocks, and a projection of one position.
 
-    Attention is causal and only the end-of-text position is read. So positions after the longest prompt of a batch
-    never reach the output. With `trim`, they are dropped, which changes no embedding. The published method counts them
-    during calibration and sets `trim` to false.
+    CLIP's attention is causal and only the end-of-text position is read. So positions after the longest prompt of a
+    batch never reach the output. With `trim`, they are dropped, which changes no embedding. The published method counts
+    them during calibration and sets `trim` to false. In SigLIP every position counts, padded ones included, whatever
+    `trim` is.
 
-    Causality also makes the begin-of-text position the same in every prompt. `fold_constants` turns its keys and values
-    into constants; from then on, the states hold only the positions after it.
+    Causality also makes CLIP's begin-of-text position the same in every prompt. `fold_constants` turns its keys and
+    values into constants; from then on, the states hold only the positions after it.
 
     Args:
         config: The architecture.
@@ -42,24 +43,38 @@ class TextTransformer(Tower):
     def __init__(self, config: TextConfig, embed_dim: int) -> None:
         super().__init__()
         c = config
-        self.eos_id = c.eos_id
+        self.eos_id, self.causal, self.pooling = c.eos_id, c.causal, c.pooling
+        self.every_position_counts = c.every_position_counts
+        # Only CLIP's own tokenizer is known to begin every prompt with the same token.
+        self.begins_alike = c.causal and c.tokenizer == "clip"
         self.begin_id: int | None = None
         self.trim = True
+        self.vocab_size = c.vocab_size
         self.token_embedding = nn.Embedding(c.vocab_size, c.width)
         self.positional_embedding = nn.Parameter(torch.randn(c.context_length, c.width) * 0.01)
-        self.blocks = nn.ModuleList(Block(c.width, c.heads, c.mlp_width, c.activation) for _ in range(c.layers))
-        self.norm_final = nn.LayerNorm(c.width)
-        self.projection = nn.Linear(c.width, embed_dim, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(c.width, c.heads, c.mlp_width, c.activation, c.norm_eps) for _ in range(c.layers)
+        )
+        self.norm_final = nn.LayerNorm(c.width, c.norm_eps)
+        self.projection = nn.Linear(c.width, embed_dim, bias=c.projection_bias) if c.projection else nn.Identity()
+
+    @property
+    def trims(self) -> bool:
+        """Whether positions after the end of a prompt are left out."""
+        return self.trim and not self.every_position_counts
 
     @torch.no_grad()
     def fold_constants(self, inputs: Tensor) -> None:
         """Turn the keys and values of the begin-of-text position into constants; embeddings stay equal.
 
-        Large activations that a model has only at this position then no longer reach a quantizer.
+        Large activations that a model has only at this position then no longer reach a quantizer. Where attention is
+        not causal or prompts begin with different tokens, nothing is constant.
 
         Args:
-            inputs: Token ids [N, L] of any prompts; all begin with the same token.
+            inputs: Token ids [N, L] of any prompts.
         """
+        if not self.begins_alike:
+            return
         begin_id = int(inputs[0, 0])
         x = self.embed(torch.tensor([[begin_id]], device=self.positional_embedding.device))
         for block in self.blocks:
@@ -83,8 +98,24 @@ class TextTransformer(Tower):
             shape = (heads, self.positional_embedding.shape[1] // heads)
             block.attn.first_key, block.attn.first_value = torch.empty(shape), torch.empty(shape)
 
-    def check_begin(self, tokens: Tensor) -> None:
-        """Raise DataError for prompts that do not begin with the token that `fold_constants` saw."""
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Raise DataError for prompts that this tower cannot read.
+
+        They have ids beyond the table, do not begin with the token that `fold_constants` saw, or are not padded where
+        every position counts.
+        """
+        context, vocabulary = len(self.positional_embedding), self.vocab_size
+        if tokens.ndim != 2 or tokens.shape[1] > context or (self.every_position_counts and tokens.shape[1] != context):
+            expected = f"[N, {context}]" if self.every_position_counts else f"[N, 1 to {context}]"
+            raise DataError(
+                f"The tokens have shape {list(tokens.shape)}, expected {expected}; make the tokens with the tokenizer "
+                "of this model."
+            )
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+            raise DataError(
+                f"The tokens range from {int(tokens.min())} to {int(tokens.max())}, expected ids from 0 to "
+                f"{vocabulary - 1}; make the tokens with the tokenizer of this model."
+            )
         if self.begin_id is None:
             return
         others = tokens[:, 0][tokens[:, 0] != self.begin_id]
@@ -98,39 +129,41 @@ class TextTransformer(Tower):
         """Return the tokens that have states: all, or those after a folded begin-of-text."""
         return tokens if self.begin_id is None else tokens[:, 1:]
 
-    def end_of_text(self, tokens: Tensor) -> Tensor:
-        """Return the position of end-of-text, int64 [N], in each row of token ids [N, L]."""
+    def pooled_position(self, tokens: Tensor) -> Tensor:
+        """Return the position that becomes the embedding, int64 [N], in each row of token ids [N, L]."""
+        if self.pooling == "last":
+            return torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
         if self.eos_id is None:
             return tokens.argmax(-1)
         return (tokens == self.eos_id).int().argmax(-1)
 
     def crop(self, inputs: Tensor) -> Tensor:
-        """Drop the positions after the longest prompt from token ids [N, L], if `trim` is set."""
-        return inputs[:, : int(self.end_of_text(inputs).max()) + 1] if self.trim and len(inputs) else inputs
+        """Drop the positions after the longest prompt from token ids [N, L], where they are left out."""
+        return inputs[:, : int(self.pooled_position(inputs).max()) + 1] if self.trims and len(inputs) else inputs
 
     def batches(self, inputs: Tensor, size: int) -> Iterator[Tensor]:
         """Yield batches of prompts of equal length, so that each position of a batch reaches the output.
 
-        Without `trim`, every position counts, and the batches keep the order of the prompts.
+        Where every position counts or `trim` is not set, the batches keep the order of the prompts.
         """
-        if not self.trim:
+        if not self.trims:
             yield from inputs.split(size)
             return
-        ends = self.end_of_text(inputs)
+        ends = self.pooled_position(inputs)
         for end in ends.unique().tolist():
             yield from inputs[ends == end].split(size)
 
     def live(self, inputs: Tensor) -> Tensor | None:
-        """Return which states reach the output, boolean [N, L]; None, which stands for all, without `trim`."""
-        if not self.trim:
+        """Return which states reach the output, boolean [N, L]; None, which stands for all of them."""
+        if not self.trims:
             return None
         tokens = self._after_begin(inputs)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return positions <= self.end_of_text(tokens)[:, None]
+        return positions <= self.pooled_position(tokens)[:, None]
 
     def read_rows(self, inputs: Tensor) -> Tensor:
-        """Return the row of the state that holds end-of-text, int64 [N]."""
-        return self.end_of_text(self._after_begin(inputs))
+        """Return the row of the state that becomes the embedding, int64 [N]."""
+        return self.pooled_position(self._after_begin(inputs))
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Map token ids [N, L] to states [N, L, C], or [N, L - 1, C] with a folded begin-of-text."""
@@ -138,7 +171,7 @@ class TextTransformer(Tower):
         return self.token_embedding(tokens) + self.positional_embedding[length - tokens.shape[1] : length]
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        return block(x, causal=True)
+        return block(x, causal=self.causal)
 
     def head(self, x: Tensor, inputs: Tensor) -> Tensor:
         """Map the states after the last block to embeddings [N, D]."""
@@ -149,10 +182,13 @@ class TextTransformer(Tower):
         """Map token ids [N, L] to embeddings [N, D], which are not normalized to unit length.
 
         Raises:
-            DataError: Constants are folded and a prompt begins with another token.
+            DataError: `check_tokens` refuses the token ids.
         """
-        self.check_begin(inputs)
+        self.check_tokens(inputs)
         return super().forward(inputs)
 
     def channel_axes(self) -> list[ChannelAxis]:
-        return [*super().channel_axes(), ChannelAxis("norm_final", writers=("norm_final",), readers=("projection",))]
+        axes = super().channel_axes()
+        if isinstance(self.projection, nn.Identity):
+            return axes
+        return [*axes, ChannelAxis("norm_final", writers=("norm_final",), readers=("projection",))]

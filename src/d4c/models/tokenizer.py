@@ -80,15 +80,18 @@ def new_tokenizer() -> Tokenizer:
     return byte_pair
 
 
+def valid(text: str) -> str:
+    """Return text with U+FFFD in place of each half of a surrogate pair, which no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
+
+
 def clean(text: str) -> str:
     """Clean text as for the training of CLIP: lower case, straight quotes, single spaces, no HTML entities.
 
     Text that was decoded with a wrong encoding ("donâ€™t") is not repaired; CLIP's authors used ftfy for that. Half a
     surrogate pair, as in a file's name that is not UTF-8, becomes U+FFFD.
     """
-    if _SURROGATE.search(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    text = ESCAPE.sub("", html.unescape(text)).translate(LIGATURES).translate(FIXES)
+    text = ESCAPE.sub("", html.unescape(valid(text))).translate(LIGATURES).translate(FIXES)
     text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
     return " ".join(text.split()).lower()
 
@@ -106,10 +109,7 @@ def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[n
     Raises:
         DataError: A prompt is not a string.
     """
-    prompts = [texts] if isinstance(texts, str) else list(texts)
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise DataError(f"A prompt is of type {type(prompt).__name__}, expected str; pass a list of strings.")
+    prompts = as_prompts(texts)
     rows = np.zeros((len(prompts), context_length), np.int64)
     cut: list[str] = []
     cleaned = [clean(prompt) for prompt in prompts]
@@ -122,6 +122,15 @@ def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[n
         others = f", and so are {len(cut) - 1} others" if len(cut) > 1 else ""
         warn(f"A prompt is longer than {context_length - 2} tokens and is cut after {_ending(cut[0])}{others}.")
     return rows
+
+
+def as_prompts(texts: str | Sequence[str]) -> list[str]:
+    """Return one prompt or several as a list; raises DataError for anything but strings."""
+    prompts = [texts] if isinstance(texts, str) else list(texts)
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise DataError(f"A prompt is of type {type(prompt).__name__}, expected str; pass a list of strings.")
+    return prompts
 
 
 def _ending(text: str) -> str:

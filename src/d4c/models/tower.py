@@ -65,7 +65,7 @@ class Patches:
     Attributes:
         attentions: The attention layers that mix patches with each other, in order.
         first: Row of the first patch in the input of those layers.
-        summary: The attention layer whose first query summarizes the patches.
+        summary: The `AttentionProducts` whose first query summarizes the patches.
         summary_first: Row of the first patch in the input of that layer.
     """
 
@@ -139,15 +139,15 @@ class Part(nn.Module):
 class Tower(Part):
     """An embedding, blocks and a head that map pixels or tokens to embeddings [N, D]."""
 
-    embed_parts: ClassVar[tuple[str, ...]]
+    embed_parts: tuple[str, ...]
     """Children and parameters that `embed` uses."""
-    head_parts: ClassVar[tuple[str, ...]]
+    head_parts: tuple[str, ...]
     """Children and parameters that `head` uses."""
     head_reads_inputs: ClassVar[bool] = False
     """Whether `head` reads the pixels or tokens as well as the state."""
     first_layer: ClassVar[str]
     """The layer that reads the pixels or tokens."""
-    embedding_row: ClassVar[int | None] = None
+    embedding_row: int | None = None
     """The only row of the last state that reaches the embedding, if it is the same in every sample."""
     costly_parts: ClassVar[tuple[str, ...]] = ()
     """Children besides the blocks that take a notable share of the time."""

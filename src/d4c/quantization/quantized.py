@@ -26,6 +26,8 @@ class QuantizedCLIP(CLIP):
             image=converted.image,
             text=converted.text,
             log_logit_scale=converted.log_logit_scale,
+            sigmoid_bias=converted.sigmoid_bias,
+            tokenizer=converted.tokenizer,
         )
         self.plan = plan
         self.recipe = recipe

@@ -14,6 +14,7 @@ TOKEN_ID = Maybe(Whole(0, VOCAB_SIZE.high - 1))
 PIXEL_MEAN = List(Number(-1000, 1000), 3, 3)
 PIXEL_STD = List(Number(1e-4, 1000), 3, 3)
 LOGIT_SCALE = Number(1e-3, 1e4)
+LOGIT_BIAS = Maybe(Number(-1e4, 1e4))
 
 RANGES: dict[str, Kind] = {
     "int": WIDTH,
@@ -24,6 +25,7 @@ RANGES: dict[str, Kind] = {
     "context_length": CONTEXT_LENGTH,
     "vocab_size": VOCAB_SIZE,
     "eos_id": TOKEN_ID,
+    "norm_eps": Number(1e-12, 1e-2),
 }
 """Those of the architecture of a CLIP, by field, and "int" for the others."""
 

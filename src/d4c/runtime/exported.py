@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from d4c.errors import ArtifactError
-from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.models.config import Interpolation, Resize, TokenizerKind
+from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer, read_own_tokenizer
+from d4c.models.inputs.reader_files import PROCESSOR, PROCESSOR_KIND, read_resize
 from d4c.reading.json_file import read_json
 from d4c.reading.onnx_graph import FLOAT, INT64, ORIGIN, Foreign, Value, read_summary
-from d4c.reading.ranges import CONTEXT_LENGTH, IMAGE_SIZE, LOGIT_SCALE, PIXEL_MEAN, PIXEL_STD, TOKEN_ID, WIDTH
-from d4c.reading.schema import Kind, List, Maybe, Record, Text, Whole, check, check_version, shown
+from d4c.reading.ranges import CONTEXT_LENGTH, IMAGE_SIZE, LOGIT_BIAS, LOGIT_SCALE, TOKEN_ID, VOCAB_SIZE, WIDTH
+from d4c.reading.schema import Flag, Kind, List, Maybe, OneOf, Record, Text, Whole, check, check_version, shown
 from d4c.reading.seal import FILES as HASHES
 from d4c.reading.seal import check_file, check_seal
 
@@ -25,14 +27,18 @@ PLAIN: dict[str, Kind] = {
     "embed_dim": WIDTH,
     "image_size": IMAGE_SIZE,
     "context_length": CONTEXT_LENGTH,
+    "vocab_size": VOCAB_SIZE,
+    "every_position_counts": Flag(),
     "eos_id": TOKEN_ID,
     "begin_id": TOKEN_ID,
     "logit_scale": LOGIT_SCALE,
+    "logit_bias": LOGIT_BIAS,
 }
 """The fields of export.json that are fields of `ExportedModel` as they are."""
 KIND = Record(
     {
         **PLAIN,
+        "tokenizer": OneOf(get_args(TokenizerKind)),
         "artifact": Text(64),
         "model": Maybe(Record({"sha256": Text(64)})),
         "saturating": List(Text()),
@@ -40,8 +46,6 @@ KIND = Record(
     }
 )
 """What export.json holds."""
-PIXELS = Record({"image_mean": PIXEL_MEAN, "image_std": PIXEL_STD})
-"""What is read of preprocessor_config.json."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,17 @@ class ExportedModel:
         embed_dim: Width D of the embeddings.
         image_size: Side of the square input in pixels.
         context_length: Largest number of tokens of a prompt.
+        vocab_size: Number of token ids.
+        every_position_counts: Whether rows must have the full length; if not, what follows the end of prompts is cut.
         eos_id: Token that marks the end of a prompt; None where the largest id does.
         begin_id: Token that every prompt begins with; None where any token may.
         logit_scale: Factor from cosine to logit.
+        logit_bias: What is added to the logit of a single pair; None for a softmax over all labels.
         mean: Mean of red, green and blue that pixels are normalized with.
         std: Standard deviation of red, green and blue.
+        resize: Whether pictures are cropped or squashed to a square.
+        interpolation: How pictures are resized.
+        tokenizer: Turns prompts into token ids.
         origin: SHA-256 of the weights of the float model that it was made from; None if they are not known.
         saturating: Layers whose 8-bit weights need VNNI instructions; none unless quantized with `full_range`.
         fingerprint: Hash of everything that image embeddings depend on.
@@ -71,11 +81,17 @@ class ExportedModel:
     embed_dim: int
     image_size: int
     context_length: int
+    vocab_size: int
+    every_position_counts: bool
     eos_id: int | None
     begin_id: int | None
     logit_scale: float
+    logit_bias: float | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: Resize
+    interpolation: Interpolation
+    tokenizer: PromptTokenizer
     origin: str | None
     saturating: tuple[str, ...]
     fingerprint: str
@@ -95,20 +111,26 @@ def read_export(folder: Path, verify: bool = True) -> ExportedModel:
     file = folder / "export.json"
     data = _read_description(folder)
     check(data, KIND, str(file), ArtifactError, ADVICE)
-    if data["eos_id"] is not None and data["eos_id"] >= VOCAB_SIZE:
-        raise ArtifactError(f"{file}: eos_id is {data['eos_id']}, beyond the vocabulary of {VOCAB_SIZE}; {ADVICE}.")
+    if data["eos_id"] is not None and data["eos_id"] >= data["vocab_size"]:
+        raise ArtifactError(
+            f"{file}: eos_id is {data['eos_id']}, beyond the vocabulary of {data['vocab_size']}; {ADVICE}."
+        )
     if verify:
         check_seal(data, str(file), ArtifactError, ADVICE)
         for name in FILES:
             check_file(folder / name, data["files"][name], ArtifactError, ADVICE)
-    pixels = read_json(folder / "preprocessor_config.json", ArtifactError, ADVICE)
-    check(pixels, PIXELS, str(folder / "preprocessor_config.json"), ArtifactError, ADVICE)
+    pixels = read_json(folder / PROCESSOR, ArtifactError, ADVICE)
+    check(pixels, PROCESSOR_KIND, str(folder / PROCESSOR), ArtifactError, ADVICE)
     _check_graphs(folder, data)
     mean, std = pixels["image_mean"], pixels["image_std"]
+    resize, interpolation = read_resize(pixels)
     return ExportedModel(
         folder=folder,
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
+        resize=resize,
+        interpolation=interpolation,
+        tokenizer=_tokenizer(folder, data),
         origin=None if data["model"] is None else data["model"]["sha256"],
         saturating=tuple(data["saturating"]),
         fingerprint="".join(data["files"][name]["sha256"] for name in ("image.onnx", "preprocessor_config.json")),
@@ -116,10 +138,18 @@ def read_export(folder: Path, verify: bool = True) -> ExportedModel:
     )
 
 
+def _tokenizer(folder: Path, data: dict[str, Any]) -> PromptTokenizer:
+    """CLIP's tokenizer, or that in tokenizer.json."""
+    if data["tokenizer"] == "clip":
+        return ClipTokenizer(data["context_length"])
+    return read_own_tokenizer(folder, data["context_length"], data["vocab_size"], ArtifactError)
+
+
 def _check_graphs(folder: Path, data: dict[str, Any]) -> None:
     """Raise ArtifactError for graphs that d4c did not write, that other sizes belong to, or of another model."""
     size, width = data["image_size"], data["embed_dim"]
-    inputs = {"image": ("pixels", Value(FLOAT, (-1, 3, size, size))), "text": ("tokens", Value(INT64, (-1, -1)))}
+    length = data["context_length"] if data["every_position_counts"] else -1
+    inputs = {"image": ("pixels", Value(FLOAT, (-1, 3, size, size))), "text": ("tokens", Value(INT64, (-1, length)))}
     for tower, (name, value) in inputs.items():
         file = folder / f"{tower}.onnx"
         try:

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from d4c.errors import ArtifactError, DataError, SettingError, reason_of, warn
 from d4c.models.preprocess import pixels
-from d4c.models.tokenizer import VOCAB_SIZE, token_ids
 from d4c.pictures import Picture
 from d4c.runtime.exported import ExportedModel, read_export
 from d4c.runtime.processor import saturates
@@ -103,6 +102,11 @@ class RuntimeCLIP:
         """Factor from cosine to logit."""
         return self.exported.logit_scale
 
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to the logits of single pairs, whose sigmoid is a probability; None for a softmax."""
+        return self.exported.logit_bias
+
     def preprocess(self, picture: Picture) -> NDArray[np.float32]:
         """Turn a picture of any size and mode into normalized pixels [3, S, S], the same as the PyTorch model's.
 
@@ -112,11 +116,12 @@ class RuntimeCLIP:
         Raises:
             DataError: The picture is empty or does not decode.
         """
-        return pixels(picture, self.image_size, self.exported.mean, self.exported.std)
+        e = self.exported
+        return pixels(picture, e.image_size, e.mean, e.std, e.resize, e.interpolation)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
         """Turn prompts into token ids [N, context length], the same as the PyTorch model's."""
-        return token_ids(texts, self.exported.context_length)
+        return self.exported.tokenizer.token_ids(texts)
 
     def encode_image(self, pixels: ArrayLike) -> NDArray[np.float32]:
         """Encode images.
@@ -143,7 +148,7 @@ class RuntimeCLIP:
     def encode_text(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """Encode prompts.
 
-        Positions after the longest prompt are cut off: they do not reach the output, and prompts are short.
+        Positions after the longest prompt are cut off where they do not reach the output: prompts are short.
 
         Args:
             tokens: Token ids [N, L] from `tokenize`.
@@ -152,21 +157,24 @@ class RuntimeCLIP:
             Embeddings [N, D], not of unit length.
 
         Raises:
-            DataError: The tokens have another shape, are not integers or are not ids of CLIP.
+            DataError: The tokens have another shape, are not integers or are not ids of the model.
             ArtifactError: The embeddings are not finite, zero or the same for different prompts.
         """
         ids = np.asarray(tokens)
-        context_length = self.exported.context_length
-        if ids.ndim != 2 or not 1 <= ids.shape[1] <= context_length or not np.issubdtype(ids.dtype, np.integer):
+        longest = self.exported.context_length
+        shortest = longest if self.exported.every_position_counts else 1
+        if ids.ndim != 2 or not shortest <= ids.shape[1] <= longest or not np.issubdtype(ids.dtype, np.integer):
+            length = str(longest) if shortest == longest else f"1 to {longest}"
             raise DataError(
                 f"The tokens are {ids.dtype} of shape {list(ids.shape)}, expected integers of shape "
-                f"[N, 1 to {context_length}]; give what `tokenize` gives."
+                f"[N, {length}]; give what `tokenize` gives."
             )
         if not len(ids):
             return self._no_embeddings()
-        if ids.min() < 0 or ids.max() >= VOCAB_SIZE:
+        largest = self.exported.vocab_size - 1
+        if ids.min() < 0 or ids.max() > largest:
             raise DataError(
-                f"The tokens range from {ids.min()} to {ids.max()}, expected ids from 0 to {VOCAB_SIZE - 1}; give what "
+                f"The tokens range from {ids.min()} to {ids.max()}, expected ids from 0 to {largest}; give what "
                 "`tokenize` gives."
             )
         begin = self.exported.begin_id
@@ -175,11 +183,11 @@ class RuntimeCLIP:
                 f"A prompt begins with the token {ids[ids[:, 0] != begin][0, 0]}, expected {begin}, the begin of text; "
                 "give what `tokenize` gives."
             )
-        end = self.exported.eos_id
-        marks = ids if end is None else ids == end
-        return self._checked(
-            self._text, np.ascontiguousarray(ids[:, : int(marks.argmax(1).max()) + 1], np.int64), "text"
-        )
+        if not self.exported.every_position_counts:
+            end = self.exported.eos_id
+            marks = ids if end is None else ids == end
+            ids = ids[:, : int(marks.argmax(1).max()) + 1]
+        return self._checked(self._text, np.ascontiguousarray(ids, np.int64), "text")
 
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
@@ -202,6 +210,7 @@ class RuntimeCLIP:
             labels,
             templates=templates,
             logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
             embed_images=lambda pictures: self.encode_image([self.preprocess(picture) for picture in pictures]),
             tokenize=self.tokenize,
             embed_tokens=self.encode_text,

@@ -32,23 +32,27 @@ def classify(
     *,
     templates: Sequence[str] = PHOTO_TEMPLATES,
     logit_scale: float,
+    logit_bias: float | None = None,
     embed_images: EmbedImages,
     tokenize: Tokenize,
     embed_tokens: EmbedTokens,
 ) -> NDArray[np.float32]:
     """Return the probabilities of labels for pictures: softmax(logit_scale * cosine) over the labels' embeddings.
 
+    For a model that was trained on single pairs, they are sigmoid(logit_scale * cosine + logit_bias).
+
     Args:
         images: Paths, encoded bytes, open files, arrays or Pillow images; transparent parts are white.
         labels: Names to choose from.
         templates: Prompts with "{}" where a name goes.
         logit_scale: Factor from cosine to logit.
+        logit_bias: What is added to the logit of a single pair; None for a softmax over all labels.
         embed_images: Maps opened pictures to embeddings [N, D].
         tokenize: Maps prompts to token ids [N, L].
         embed_tokens: Maps token ids to embeddings [N, D].
 
     Returns:
-        Rows [N, L] that add up to one.
+        Probabilities [N, L]; without a bias, rows add up to one.
 
     Raises:
         DataError: A picture does not decode, one thing is given instead of a list, or `label_embeddings` refuses the
@@ -61,7 +65,8 @@ def classify(
     if not images:
         return np.zeros((0, len(labels)), np.float32)
     batches = [embed_images(_opened(images, start, start + BATCH)) for start in range(0, len(images), BATCH)]
-    return _softmax(logit_scale * _directions(np.concatenate(batches), "images") @ texts.T)
+    logits = logit_scale * _directions(np.concatenate(batches), "images") @ texts.T
+    return _softmax(logits) if logit_bias is None else sigmoid(logits + logit_bias)
 
 
 def label_embeddings(
@@ -148,6 +153,11 @@ def _directions(rows: NDArray[np.float32], of: str) -> NDArray[np.float32]:
             f"Of the embeddings of {of} {reason}, expected a direction of each; use an undamaged checkpoint."
         )
     return unit_rows(rows)
+
+
+def sigmoid(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Return 1 / (1 + exp(-x)), which no logit makes overflow."""
+    return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

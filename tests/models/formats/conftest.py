@@ -44,8 +44,8 @@ HUGGINGFACE: dict[str, Any] = {
 
 def random_state(layout: Layout) -> State:
     generator = torch.Generator().manual_seed(3)
-    shapes = {layout(ours): shape for ours, shape in blueprint(TINY).items()}
-    return {stored.key: torch.randn(stored.shape(shape), generator=generator) for stored, shape in shapes.items()}
+    shapes = {key: shape for ours, own in blueprint(TINY).items() for key, shape in layout(ours).shapes(own).items()}
+    return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
 
 @pytest.fixture(scope="session")

@@ -134,7 +134,6 @@ BAD_STATES: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "timm": (lambda s: s | {"visual.trunk.stem.weight": torch.zeros(3)}, "image tower from timm"),
     "CoCa": (lambda s: s | {"text_decoder.ln.weight": torch.zeros(3)}, "is a CoCa, which is not supported"),
-    "SigLIP": (lambda s: s | {"vision_model.head.probe": torch.zeros(())}, "is a SigLIP"),
     "Hugging Face's names": (lambda s: {"text_model.x": torch.zeros(1)}, "pass the folder that holds both"),
     "empty": (lambda s: {}, "lacks the weight 'text_projection'"),
 }
@@ -153,7 +152,10 @@ BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "timm": ({"vision_cfg": {"timm_model_name": "convnext_base"}}, "image tower from timm .'convnext_base'"),
     "Hugging Face text": ({"text_cfg": {"hf_model_name": "roberta-base"}}, "hf_model_name = 'roberta-base'"),
     "CoCa": ({"multimodal_cfg": {"width": 8}}, "multimodal_cfg"),
-    "pooling": ({"vision_cfg": {**MODEL_CFG["vision_cfg"], "pool_type": "avg"}}, "pool_type = 'avg'"),
+    "pooling": ({"vision_cfg": {**MODEL_CFG["vision_cfg"], "pool_type": "none"}}, "pool_type = 'none'"),
+    "pooled text": ({"text_cfg": {"pool_type": "first"}}, "pool_type = 'first'"),
+    "norms": ({"text_cfg": {"norm_kwargs": {"bias": False}}}, "norm_kwargs = a table of 1 entries"),
+    "a large eps": ({"text_cfg": {"norm_kwargs": {"eps": 1}}}, "norm_kwargs: eps is 1"),
     "no text": ({"text_cfg": None}, "no 'vision_cfg' and 'text_cfg'"),
     "a thousand layers": ({"text_cfg": {"width": 192, "layers": 1000, "heads": 3}}, "text.layers is 1000"),
     "odd heads": ({"text_cfg": {"width": 192, "layers": 3, "heads": 5}}, "not a multiple of its 5 heads"),
@@ -174,10 +176,10 @@ def test_a_bad_open_clip_configuration_is_refused(case: str, state: State, tmp_p
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "siglip"}, "model of type 'siglip', expected 'clip'"),
+        ({"model_type": "siglip2"}, "model of type 'siglip2', expected 'clip'"),
         ({"model_type": "clip", "quantization_config": {}}, "use d4c.load_quantized"),
         ({"model_type": "clip", "text_config": {"hidden_act": "relu"}}, "hidden_act is 'relu'"),
-        ({"model_type": "clip", "text_config": {"layer_norm_eps": 1e-6}}, "layer_norm_eps is 1e-06"),
+        ({"model_type": "clip", "text_config": {"layer_norm_eps": 1}}, "layer_norm_eps is 1, expected"),
         ({"model_type": "clip", "vision_config": {"hidden_size": "wide"}}, "image.width is 'wide'"),
         ({"model_type": "clip", "vision_config": [1]}, "'vision_config' is not a JSON object"),
         ({"model_type": "clip"}, "lacks the weight 'logit_scale' and"),

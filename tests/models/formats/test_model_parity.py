@@ -25,7 +25,7 @@ transformers = pytest.importorskip("transformers")
 PROMPTS = ["a photo of a cat.", "two dogs & one bird, drawn with a pencil on a very old sheet of paper"]
 OPENAI = ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"]
 LAION = ["ViT-H-14", "ViT-g-14", "ViT-bigG-14", "ViT-B-16-plus-240", "ViT-B-32-256", "ViT-L-14-280", "ViT-H-14-378"]
-FOREIGN = ["ViT-B-16-SigLIP", "convnext_base", "coca_ViT-B-32", "roberta-ViT-B-32", "EVA02-B-16", "ViT-H-14-CLIPA"]
+FOREIGN = ["convnext_base", "coca_ViT-B-32", "roberta-ViT-B-32", "EVA02-B-16", "MobileCLIP-S1"]
 
 
 def randomize(model: Any) -> Any:
@@ -94,7 +94,7 @@ def test_the_configuration_of_openais_models_is_inferred_from_their_shapes(name:
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_other_kinds_of_towers_are_refused(name: str) -> None:
-    with pytest.raises(d4c.CheckpointError, match=r"not supported|expected 'shortest'"):
+    with pytest.raises(d4c.CheckpointError, match=r"not supported"):
         openclip_config(open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, "x"), name)
 
 

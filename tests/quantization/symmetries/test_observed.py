@@ -30,5 +30,5 @@ def test_the_begin_of_text_is_left_out(demo_vit: CLIP, prompts: list[str]) -> No
     tokens = demo_vit.tokenize(prompts)
     (axis,) = (axis for axis in tower.channel_axes() if axis.name == "blocks.0.norm1")
     seen = observe(tower, tokens, [axis])["blocks.0.norm1"]
-    assert seen.count == int(tower.end_of_text(tokens).sum())
+    assert seen.count == int(tower.pooled_position(tokens).sum())
     assert tower.begin_id is None

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d4c.errors import SettingError
 from d4c.models.config import ViTConfig
-from d4c.models.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.models.tokenizer import VOCAB_SIZE
 from d4c.storage.files import write_json
 
@@ -32,7 +33,16 @@ def save_processor(readers: Path, folder: Path, clip: CLIP, more: Mapping[str, A
 
 
 def clip_config(clip: CLIP) -> dict[str, Any]:
-    """Return the fields of a `CLIPConfig`; of a ResNet, which transformers does not have, only what is the same."""
+    """Return the fields of a `CLIPConfig`; of a ResNet, which transformers does not have, only what is the same.
+
+    Raises:
+        SettingError: The towers are not those of a `CLIPModel`.
+    """
+    if clip.config.text.every_position_counts:
+        raise SettingError(
+            f"{clip.name!r} is a SigLIP or of its kind, expected a CLIP as transformers knows it, since no other "
+            "files are written for other tools; export without --for."
+        )
     width, text, image = clip.config.embed_dim, clip.config.text, clip.config.image
     vision: dict[str, Any] = {"image_size": image.image_size}
     if isinstance(image, ViTConfig):

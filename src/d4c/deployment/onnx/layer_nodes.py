@@ -141,12 +141,13 @@ def layer_norm(g: Graph, x: str, layer: nn.LayerNorm, name: str) -> str:
 
 
 def activation(g: Graph, x: str, layer: nn.Module, name: str) -> str:
-    """Emit QuickGELU, as the nodes that ONNX Runtime fuses, or GELU."""
+    """Emit QuickGELU, as the nodes that ONNX Runtime fuses, or GELU, exact or by tanh."""
     if isinstance(layer, QuickGELU):
         gate = g.node("Sigmoid", [g.node("Mul", [x, g.scalar(1.702)], f"{name}/scaled")], f"{name}/gate")
         g.node("Mul", [x, gate], name)
     else:
-        g.node("Gelu", [x], name)
+        assert isinstance(layer, nn.GELU)
+        g.node("Gelu", [x], name, approximate=layer.approximate)
     return _record(g, layer, name, (x,), name)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d4c.deployment.target import ExportOptions, Parity, Target, Written
-from d4c.models.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.progress import Progress, parts
 from d4c.version import __version__
 

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.resnet_nodes import emit_resnet
-from d4c.deployment.onnx.transformer_nodes import emit_text_transformer, emit_vision_transformer
+from d4c.deployment.onnx.transformer_towers import emit_text_transformer, emit_vision_transformer
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.resnet import ModifiedResNet
@@ -65,10 +65,13 @@ def text_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     """Build the graph from `tokens`, int64 [batch, length], to `embedding` [batch, D], not of unit length.
 
     The length may be any up to the context length that holds the end-of-text of every row. Positions after it do not
-    reach the output, so callers crop the batch after its longest prompt.
+    reach the output, so callers crop the batch after its longest prompt. Where every position counts, it is the context
+    length.
     """
     g = Graph("text", unpacked)
-    tokens = g.input("tokens", TensorProto.INT64, ["batch", "length"])
+    text = clip.config.text
+    length = text.context_length if text.every_position_counts else "length"
+    tokens = g.input("tokens", TensorProto.INT64, ["batch", length])
     emit_tower(g, tokens, clip, "text", OUTPUT)
     g.output(OUTPUT, ["batch", clip.config.embed_dim])
     return g

@@ -1,7 +1,7 @@
-"""Emits vision and text transformers as ONNX nodes.
+"""Emits the blocks of transformers as ONNX nodes.
 
-One row of the last block reaches the embedding: the class token, or the end of a prompt. So this block computes keys
-and values of all rows, and everything else of that row only.
+Where one row of the last block reaches the embedding, such as the class token or the end of a prompt, this block
+computes keys and values of all rows, and everything else of that row only.
 """
 
 from __future__ import annotations
@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from onnx import TensorProto
 from torch import Tensor, nn
 
-from d4c.deployment.onnx.graph import Graph, Layer
-from d4c.deployment.onnx.layer_nodes import Scaled, activation, embedding, joint_linear, layer_norm, linear, matmul
+from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.layer_nodes import Scaled, activation, joint_linear, layer_norm, linear, matmul
 from d4c.models.layers import Attention, Block
 from d4c.models.resnet import AttentionPool
-from d4c.models.text import TextTransformer
-from d4c.models.vit import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -50,108 +45,36 @@ class Row:
     mask: str | None = None
 
 
-def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, size: int, output: str) -> None:
-    """Emit the nodes of a vision transformer.
-
-    Args:
-        g: The graph.
-        pixels: Input [batch, 3, S, S].
-        tower: The tower.
-        size: Side S of the input in pixels.
-        output: Name of the embedding [batch, D].
-    """
-    conv = tower.patch_embed
-    patch = conv.weight.shape[-1]
-    width = conv.weight.shape[0]
-    side = size // patch
-    x = pixels
-    if size % patch:
-        # The convolution does not reach the last rows and columns.
-        cut = g.integers(0, 0), g.integers(side * patch, side * patch), g.integers(2, 3)
-        x = g.node("Slice", [x, *cut], "image.embed/cropped")
-    x = g.reshape(x, [0, 3, side, patch, side, patch], "image.embed/grid")
-    x = g.node("Transpose", [x], "image.embed/patches", perm=[0, 2, 4, 1, 3, 5])
-    x = g.reshape(x, [0, side * side, 3 * patch * patch], "image.embed/flat_patches")
-    x = linear(g, x, conv, "image.patch_embed")
-    g.layers["image.patch_embed"] = Layer((pixels,), x)  # what the convolution reads
-    # A first row of zeros, which the class token is added to together with the positions.
-    x = g.node("Pad", [x, g.integers(0, 1, 0, 0, 0, 0)], "image.embed/padded")
-    table = tower.positional_embedding.detach().clone()
-    table[0] += tower.class_embedding
-    x = g.node("Add", [x, g.constant("image.embed/positions", table)], "image.embed/tokens")
-    x = layer_norm(g, x, tower.norm_pre, "image.norm_pre")
-    length = side * side + 1
-    x = g.state(g.node("Identity", [x], "image.embed"), ["batch", length, width])
-
-    def class_token(x: str) -> str:
-        return g.node("Slice", [x, g.integers(0), g.integers(1), g.integers(1)], f"{x}/class")
-
-    x = _blocks(g, x, tower.blocks, "image", length, Row(class_token))
-    x = g.node("Squeeze", [x, g.integers(1)], "image.head/class")
-    x = layer_norm(g, x, tower.norm_post, "image.norm_post")
-    linear(g, x, tower.projection, "image.projection", output)
-
-
-def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context: int, output: str) -> None:
-    """Emit the nodes of a text transformer.
-
-    Args:
-        g: The graph.
-        tokens: Input int64 [batch, length].
-        tower: The tower.
-        context: Largest length.
-        output: Name of the embedding [batch, D].
-    """
-    width = tower.positional_embedding.shape[1]
-    without_begin = int(tower.begin_id is not None)
-    if without_begin:
-        # The begin-of-text position has no state; the blocks keep its keys and values.
-        tokens = g.node("Slice", [tokens, g.integers(1), g.integers(context), g.integers(1)], "text.embed/tokens")
-    length = g.node("Shape", [tokens], "text.embed/length", start=1, end=2)
-    x = embedding(g, tokens, tower.token_embedding, "text.token_embedding")
-    table = g.constant("text.embed/table", tower.positional_embedding[without_begin:])
-    positions = g.node("Slice", [table, g.integers(0), length, g.integers(0)], "text.embed/positions")
-    length_name = "length_behind_begin" if without_begin else "length"
-    x = g.state(g.node("Add", [x, positions], "text.embed"), ["batch", length_name, width])
-    future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
-    corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
-    mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
-    sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if without_begin else None
-    # The first position that holds end-of-text, or where no id is known the largest one.
-    marks = tokens
-    if tower.eos_id is not None:
-        end = g.constant("text.end/eos_id", np.array(tower.eos_id, np.int64))
-        marks = g.node("Equal", [tokens, end], "text.end/is_end")
-        marks = g.node("Cast", [marks], "text.end/marks", to=TensorProto.INT32)
-    position = g.node("ArgMax", [marks], "text.end/position", axis=1, keepdims=1)
-    position = g.node("Unsqueeze", [position, g.integers(-1)], "text.end/row")
-
-    def end_of_text(x: str) -> str:
-        return g.node("GatherND", [x, position], f"{x}/end", batch_dims=1)
-
-    row = Row(end_of_text, g.node("Gather", [mask, position], "text.mask/end", axis=0))
-    x = _blocks(g, x, tower.blocks, "text", length_name, row, mask, sizes)
-    x = g.node("Squeeze", [x, g.integers(1)], "text.head/state")
-    x = layer_norm(g, x, tower.norm_final, "text.norm_final")
-    linear(g, x, tower.projection, "text.projection", output)
-
-
-def _blocks(
+def emit_blocks(
     g: Graph,
     x: str,
     blocks: nn.ModuleList,
     tower: str,
     length: int | str,
-    row: Row,
+    row: Row | None = None,
     mask: str | None = None,
     sizes: str | None = None,
 ) -> str:
-    """The one row that reaches the embedding, after the last block: [batch, 1, C]."""
+    """Emit the blocks of a tower.
+
+    Args:
+        g: The graph.
+        x: What enters the first block [batch, length, C].
+        blocks: The blocks.
+        tower: "image" or "text".
+        length: Number of rows, or what the graph calls it.
+        row: The only row that reaches the embedding, if there is one.
+        mask: Causal mask that is added to the scores.
+        sizes: Tensor with the numbers of constant first and of other positions.
+
+    Returns:
+        The state after the last block, of one row [batch, 1, C] or of all.
+    """
     for i, block in enumerate(blocks):
         assert isinstance(block, Block)
         last = i == len(blocks) - 1
         x = _block(g, x, block, f"{tower}.blocks.{i}", mask, sizes, row if last else None)
-        g.state(x, ["batch", 1 if last else length, len(block.norm1.weight)])
+        g.state(x, ["batch", 1 if last and row is not None else length, len(block.norm1.weight)])
     return x
 
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
 from d4c.models.config import Activation, CLIPConfig, ResNetConfig, ViTConfig
-from d4c.models.formats.assemble import CONFIG_ADVICE, assemble, blueprint, check_depth
+from d4c.models.formats.assemble import CONFIG_ADVICE, Layout, assemble, blueprint, check_depth
+from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
 from d4c.models.formats.openai import fill_token_table, infer_config, openai_layout
 from d4c.models.formats.openclip import plain_names, refuse_foreign
+from d4c.models.formats.siglip.siglip_configs import infer_siglip
+from d4c.models.formats.siglip.siglip_names import timm_layout
 from d4c.models.tokenizer import VOCAB_SIZE
 
 SIGNATURE = {"input_resolution", "context_length", "vocab_size"}
@@ -56,6 +59,7 @@ def from_state(
     name: str,
     hints: Hints = NO_HINTS,
     likely: Iterable[CLIPConfig] = (),
+    prompts: TokenizerFiles | None = None,
 ) -> CLIP:
     """Build a CLIP from tensors with OpenAI's or open_clip's names.
 
@@ -67,6 +71,7 @@ def from_state(
         name: Label of the CLIP.
         hints: What the caller knows better than any configuration.
         likely: Configurations that may be those of the tensors.
+        prompts: The files of a tokenizer of its own.
 
     Returns:
         The CLIP.
@@ -83,11 +88,22 @@ def from_state(
     plain = fill_token_table(plain_names(state), source, VOCAB_SIZE)
     config = config or next((each for each in likely if fits(each, plain)), None)
     if config is None:
-        config = infer_config(plain, source, hints.heads)
+        infer = infer_siglip if has_trunk(plain) else infer_config
+        config = infer(plain, source, hints.heads)
         if not state.keys() >= SIGNATURE:
             say_assumed(hints.applied(config), hints, source)
-    config = hints.applied(config)
-    return assemble(config, plain, partial(openai_layout, config), source, name)
+    config = replace(hints.applied(config), sigmoid="logit_bias" in plain)
+    return assemble(config, plain, layout_of(config, plain), source, name, prompts)
+
+
+def has_trunk(state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names that open_clip gives to an image tower of timm."""
+    return any(key.startswith("visual.trunk.") for key in state)
+
+
+def layout_of(config: CLIPConfig, state: Mapping[str, Tensor]) -> Layout:
+    """Return where tensors with the names of OpenAI or open_clip hold our parameters."""
+    return partial(timm_layout if has_trunk(state) else openai_layout, config)
 
 
 def fits(config: CLIPConfig, state: Mapping[str, Tensor]) -> bool:
@@ -97,10 +113,11 @@ def fits(config: CLIPConfig, state: Mapping[str, Tensor]) -> bool:
         check_depth(config, len(state), "", CheckpointError)
     except CheckpointError:
         return False
-    sources = {openai_layout(config, ours): shape for ours, shape in blueprint(config).items()}
+    layout = layout_of(config, state)
     return all(
-        stored.key in state and tuple(state[stored.key].shape) == stored.shape(shape)
-        for stored, shape in sources.items()
+        key in state and tuple(state[key].shape) == expected
+        for ours, shape in blueprint(config).items()
+        for key, expected in layout(ours).shapes(shape).items()
     )
 
 
@@ -109,12 +126,13 @@ def say_assumed(config: CLIPConfig, hints: Hints, source: str) -> None:
     unsaid, assumed = [], []
     if hints.activation is None:
         unsaid.append("activation")
-        assumed.append("QuickGELU")
+        assumed.append({"quick_gelu": "QuickGELU", "gelu": "GELU", "gelu_tanh": "GELU by tanh"}[config.text.activation])
     if hints.heads is None and isinstance(config.image, ViTConfig | ResNetConfig):
         unsaid.append("numbers of heads")
         assumed.append(f"{config.image.heads} heads (image) and {config.text.heads} heads (text)")
+    family = "OpenAI's models" if config.text.activation == "quick_gelu" else "Google's"
     if unsaid:
         warn(
-            f"{source} does not tell its {' or '.join(unsaid)}; assumed, as in OpenAI's models: {', '.join(assumed)}; "
+            f"{source} does not tell its {' or '.join(unsaid)}; assumed, as in {family}: {', '.join(assumed)}; "
             "activation and heads (--activation, --heads) set others.",
         )

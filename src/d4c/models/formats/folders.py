@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +17,13 @@ from d4c.models.formats.archive import Weights
 from d4c.models.formats.assemble import Source, assemble
 from d4c.models.formats.beside.described import folder_config, likely_configs, openclip_folder_config, told_activation
 from d4c.models.formats.beside.misnamed import wrong_folder
+from d4c.models.formats.beside.own_tokenizer import TokenizerFiles, siglip_cleaning
 from d4c.models.formats.beside.vocabulary import refuse_other_tokenizer
 from d4c.models.formats.build import Hints, from_state
 from d4c.models.formats.huggingface import huggingface_layout
 from d4c.models.formats.native import is_native, native_config
-from d4c.models.formats.openclip import refuse_foreign
+from d4c.models.formats.openclip import openclip_cleaning, refuse_foreign
+from d4c.models.formats.siglip.siglip_names import siglip_layout
 from d4c.models.formats.weights import first_present, read_json_object, read_sharded, read_weights
 from d4c.models.formats.wrapped.lora import merge_lora
 
@@ -37,21 +40,31 @@ LAYOUTS = ((OPENCLIP_CONFIG, OPENCLIP_FILES), (CONFIG, HUGGINGFACE_FILES))
 
 @dataclass(frozen=True)
 class Configured:
-    """What a configuration file says: the architecture, whose names the weights have, and the label of the model."""
+    """What a configuration file says.
+
+    Attributes:
+        config: The architecture.
+        layout: Whose names the weights have.
+        name: Label of the model.
+        prompts: The files of a tokenizer of its own.
+    """
 
     config: CLIPConfig
-    layout: Literal["open_clip", "native", "huggingface"]
+    layout: Literal["open_clip", "native", "huggingface", "siglip"]
     name: str
+    prompts: TokenizerFiles | None = None
 
     def build(self, state: Mapping[str, Tensor], source: str, hints: Hints) -> CLIP:
         """Build the CLIP from its tensors."""
         if self.layout == "open_clip":
-            return from_state(state, self.config, source, self.name, hints)
+            return from_state(state, self.config, source, self.name, hints, prompts=self.prompts)
         config = hints.applied(self.config)
         if self.layout == "native":
-            return assemble(config, state, Source, source, self.name)
+            return assemble(config, state, Source, source, self.name, self.prompts)
         refuse_foreign(state, source)
-        return assemble(config, state, huggingface_layout, source, self.name)
+        config = replace(config, sigmoid="logit_bias" in state)
+        layout = partial(siglip_layout, config) if self.layout == "siglip" else huggingface_layout
+        return assemble(config, state, layout, source, self.name, self.prompts)
 
 
 def read_config(file: Path, source: str, name: str) -> Configured:
@@ -68,15 +81,20 @@ def read_config(file: Path, source: str, name: str) -> Configured:
     """
     data = read_json_object(file)
     if file.name == OPENCLIP_CONFIG:
-        return Configured(openclip_folder_config(data, source), "open_clip", name)
+        config = openclip_folder_config(data, source)
+        cleaning = openclip_cleaning(data["model_cfg"]["text_cfg"], source)
+        return Configured(config, "open_clip", name, TokenizerFiles(file.parent, cleaning))
     if is_native(data):
-        return Configured(native_config(data, file.parent, source), "native", data["name"])
+        prompts = TokenizerFiles(file.parent, "done")
+        return Configured(native_config(data, file.parent, source), "native", data["name"], prompts)
     if "architecture" in data:
         raise CheckpointError(
             f"{source} is a quantized model, expected a float one; use d4c.load_quantized, or d4c evaluate and "
             "d4c export, which take it as it is."
         )
     config = folder_config(data, file.parent, source)
+    if data.get("model_type") == "siglip":
+        return Configured(config, "siglip", name, TokenizerFiles(file.parent, siglip_cleaning(file.parent)))
     refuse_other_tokenizer(file.parent, read_json_object, source)
     return Configured(config, "huggingface", name)
 
@@ -107,7 +125,8 @@ def from_file(path: Path, hints: Hints) -> CLIP:
         name = path.resolve().parent.name if conventional else path.stem
         return read_config(folder / usual, source, name).build(weights.tensors, source, hints)
     hints = Hints(hints.activation or told_activation(weights.notes), hints.heads)
-    return from_state(weights.tensors, None, source, path.stem, hints, likely_configs(path, weights.notes))
+    likely, prompts = likely_configs(path, weights.notes), TokenizerFiles(folder, "canonical")
+    return from_state(weights.tensors, None, source, path.stem, hints, likely, prompts)
 
 
 def read_file(path: Path) -> Weights:

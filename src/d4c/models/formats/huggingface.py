@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from d4c.errors import CheckpointError
-from d4c.models.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import NORM_EPS, Activation, CLIPConfig, TextConfig, ViTConfig
 from d4c.models.formats.assemble import Source
-from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
-from d4c.reading.schema import Kind, check, shown
+from d4c.models.formats.beside.image_processor import Pixels
+from d4c.reading.ranges import RANGES
+from d4c.reading.schema import Record, check, shown
 
 _TOWER = {"image": "vision_model", "text": "text_model"}
 _WHOLE = {
     "log_logit_scale": "logit_scale",
+    "sigmoid_bias": "logit_bias",
     "image.patch_embed.weight": "vision_model.embeddings.patch_embedding.weight",
     "image.class_embedding": "vision_model.embeddings.class_embedding",
     "image.positional_embedding": "vision_model.embeddings.position_embedding.weight",
@@ -26,6 +28,12 @@ _NORM = {
     "image.norm_pre": "vision_model.pre_layrnorm",
     "image.norm_post": "vision_model.post_layernorm",
     "text.norm_final": "text_model.final_layer_norm",
+}
+_ACTIVATIONS: dict[str, Activation] = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
 }
 _BLOCK = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
 
@@ -50,36 +58,29 @@ def section(config: Mapping[str, Any], tower: str, source: str) -> dict[str, Any
     return {**parts[0], **parts[1]}
 
 
-def activation_of(part: Mapping[str, Any], source: str) -> Activation:
+def activation_of(part: Mapping[str, Any], source: str, default: str = "quick_gelu") -> Activation:
     """Return the activation of a tower; raises CheckpointError for one that d4c does not have."""
-    name = part.get("hidden_act", "quick_gelu")
-    if part.get("layer_norm_eps", 1e-5) != 1e-5:
+    name = part.get("hidden_act", default)
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(
-            f"{source}: layer_norm_eps is {shown(part['layer_norm_eps'])}, expected 1e-05; use one trained with that."
+            f"{source}: hidden_act is {shown(name)}, expected 'quick_gelu' or 'gelu'; use a CLIP with one of those."
         )
-    if name == "quick_gelu":
-        return "quick_gelu"
-    if name == "gelu":
-        return "gelu"
-    raise CheckpointError(
-        f"{source}: hidden_act is {shown(name)}, expected 'quick_gelu' or 'gelu'; use a CLIP with one of those."
-    )
+    return _ACTIVATIONS[name]
 
 
-def triple(value: Any, kind: Kind, default: tuple[float, float, float], source: str) -> tuple[float, float, float]:
-    """Read three numbers of a kind, one per color."""
-    if value is None:
-        return default
-    check(value, kind, f"{source}: pixel mean or standard deviation", CheckpointError, "correct the file")
-    return (float(value[0]), float(value[1]), float(value[2]))
+def norm_eps(part: Mapping[str, Any], source: str, default: float = NORM_EPS) -> float:
+    """Return what the norms of a tower add to variances."""
+    kind = Record({}, {"layer_norm_eps": RANGES["norm_eps"]})
+    check(part, kind, source, CheckpointError, "correct config.json")
+    return float(part.get("layer_norm_eps", default))
 
 
-def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], source: str) -> CLIPConfig:
+def huggingface_config(config: Mapping[str, Any], pixels: Pixels, source: str) -> CLIPConfig:
     """Translate a Hugging Face configuration; absent fields get the defaults of `transformers`, those of ViT-B/32.
 
     Args:
         config: The content of config.json.
-        pixels: The content of preprocessor_config.json; empty if there is none.
+        pixels: How pictures are prepared.
         source: Names the model in error messages.
 
     Returns:
@@ -90,11 +91,9 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
     """
     if (kind := config.get("model_type")) != "clip":
         raise CheckpointError(
-            f"{source} holds a model of type {shown(kind)}, expected 'clip'; "
-            "use a CLIP, since others such as SigLIP are not supported."
+            f"{source} holds a model of type {shown(kind)}, expected 'clip' or 'siglip'; "
+            "use one of those, since others such as the NaFlex forms of SigLIP 2 are not supported."
         )
-    if "quantization_config" in config:
-        raise CheckpointError(f"{source} holds a quantized model, expected a float one; use d4c.load_quantized.")
     image, text = section(config, "vision", source), section(config, "text", source)
     eos = text.get("eos_token_id", 49407)
     if type(eos) is not int:
@@ -111,6 +110,7 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
             heads=image.get("num_attention_heads", 12),
             mlp_width=image.get("intermediate_size", 3072),
             activation=activation_of(image, source),
+            norm_eps=norm_eps(image, source),
         ),
         text=TextConfig(
             width=text.get("hidden_size", 512),
@@ -118,11 +118,11 @@ def huggingface_config(config: Mapping[str, Any], pixels: Mapping[str, Any], sou
             heads=text.get("num_attention_heads", 8),
             mlp_width=text.get("intermediate_size", 2048),
             activation=activation_of(text, source),
+            norm_eps=norm_eps(text, source),
             context_length=text.get("max_position_embeddings", 77),
             vocab_size=text.get("vocab_size", 49408),
             # Files from before transformers 4.31 say 2 but mean the largest id.
             eos_id=None if eos == 2 else eos,
         ),
-        mean=triple(pixels.get("image_mean"), PIXEL_MEAN, OPENAI_MEAN, source),
-        std=triple(pixels.get("image_std"), PIXEL_STD, OPENAI_STD, source),
+        **pixels.fields(),
     )

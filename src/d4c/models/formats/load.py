@@ -18,9 +18,9 @@ from d4c.models.formats.archive import groups_of
 from d4c.models.formats.beside.misnamed import missing, not_a_source
 from d4c.models.formats.build import Hints, from_state
 from d4c.models.formats.folders import LAYOUTS, from_file, from_folder, read_file
-from d4c.models.formats.hub import download
+from d4c.models.formats.named.catalog import named_pretrained
+from d4c.models.formats.named.hub import download
 from d4c.models.formats.openai import fill_token_table, infer_config
-from d4c.models.formats.openclip import named_pretrained
 from d4c.models.formats.weights import read_weights
 from d4c.models.formats.wrapped.lora import merge_lora
 from d4c.models.formats.wrapped.unwrap import select
@@ -60,12 +60,12 @@ def load(
             - a file (safetensors, `torch.save` or TorchScript) or a state dict with OpenAI's names; what training wraps
               around them is removed;
             - a file of one of the folders below, which is read whatever else is there;
-            - a folder that `CLIP.save_pretrained`, Hugging Face's `CLIPModel` or open_clip saved;
+            - a folder that `CLIP.save_pretrained`, Hugging Face's `CLIPModel` or `SiglipModel`, or open_clip saved;
             - the id of such a folder on the Hugging Face Hub, "hf-hub:org/name" or "hf-hub:org/name@revision";
             - an open_clip name such as "ViT-B-32".
         pretrained: The weights for an open_clip name: one of open_clip's tags or a file.
         device: Where the parameters are put.
-        activation: Activation of the MLPs, "quick_gelu" or "gelu", in place of what a configuration says.
+        activation: Activation of the MLPs, "quick_gelu", "gelu" or "gelu_tanh", in place of what a configuration says.
         heads: Attention heads of the image and of the text tower, likewise.
 
     Returns:
@@ -117,9 +117,9 @@ def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None, hint
                 "or use an open_clip name such as 'ViT-B-32'."
             )
         raise missing(text)
-    config, weights = named_pretrained(text, pretrained)
-    tensors = read_file(weights).tensors
-    return from_state(tensors, config, f"{text} ({pretrained})", f"{text}-{weights.stem}", hints)
+    config, weights, prompts = named_pretrained(text, pretrained)
+    tensors, name = read_file(weights).tensors, f"{text}-{weights.stem}"
+    return from_state(tensors, config, f"{text} ({pretrained})", name, hints, prompts=prompts)
 
 
 def from_mapping(state: Mapping[str, Tensor], hints: Hints) -> CLIP:

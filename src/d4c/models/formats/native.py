@@ -1,11 +1,12 @@
-"""Reads and writes d4c's own layout of a float CLIP: its architecture in config.json, its weights in model.safetensors.
+"""Reads and writes d4c's own layout of a float CLIP: its architecture in config.json, its weights in model.safetensors,
+and tokenizer.json if its tokenizer is not CLIP's.
 
 The layout holds every CLIP, including those with towers defined outside d4c; `load` reads the folder back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError
 from d4c.models.config import CLIPConfig
+from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.reading.schema import Record, Text, check, check_version
 from d4c.reading.seal import FILES, check_file, check_seal, file_hashes, write_sealed
 from d4c.storage.outputs import output_folder
@@ -26,7 +28,13 @@ CONTENT = Record({"name": Text(), "architecture": Record(), "files": Record({WEI
 """What config.json holds."""
 
 
-def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], folder: Path) -> None:
+def write_native(
+    config: CLIPConfig,
+    name: str,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    save_tokenizer: Callable[[Path], None] | None = None,
+) -> None:
     """Write a float CLIP to a folder, atomically.
 
     Args:
@@ -34,6 +42,7 @@ def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], fol
         name: A label for reports.
         state: The parameters and buffers.
         folder: Where to write; an earlier float model there is replaced.
+        save_tokenizer: Writes a tokenizer of its own into a folder.
 
     Raises:
         ArtifactError: The folder holds something that d4c did not write, or cannot be replaced.
@@ -41,8 +50,11 @@ def write_native(config: CLIPConfig, name: str, state: Mapping[str, Tensor], fol
     with output_folder(folder, "float model") as temporary:
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        if save_tokenizer is not None:
+            save_tokenizer(temporary)
+        files = sorted(file.name for file in temporary.iterdir())
         record = {"format_version": FORMAT_VERSION, "name": name, "architecture": config.to_dict()}
-        write_sealed(temporary / CONFIG, {**record, "files": file_hashes(temporary, [WEIGHTS])})
+        write_sealed(temporary / CONFIG, {**record, "files": file_hashes(temporary, files)})
 
 
 def is_native(data: Mapping[str, Any]) -> bool:
@@ -64,6 +76,7 @@ def native_config(data: Mapping[str, Any], folder: Path, source: str) -> CLIPCon
     check_version(data, FORMAT_VERSION, source, CheckpointError, ADVICE)
     check_seal(data, source, CheckpointError, ADVICE)
     check(data, CONTENT, source, CheckpointError, ADVICE)
-    if (folder / WEIGHTS).is_file():
-        check_file(folder / WEIGHTS, data["files"][WEIGHTS], CheckpointError, ADVICE)
+    for name in (WEIGHTS, *TOKENIZER_FILES):
+        if name in data["files"] and (folder / name).is_file():
+            check_file(folder / name, data["files"][name], CheckpointError, ADVICE)
     return CLIPConfig.from_dict(data["architecture"], f"{source}: architecture", CheckpointError, ADVICE)

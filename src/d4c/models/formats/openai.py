@@ -25,6 +25,7 @@ _BLOCK = {
 }
 _WHOLE = {
     "log_logit_scale": Source("logit_scale"),
+    "sigmoid_bias": Source("logit_bias"),
     "image.patch_embed.weight": Source("visual.conv1.weight"),
     "image.class_embedding": Source("visual.class_embedding"),
     "image.positional_embedding": Source("visual.positional_embedding"),
@@ -55,10 +56,12 @@ def stage_of(config: ResNetConfig, block: int) -> tuple[int, int]:
 
 
 def openai_layout(config: CLIPConfig, ours: str) -> Source:
-    """Return where an OpenAI state dict holds one of our parameters."""
+    """Return where a state dict of OpenAI or open_clip holds one of our parameters."""
+    part, _, kind = ours.rpartition(".")
+    if part == "text.projection" and config.text.projection_bias:
+        return Source(f"text_projection.{kind}")  # a linear layer of open_clip
     if ours in _WHOLE:
         return _WHOLE[ours]
-    part, _, kind = ours.rpartition(".")
     if part in _PARTS:
         return Source(f"{_PARTS[part]}.{kind}")
     tower, group, rest = part.split(".", 2)
@@ -71,7 +74,7 @@ def openai_layout(config: CLIPConfig, ours: str) -> Source:
         return Source(f"visual.layer{stage}.{index}.{inner}.{kind}")
     block = ("visual." if tower == "image" else "") + f"transformer.resblocks.{number}"
     if inner in ("attn.q", "attn.k", "attn.v"):
-        return Source(f"{block}.attn.in_proj_{kind}", third="qkv".index(inner[-1]))
+        return Source(f"{block}.attn.in_proj_{kind}", part=("qkv".index(inner[-1]), 3))
     return Source(f"{block}.{_BLOCK[inner]}.{kind}")
 
 

@@ -1,22 +1,53 @@
-"""Reads open_clip's configurations, its variants of OpenAI's names, and its catalog of pretrained models."""
+"""Reads open_clip's configurations and its variants of OpenAI's names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from d4c.errors import CheckpointError, reason_of
-from d4c.models.config import OPENAI_MEAN, OPENAI_STD, Activation, CLIPConfig, ResNetConfig, TextConfig, ViTConfig
-from d4c.models.formats.huggingface import triple
-from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
-from d4c.reading.schema import shown
+from d4c.errors import CheckpointError
+from d4c.models.config import (
+    NORM_EPS,
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Activation,
+    CLIPConfig,
+    ImagePooling,
+    ResNetConfig,
+    TextConfig,
+    ViTConfig,
+)
+from d4c.models.formats.beside.image_processor import FILTERS, Pixels, triple
+from d4c.models.formats.beside.own_tokenizer import Cleaning
+from d4c.models.formats.siglip.siglip_configs import timm_image_config
+from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD, RANGES
+from d4c.reading.schema import Record, check, shown
 
 # Settings that are read or change no output.
-_KNOWN_IMAGE = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout"}
-_KNOWN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "eos_id", "pad_id"}
+_KNOWN = {"width", "layers", "mlp_ratio", "act_kwargs", "norm_kwargs"}
+_KNOWN_IMAGE = _KNOWN | {
+    "image_size",
+    "head_width",
+    "patch_size",
+    "patch_dropout",
+    "no_ln_pre",
+    "final_ln_after_pool",
+    "pool_type",
+}
+_KNOWN_TEXT = _KNOWN | {
+    "context_length",
+    "vocab_size",
+    "heads",
+    "eos_id",
+    "pad_id",
+    "pool_type",
+    "no_causal_mask",
+    "proj_bias",
+    "hf_tokenizer_name",
+    "tokenizer_kwargs",
+}
 _KNOWN_MODEL = {
     "embed_dim",
     "vision_cfg",
@@ -28,51 +59,48 @@ _KNOWN_MODEL = {
     "nonscalar_logit_scale",
 }
 # Values of further settings that the towers support.
-_SUPPORTED = {"pool_type": ("tok", "argmax", "eos"), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
+_SUPPORTED = {"pos_embed_type": ("learnable",), "proj_type": ("linear", "none")}
+_IMAGE_POOLING: dict[Any, ImagePooling] = {"tok": "token", "avg": "average"}
+CLEANING: dict[Any, Cleaning] = {"canonicalize": "canonical", "lower": "lower", "whitespace": "plain"}
+"""What open_clip calls the ways in which prompts are cleaned before a tokenizer of Hugging Face reads them."""
 _LARGEST = 1 << 20
 """Of any number in a configuration; `CLIPConfig.check` has narrower ranges."""
 _IRRELEVANT = ("timm_", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "output_tokens", "attn_pooler_")
 _FOREIGN = {
-    "visual.trunk.": "a model with an image tower from timm (ConvNeXt, SigLIP, EVA and others)",
     "text_decoder.": "a CoCa",
     "text.transformer.embeddings.": "a model with a text tower from Hugging Face",
     "text.transformer.encoder.": "a model with a text tower from Hugging Face",
-    "vision_model.head.": "a SigLIP",
 }
 
 
 def refuse_foreign(state: Mapping[str, Any], source: str) -> None:
     """Raise CheckpointError for the state dict of a kind of model that is known and not supported."""
-    for prefix, model in _FOREIGN.items():
-        if any(key.startswith(prefix) for key in state):
-            raise CheckpointError(
-                f"{source} is {model}, which is not supported; use a CLIP with OpenAI's ResNet or ViT towers."
-            )
+    kinds = [model for prefix, model in _FOREIGN.items() if any(key.startswith(prefix) for key in state)]
+    trunk = any(key.startswith("visual.trunk.") for key in state)
+    if trunk and not any(key.startswith(("visual.trunk.attn_pool.latent", "visual.trunk.pos_embed")) for key in state):
+        kinds.append("a model with an image tower from timm (ConvNeXt, EVA and others)")
+    if kinds:
+        raise CheckpointError(
+            f"{source} is {kinds[0]}, which is not supported; use a CLIP with OpenAI's ResNet or ViT towers, or a "
+            "SigLIP."
+        )
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename to OpenAI's names: without open_clip's `text.`."""
     plain = {key.removeprefix("text."): value for key, value in state.items()}
-    scale = plain.get("logit_scale")
-    if scale is not None and scale.shape == (1,):
-        plain["logit_scale"] = scale.reshape(())
+    for key in ("logit_scale", "logit_bias"):
+        if key in plain and plain[key].shape == (1,):
+            plain[key] = plain[key].reshape(())
     return plain
 
 
 def refuse_unknown(part: Mapping[str, Any], known: set[str], source: str) -> None:
     """Raise CheckpointError for a setting that the towers do not support."""
-    if part.get("timm_model_name"):
-        raise CheckpointError(
-            f"{source} has an image tower from timm ({shown(part['timm_model_name'])}), which is not supported; "
-            "use a CLIP with OpenAI's ResNet or ViT towers."
-        )
     for key, value in part.items():
         supported = key in known or not value or value in _SUPPORTED.get(key, ())
         if not supported and not key.startswith(_IRRELEVANT):
-            raise CheckpointError(
-                f"{source} has {shown(key)[1:-1]} = {shown(value)}, which is not supported; "
-                "use a CLIP with OpenAI's ResNet or ViT towers."
-            )
+            raise unsupported(shown(key)[1:-1], value, source)
 
 
 def positive_number(part: Mapping[str, Any], key: str, default: float, source: str) -> float:
@@ -112,38 +140,53 @@ def openclip_config(
         The configuration of the same architecture.
 
     Raises:
-        CheckpointError: A setting is not supported, as those of timm and Hugging Face towers, CoCa, SigLIP and other
+        CheckpointError: A setting is not supported, as those of most timm and all Hugging Face towers, CoCa and other
             kinds of pooling.
     """
     image, text = model.get("vision_cfg"), model.get("text_cfg")
     if not isinstance(image, dict) or not isinstance(text, dict):
         raise CheckpointError(f"{source} has no 'vision_cfg' and 'text_cfg'; use a folder that open_clip saved.")
-    refuse_unknown(image, _KNOWN_IMAGE, source)
-    refuse_unknown(text, _KNOWN_TEXT, source)
     refuse_unknown(model, _KNOWN_MODEL, source)
-    for key, expected in (("resize_mode", "shortest"), ("interpolation", "bicubic")):
-        if (value := pixels.get(key, expected)) != expected:
-            raise CheckpointError(
-                f"{source} has {shown(key)[1:-1]} = {shown(value)}, expected {expected!r}; use another CLIP."
-            )
+    activation: Activation = "quick_gelu" if quick_gelu or model.get("quick_gelu") else "gelu"
     size = image.get("image_size", 224)
+    return CLIPConfig(
+        embed_dim=positive_whole(model, "embed_dim", 0, source),
+        image=image_config(image, activation, source),
+        text=text_config(text, activation, source),
+        sigmoid=model.get("init_logit_bias") is not None,
+        **openclip_pixels(pixels, size, source).fields(),
+    )
+
+
+def openclip_pixels(pixels: Mapping[str, Any], size: Any, source: str) -> Pixels:
+    """Translate a `preprocess_cfg` for a tower that reads squares of a size."""
+    resize, filter = pixels.get("resize_mode") or "shortest", pixels.get("interpolation") or "bicubic"
+    for key, value, expected in (
+        ("resize_mode", resize, ("shortest", "squash")),
+        ("interpolation", filter, ("bicubic", "bilinear")),
+    ):
+        if value not in expected:
+            raise CheckpointError(
+                f"{source} has {key} = {shown(value)}, expected {' or '.join(map(repr, expected))}; use another CLIP."
+            )
     if pixels.get("size") not in (None, size, [size, size], (size, size)):
         raise CheckpointError(
             f"{source} has size = {shown(pixels['size'])} for pictures, expected the {shown(size)} of its image tower; "
             "correct the configuration."
         )
-    activation: Activation = "quick_gelu" if quick_gelu or model.get("quick_gelu") else "gelu"
-    return CLIPConfig(
-        embed_dim=positive_whole(model, "embed_dim", 0, source),
-        image=image_config(image, activation, source),
-        text=text_config(text, activation, source),
-        mean=triple(pixels.get("mean"), PIXEL_MEAN, OPENAI_MEAN, source),
-        std=triple(pixels.get("std"), PIXEL_STD, OPENAI_STD, source),
+    return Pixels(
+        triple(pixels.get("mean"), PIXEL_MEAN, OPENAI_MEAN, source),
+        triple(pixels.get("std"), PIXEL_STD, OPENAI_STD, source),
+        "squash" if resize == "squash" else "crop",
+        FILTERS[filter],
     )
 
 
 def image_config(image: Mapping[str, Any], activation: Activation, source: str) -> ViTConfig | ResNetConfig:
     """Translate a `vision_cfg`, which is that of a ResNet if it lists the depths of four stages."""
+    if image.get("timm_model_name"):
+        return timm_image_config(image, source)
+    refuse_unknown(image, _KNOWN_IMAGE, source)
     size = positive_whole(image, "image_size", 224, source)
     width = positive_whole(image, "width", 768, source)
     head_width = positive_whole(image, "head_width", 64, source)
@@ -154,6 +197,9 @@ def image_config(image: Mapping[str, Any], activation: Activation, source: str) 
                 f"{source}: layers is {shown(depths)}, expected four depths; correct the configuration."
             )
         return ResNetConfig(size, width, (depths[0], depths[1], depths[2], depths[3]), width * 32 // head_width)
+    pooling = image.get("pool_type") or "tok"
+    if pooling not in _IMAGE_POOLING:
+        raise unsupported("pool_type", pooling, source)
     return ViTConfig(
         image_size=size,
         patch_size=positive_whole(image, "patch_size", 16, source),
@@ -161,67 +207,69 @@ def image_config(image: Mapping[str, Any], activation: Activation, source: str) 
         layers=depths,
         heads=width // head_width,
         mlp_width=int(width * positive_number(image, "mlp_ratio", 4.0, source)),
-        activation=activation,
+        activation=approximated(image, activation, source),
+        norm_pre=not image.get("no_ln_pre"),
+        pooling=_IMAGE_POOLING[pooling],
+        norm_first=pooling == "avg" and not image.get("final_ln_after_pool"),
+        norm_eps=openclip_eps(image, source),
     )
 
 
 def text_config(text: Mapping[str, Any], activation: Activation, source: str) -> TextConfig:
     """Translate a `text_cfg`."""
+    refuse_unknown(text, _KNOWN_TEXT, source)
     width = positive_whole(text, "width", 512, source)
+    pooling = text.get("pool_type") or "argmax"
+    if pooling not in ("argmax", "eos", "last"):
+        raise unsupported("pool_type", pooling, source)
     return TextConfig(
         width=width,
         layers=positive_whole(text, "layers", 12, source),
         heads=positive_whole(text, "heads", 8, source),
         mlp_width=int(width * positive_number(text, "mlp_ratio", 4.0, source)),
-        activation=activation,
+        activation=approximated(text, activation, source),
         context_length=positive_whole(text, "context_length", 77, source),
         vocab_size=positive_whole(text, "vocab_size", 49408, source),
-        eos_id=positive_whole(text, "eos_id", 2, source) if text.get("pool_type") == "eos" else None,
+        eos_id=positive_whole(text, "eos_id", 2, source) if pooling == "eos" else None,
+        causal=not text.get("no_causal_mask"),
+        pooling="last" if pooling == "last" else "end",
+        projection=text.get("proj_type") != "none",
+        projection_bias=bool(text.get("proj_bias")),
+        norm_eps=openclip_eps(text, source),
+        tokenizer="own" if text.get("hf_tokenizer_name") else "clip",
     )
 
 
-def named_pretrained(name: str, pretrained: str | None) -> tuple[CLIPConfig, Path]:
-    """Find a model in open_clip's catalog and download its weights if they are not local.
+def approximated(part: Mapping[str, Any], activation: Activation, source: str) -> Activation:
+    """Return the activation of a tower, with what its `act_kwargs` say of it."""
+    settings = part.get("act_kwargs") or {}
+    if settings not in ({}, {"approximate": "none"}, {"approximate": "tanh"}) or (settings and activation != "gelu"):
+        raise unsupported("act_kwargs", settings, source)
+    return "gelu_tanh" if settings == {"approximate": "tanh"} else activation
 
-    Args:
-        name: Name of an architecture such as "ViT-B-32".
-        pretrained: A tag such as "openai" or a local weights file.
 
-    Returns:
-        The configuration and the weights file.
+def openclip_eps(part: Mapping[str, Any], source: str) -> float:
+    """Return what the norms of a tower add to variances, from its `norm_kwargs`."""
+    settings = part.get("norm_kwargs") or {}
+    if not isinstance(settings, dict) or settings.keys() - {"eps"}:
+        raise unsupported("norm_kwargs", settings, source)
+    kind = Record({}, {"eps": RANGES["norm_eps"]})
+    check(settings, kind, f"{source}: norm_kwargs", CheckpointError, "correct the configuration")
+    return float(settings.get("eps", NORM_EPS))
 
-    Raises:
-        CheckpointError: open_clip cannot be imported, does not have the model or the weights, or cannot download them.
-    """
-    try:
-        import open_clip
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "open_clip"
-        cause = "is not installed" if missing else f"fails to import ({type(error).__name__}: {reason_of(error)})"
-        advice = "install d4c[open-clip]" if missing else "repair that installation"
-        raise CheckpointError(
-            f"{name!r} is not an existing file or folder, and as an open_clip name it needs open_clip, which {cause}; "
-            f"{advice}, or use an 'hf-hub:org/name' id."
-        ) from error
-    model = open_clip.get_model_config(name)
-    if model is None:
-        raise CheckpointError(
-            f"{name!r} is neither an existing file or folder nor a model of open_clip; check the path, or use "
-            "'demo-vit', 'demo-rn', an open_clip name such as 'ViT-B-32' or an 'hf-hub:org/name' id."
-        )
-    local = pretrained is not None and Path(pretrained).is_file()
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained is None or not (local or pretrained in tags):
-        choices = f"one of {', '.join(tags)}, or a file" if tags else "a file"
-        raise CheckpointError(f"{name!r} has no weights for pretrained={pretrained!r}; use {choices}.")
-    pixels = {} if local else open_clip.get_pretrained_cfg(name, pretrained)
-    config = openclip_config(model, pixels, name, bool(pixels.get("quick_gelu")))
-    if local:
-        return config, Path(str(pretrained))
-    try:
-        return config, Path(open_clip.download_pretrained(pixels))
-    except Exception as error:
-        raise CheckpointError(
-            f"The weights {pretrained!r} of {name!r} cannot be downloaded ({reason_of(error)}); "
-            "check the connection, or pass a local file as pretrained."
-        ) from None
+
+def openclip_cleaning(text: Mapping[str, Any], source: str) -> Cleaning:
+    """Return how prompts are cleaned before the tokenizer of Hugging Face that a `text_cfg` names reads them."""
+    settings = text.get("tokenizer_kwargs") or {}
+    clean = settings.get("clean", "whitespace") if isinstance(settings, dict) else None
+    if clean not in CLEANING or settings.keys() - {"clean"}:
+        raise unsupported("tokenizer_kwargs", settings, source)
+    return CLEANING[clean]
+
+
+def unsupported(key: str, value: Any, source: str) -> CheckpointError:
+    """Return the error for a setting that the towers do not support."""
+    return CheckpointError(
+        f"{source} has {key} = {shown(value)}, which is not supported; use a CLIP with OpenAI's ResNet or ViT towers, "
+        "or a SigLIP."
+    )

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from d4c.errors import ArtifactError
-from d4c.models.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import OneOf, Record, check
 

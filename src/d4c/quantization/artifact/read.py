@@ -14,6 +14,7 @@ from d4c.errors import ArtifactError, SettingError, reason_of
 from d4c.models.clip import CLIP, TOWERS
 from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import check_depth
+from d4c.models.inputs.prompt_tokenizers import read_own_tokenizer
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import packed_size, unpack
 from d4c.quantization.formats.scheme import Track
@@ -92,11 +93,14 @@ def read_artifact(folder: str | Path, device: str | torch.device = "cpu", *, ver
         config["architecture"], f"{folder / CONFIG}: architecture", ArtifactError, ADVICE
     )
     section = config["quantization_config"]
+    text, tokenizer = architecture.text, None
+    if text.tokenizer == "own":
+        tokenizer = read_own_tokenizer(folder, text.context_length, text.vocab_size, ArtifactError)
     check_depth(architecture, _count_tensors(folder / WEIGHTS), str(folder), ArtifactError)
     try:
         plan = {name: LayerPlan.from_dict(entry) for name, entry in section["layers"].items()}
         with torch.device("meta"):
-            skeleton = CLIP(architecture, config["name"]).eval().requires_grad_(False)
+            skeleton = CLIP(architecture, config["name"], tokenizer=tokenizer).eval().requires_grad_(False)
             track = section["track"]
             for tower in {name.partition(".")[0] for name in plan} if track == "deployable" else ():
                 fold_batchnorms(skeleton.tower(tower))

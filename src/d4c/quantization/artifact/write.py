@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
-from d4c.models.reader_files import save_reader_files
+from d4c.models.inputs.reader_files import save_reader_files
 from d4c.quantization.artifact.card import model_card
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
@@ -25,7 +25,7 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
     """Write the files of an artifact into an empty folder."""
     config = clip.config
     save_file(dict(_tensors(clip)), folder / WEIGHTS, metadata={"format": "pt"})
-    save_reader_files(folder, config)
+    save_reader_files(folder, config, clip.prompt_tokenizer())
     write_sealed(
         folder / CONFIG,
         {

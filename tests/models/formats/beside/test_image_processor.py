@@ -47,6 +47,8 @@ HONORED: dict[str, dict[str, Any]] = {
         do_convert_rgb=True,
         image_processor_type="CLIPImageProcessor",
     ),
+    "squash": values(size={"height": 16, "width": 16}, do_center_crop=False),
+    "SigLIP's": values(image_processor_type="SiglipImageProcessor"),
     "old form": values(size=16, crop_size=16, feature_extractor_type="CLIPFeatureExtractor"),
 }
 
@@ -63,19 +65,30 @@ def test_settings_are_honored(case: str, new: bool, huggingface_folder: Write) -
     torch.testing.assert_close(clip.preprocess(picture), as_documented(picture, settings), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+@pytest.mark.parametrize("squash", [False, True], ids=["crop", "squash"])
+def test_pictures_are_resized_as_the_settings_say(squash: bool, resample: int, huggingface_folder: Write) -> None:
+    size = {"height": 16, "width": 16} if squash else {"shortest_edge": 16}
+    clip = load(huggingface_folder(preprocessor_config=values(size=size, resample=resample)))
+    picture = Image.effect_noise((48, 32), 90).convert("RGB")
+    whole = picture.resize((16 if squash else 24, 16), Image.Resampling(resample))
+    expected = as_documented(whole if squash else whole.crop((4, 0, 20, 16)), {})
+    torch.testing.assert_close(clip.preprocess(picture), expected)
+
+
 def test_a_processor_config_without_images_leaves_the_old_file(huggingface_folder: Write) -> None:
     files = {"processor_config": {"processor_class": "CLIPProcessor"}, "preprocessor_config": values()}
     assert load(huggingface_folder(**files)).config.mean == tuple(MEAN)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "squash": ({"size": {"height": 16, "width": 16}}, r"size = {'height': 16, 'width': 16}, expected"),
+    "other squash": ({"size": {"height": 16, "width": 18}}, r"size = {'height': 16, 'width': 18}, expected"),
     "larger resize": ({"size": {"shortest_edge": 18}}, r"size = {'shortest_edge': 18}, expected"),
     "other crop": ({"crop_size": 14}, r"crop_size = 14, expected 16"),
     "no crop": ({"do_center_crop": False}, "do_center_crop = False, expected true"),
     "no resize": ({"do_resize": False}, "do_resize = False, expected true"),
-    "bilinear": ({"resample": 2}, r"resample = 2, expected 3 \(bicubic\)"),
-    "other processor": ({"image_processor_type": "SiglipImageProcessor"}, "image_processor_type = 'Siglip"),
+    "lanczos": ({"resample": 1}, r"resample = 1, expected 3 \(bicubic\) or 2"),
+    "other processor": ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type = 'ViT"),
     "other step": ({"do_flip_channel_order": True}, "do_flip_channel_order = True, a step"),
     "factor of zero": ({"rescale_factor": 0}, "rescale_factor = 0, expected a positive number"),
     "words": ({"rescale_factor": 1, "image_mean": "gray"}, "'gray', expected three numbers"),
@@ -93,6 +106,6 @@ def test_other_preprocessing_is_refused_by_name(case: str, huggingface_folder: W
 def test_open_clips_other_preprocessing_is_refused_by_name() -> None:
     from d4c.models.formats.openclip import openclip_config
 
-    for key, value in (("resize_mode", "squash"), ("interpolation", "bilinear"), ("size", 17)):
+    for key, value in (("resize_mode", "longest"), ("interpolation", "random"), ("size", 17)):
         with pytest.raises(CheckpointError, match=f"{key} = "):
             openclip_config({"embed_dim": 4, "vision_cfg": {"image_size": 16}, "text_cfg": {}}, {key: value}, "x")

@@ -118,9 +118,10 @@ def test_classifier_heads_are_dropped_by_name(name: str, prefix: str, openai_sta
         assert model_hash(load(state)) == model_hash(load(openai_state))
 
 
-def test_a_logit_bias_does_not_make_a_siglip(openai_state: State) -> None:
-    with pytest.warns(UserWarning, match="dropped 'logit_bias'"):
-        assert model_hash(load(openai_state | {"logit_bias": torch.zeros(())})) == model_hash(load(openai_state))
+def test_a_logit_bias_is_that_of_a_sigmoid(openai_state: State) -> None:
+    clip = load(openai_state | {"logit_bias": torch.tensor(-7.0)})
+    assert (clip.config.sigmoid, clip.logit_bias) == (True, -7)
+    assert (load(openai_state).config.sigmoid, load(openai_state).logit_bias) == (False, None)
 
 
 @pytest.mark.parametrize("name", ["adapter.fc.weight", "prompt_learner.ctx", "visual.head.weight"])

@@ -8,9 +8,10 @@ from typing import Any
 
 from d4c.errors import CheckpointError
 from d4c.models.config import Activation, CLIPConfig
-from d4c.models.formats.beside.image_processor import pixel_statistics, read_processor
+from d4c.models.formats.beside.image_processor import read_pixels, read_processor
 from d4c.models.formats.huggingface import huggingface_config, section
 from d4c.models.formats.openclip import openclip_config
+from d4c.models.formats.siglip.siglip_configs import siglip_config
 from d4c.models.formats.weights import read_json_object
 
 FLAGS = ("quick_gelu", "force_quick_gelu")
@@ -19,10 +20,13 @@ FLAGS = ("quick_gelu", "force_quick_gelu")
 
 def folder_config(data: Mapping[str, Any], folder: Path, source: str) -> CLIPConfig:
     """Translate a Hugging Face configuration with the image processor of its folder."""
+    if "quantization_config" in data:
+        raise CheckpointError(f"{source} holds a quantized model, expected a float one; use d4c.load_quantized.")
     settings, file = read_processor(folder, read_json_object)
     image_size = section(data, "vision", source).get("image_size", 224)
-    pixels = pixel_statistics(settings, image_size, f"{source} ({file})")
-    return huggingface_config(data, pixels, source)
+    siglip = data.get("model_type") == "siglip"
+    pixels = read_pixels(settings, image_size, f"{source} ({file})", siglip)
+    return siglip_config(data, pixels, source) if siglip else huggingface_config(data, pixels, source)
 
 
 def openclip_folder_config(data: Mapping[str, Any], source: str) -> CLIPConfig:

@@ -20,20 +20,21 @@ class Choice(Protocol):
 WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 """Parts of names that parallel training and `torch.compile` insert, at the beginning or in the middle."""
 
-ANCHORS = ("visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight")
-"""A weight that every supported CLIP has once, in OpenAI's and in Hugging Face's names."""
+ANCHORS = (
+    "visual.conv1.weight",
+    "vision_model.embeddings.patch_embedding.weight",
+    "visual.trunk.patch_embed.proj.weight",
+)
+"""A weight that every supported CLIP has once, in the names of OpenAI, of Hugging Face, and of timm in open_clip."""
 
 AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa|shadow)(?=[._]|$)")
 """What marks a moving average of the weights in the name of a wrapper or of an entry."""
 
 DROPPED = re.compile(
     r"(^|_)(classifier|classification|cls|heads?|fc|probe|linear|criterion|loss|losses|metrics?|acc|accuracy|n_averaged|"
-    r"initted|step)(_|\d|$)|^logit_bias$"
+    r"initted|step)(_|\d|$)"
 )
-"""First parts of names that take no part in the embeddings: classifier heads, losses, metrics and counters.
-
-The `logit_bias` of a sigmoid loss is the same for every pair of image and text.
-"""
+"""First parts of names that take no part in the embeddings: classifier heads, losses, metrics and counters."""
 
 
 def bare(name: str) -> str:

@@ -34,18 +34,9 @@ def download(repo: str, layouts: Sequence[tuple[str, Sequence[str]]]) -> Path:
     Raises:
         CheckpointError: The repository cannot be reached or has no such pair.
     """
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = repo.partition("@")
 
     def fetch(patterns: Sequence[str]) -> Path:
-        try:
-            return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(patterns)))
-        except Exception as error:
-            raise CheckpointError(
-                f"'hf-hub:{repo}' cannot be downloaded ({reason_of(error)}); "
-                "check the id and the connection, or pass a local folder."
-            ) from None
+        return download_files(repo, patterns)
 
     folder = fetch(_CONFIGS)
     for config, weights in layouts:
@@ -60,3 +51,26 @@ def download(repo: str, layouts: Sequence[tuple[str, Sequence[str]]]) -> Path:
         f"'hf-hub:{repo}' has no open_clip_config.json or config.json with weights that go with it; "
         "use the id of a CLIP."
     )
+
+
+def download_tokenizer(repo: str) -> Path:
+    """Download the tokenizer of a repository "org/name" and return its folder; raises CheckpointError if it cannot."""
+    return download_files(repo, ["tokenizer.json", "tokenizer_config.json"])
+
+
+def download_files(repo: str, patterns: Sequence[str]) -> Path:
+    """Download the files of a repository "org/name" or "org/name@revision" that match patterns; return their folder.
+
+    Raises:
+        CheckpointError: The repository cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = repo.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(patterns)))
+    except Exception as error:
+        raise CheckpointError(
+            f"'hf-hub:{repo}' cannot be downloaded ({reason_of(error)}); "
+            "check the id and the connection, or pass a local folder."
+        ) from None

@@ -1,0 +1,1 @@
+"""SigLIP's checkpoints: names of Hugging Face and of timm in open_clip, and configurations."""
