@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from d4c.errors import SettingError
 from d4c.inspection.features import removed_after
 from d4c.inspection.spectrum import radial_power, slopes
 from d4c.models.clip import CLIP
-from d4c.models.layers import AttentionProducts, split_heads
 
 BINS = 100
 """Bins of the histogram of similarities, over the range from -1 to 1."""
@@ -83,25 +82,18 @@ class PatchRecorder:
     """Keeps the tokens and weights of the last attention layer, batch by batch; `watch_patches` fills it.
 
     Args:
-        attn: The attention layer.
-        first: Index of its first token that is a patch.
+        first: Index of the first token that is a patch.
     """
 
-    def __init__(self, attn: AttentionProducts, first: int) -> None:
-        self.attn, self.first = attn, first
-        self.queries: Tensor | None = None
+    def __init__(self, first: int) -> None:
+        self.first = first
         self.tokens: list[Tensor] = []
         self.weights: list[Tensor] = []
 
-    def record_queries(self, _layer: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep the projected queries for `record_keys`; a forward hook of q."""
-        self.queries = output
-
-    def record_keys(self, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Record the patches and their weights; a forward hook of k."""
-        assert self.queries is not None
-        self.tokens.append(inputs[0][:, self.first :].float().cpu())
-        self.weights.append(summary_weights(self.attn, self.queries, output)[:, self.first :].float().cpu())
+    def record(self, tokens: Tensor, weights: Tensor) -> None:
+        """Keep the patches among tokens [N, L, C] and their weights [N, L]."""
+        self.tokens.append(tokens[:, self.first :].float().cpu())
+        self.weights.append(weights[:, self.first :].float().cpu())
 
     def similarity(self) -> Tensor:
         """Return the cosines between the patches of each image, [N, P, P].
@@ -140,27 +132,10 @@ def watch_patches(clip: CLIP) -> Iterator[PatchRecorder]:
     layout = clip.image.patches()
     if layout is None:
         raise SettingError(f"The image tower of {clip.name!r} has no patches to compare; leave its structure out.")
-    attn: Any = clip.image.get_submodule(layout.summary)
-    recorder = PatchRecorder(attn, layout.summary_first)
-    # q runs before k.
-    queries, keys = recorder.record_queries, recorder.record_keys
-    with removed_after([attn.q.register_forward_hook(queries), attn.k.register_forward_hook(keys)]):
+    summary: Any = clip.image.get_submodule(layout.summary)
+    recorder = PatchRecorder(layout.summary_first)
+    with removed_after(summary.watch_summary(recorder.record)):
         yield recorder
-
-
-def summary_weights(attn: AttentionProducts, q: Tensor, k: Tensor) -> Tensor:
-    """Return the attention of the first query over all tokens, the mean over heads.
-
-    Args:
-        attn: The attention layer.
-        q: Projected queries [N, L, C].
-        k: Projected keys [N, L, C].
-
-    Returns:
-        Weights [N, L].
-    """
-    queries, keys = split_heads(q[:, :1], attn.heads), split_heads(k, attn.heads)
-    return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(-1, -2)).softmax(-1).mean(1)[:, 0]
 
 
 def region_statistics(similarity: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:

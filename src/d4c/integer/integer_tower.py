@@ -12,7 +12,7 @@ from d4c.compiled import can_compile, fused
 from d4c.integer.codes import Codes, Rounding, to_codes
 from d4c.integer.integer_linear import IntegerLinear
 from d4c.integer.products import activation_name
-from d4c.models.layers import MLP, Attention, Block, join_heads, split_heads
+from d4c.models.layers import MLP, Attention, Block, flat_patches, join_heads, split_heads
 from d4c.models.pool import LatentPool
 from d4c.models.tower import Tower, replace_module
 from d4c.quantization.layers.quantized_activations import QuantizedMatMul
@@ -179,10 +179,7 @@ def normed_codes(norm: nn.LayerNorm, layer: IntegerLinear, x: Tensor) -> Tensor:
 @fused
 def patch_codes(pixels: Tensor, side: int, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int]) -> Tensor:
     """Round pixels [N, C, S, S] to codes of patches [N, S / side, S / side, C side side]."""
-    n, channels, size, _ = pixels.shape
-    grid = size // side
-    patches = pixels.view(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
-    return to_codes(patches, scale, zero_point, ends)
+    return to_codes(flat_patches(pixels, side), scale, zero_point, ends)
 
 
 class IntegerPatches(nn.Module):

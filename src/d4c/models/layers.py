@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from d4c.models.config import NORM_EPS, Activation
 from d4c.models.tower import ChannelAxis, Part, SharedInput
+
+Watcher = Callable[[Tensor, Tensor], None]
+"""Called with the rows [N, L, C] that an attention reads and the weight of each [N, L]."""
 
 
 class MatMul(nn.Module):
@@ -49,6 +55,8 @@ class AttentionProducts(Part):
     """
 
     heads: int
+    q: nn.Linear
+    k: nn.Linear
     scores: nn.Module
     """The product q k^T."""
     context: nn.Module
@@ -62,6 +70,29 @@ class AttentionProducts(Part):
             ChannelAxis("qk", writers=("q",), partners=("k",), heads=self.heads),
             ChannelAxis("vo", writers=("v",), readers=("out",), heads=self.heads),
         ]
+
+    def watch_summary(self, record: Watcher) -> list[RemovableHandle]:
+        """Call `record` in every forward with the rows [N, L, C] and the weights [N, L] of the first query over them.
+
+        The weights are the mean over heads.
+
+        Args:
+            record: What to call.
+
+        Returns:
+            The hooks, to be removed.
+        """
+        queries: list[Tensor] = []
+
+        def keep(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            queries[:] = [split_heads(output[:, :1], self.heads)]
+
+        def weigh(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            (q,), k = queries, split_heads(output, self.heads)
+            record(inputs[0], (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1).mean(1)[:, 0])
+
+        # q runs before k.
+        return [layer.register_forward_hook(hook) for layer, hook in ((self.q, keep), (self.k, weigh))]
 
     @property
     def plain(self) -> bool:
@@ -139,6 +170,14 @@ def attend(
         return join_heads(module.context(scores.softmax(-1), v))
     weights = torch.cat([q @ first[0][..., None], scores], -1).softmax(-1)
     return join_heads(module.context(weights[..., 1:], v) + weights[..., :1] * first[1][:, None])
+
+
+def flat_patches(pixels: Tensor, side: int) -> Tensor:
+    """Cut pixels [N, C, S, S] into patches [N, S // side, S // side, C side side], without what is left over."""
+    n, channels, size, _ = pixels.shape
+    grid = size // side
+    whole = pixels[..., : grid * side, : grid * side]
+    return whole.reshape(n, channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 def join_heads(x: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from d4c.models.config import NORM_EPS, Activation
-from d4c.models.layers import MLP, WeightedSum, join_heads, split_heads
+from d4c.models.layers import MLP, Watcher, WeightedSum, join_heads, split_heads
 from d4c.models.tower import ChannelAxis, Part, SharedInput
 
 
@@ -39,6 +40,14 @@ class LatentPool(Part):
         context = self.context(weights[:, :, None], split_heads(self.v(x), self.heads))
         y = self.out(join_heads(context)).squeeze(1)
         return y + self.mlp(self.norm(y))
+
+    def watch_summary(self, record: Watcher) -> list[RemovableHandle]:
+        """As `AttentionProducts.watch_summary`, of the only query."""
+
+        def weigh(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            record(inputs[0], output.softmax(1).mean(2))
+
+        return [self.scores.register_forward_hook(weigh)]
 
     def shared_inputs(self) -> list[SharedInput]:
         return [SharedInput((("scores", 0), ("v", 0)))]

@@ -65,7 +65,7 @@ class Patches:
     Attributes:
         attentions: The attention layers that mix patches with each other, in order.
         first: Row of the first patch in the input of those layers.
-        summary: The `AttentionProducts` whose first query summarizes the patches.
+        summary: The part with `watch_summary` whose first query summarizes the patches.
         summary_first: Row of the first patch in the input of that layer.
     """
 

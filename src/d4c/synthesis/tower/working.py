@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from d4c.compiled import can_compile, compile_part
 from d4c.device import move
 from d4c.models.clip import CLIP
-from d4c.models.layers import MLP, Attention, Block, QuickGELU, join_heads, split_heads
+from d4c.models.layers import MLP, Attention, Block, QuickGELU, flat_patches, join_heads, split_heads
 from d4c.models.tower import Tower, replace_module
 from d4c.synthesis.config import Precision, SynthesisConfig
 from d4c.synthesis.tower.cpu import fold_batchnorms, product, use_products
@@ -61,12 +61,11 @@ class PatchProduct(nn.Module):
         super().__init__()
         self.side = conv.kernel_size[0]
         self.weight = nn.Parameter(conv.weight.flatten(1), requires_grad=False)
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        n, channels, size, _ = pixels.shape
-        grid = size // self.side
-        patches = pixels.view(n, channels, grid, self.side, grid, self.side).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return product(patches, self.weight).permute(0, 3, 1, 2)
+        patches = flat_patches(pixels, self.side)
+        return product(patches, self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class JointAttention(nn.Module):
