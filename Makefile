@@ -48,6 +48,8 @@ test-slow: $(VENV)/.dev ## Run the tests that are too slow for every change.
 
 LAYOUTS := tests/deployment/layouts
 test-dropin: $(VENV)/.dev ## Test exports for other tools with these tools themselves; needs Node and a network.
+	$(PYTHON) -m venv build/dropin
+	build/dropin/bin/python -m pip install -q --disable-pip-version-check -r $(LAYOUTS)/tools/requirements.txt
 	npm install --ignore-scripts --prefix $(LAYOUTS)/node --no-audit --no-fund --no-package-lock --silent
 	$(BIN)/python -m pytest $(LAYOUTS)
 

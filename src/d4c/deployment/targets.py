@@ -5,12 +5,19 @@ Help texts come from the table, so nothing here imports torch or a target's libr
 
 from __future__ import annotations
 
+from d4c.deployment.layouts.clip_as_service import CLIP_AS_SERVICE
+from d4c.deployment.layouts.fastembed import FASTEMBED
+from d4c.deployment.layouts.immich import IMMICH
+from d4c.deployment.layouts.openvino_files import OPENVINO
+from d4c.deployment.layouts.optimum import OPTIMUM
 from d4c.deployment.layouts.transformers_js import TRANSFORMERS_JS
 from d4c.deployment.onnx.onnx_target import ONNX
 from d4c.deployment.target import Target
 from d4c.errors import SettingError
 
-TARGETS = {target.name: target for target in (ONNX, TRANSFORMERS_JS)}
+TARGETS = {
+    target.name: target for target in (ONNX, TRANSFORMERS_JS, OPTIMUM, OPENVINO, FASTEMBED, IMMICH, CLIP_AS_SERVICE)
+}
 DEFAULT_TARGET = ONNX.name
 
 

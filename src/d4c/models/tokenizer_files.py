@@ -36,6 +36,7 @@ def save_tokenizer(folder: Path, context_length: int) -> None:
         "unk_token": END,
         "pad_token": END,
         "model_max_length": context_length,
+        "model_input_names": ["input_ids", "attention_mask"],
         "do_lower_case": True,
         "add_prefix_space": False,
         "errors": "replace",

@@ -69,9 +69,16 @@ def few(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 
 @pytest.fixture(scope="session")
-def pack(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pack:
-    """All of the emoji pack."""
-    return made_pack(ours, tmp_path_factory.mktemp("pictures"), len(demo_dataset()))
+def pack_in(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pack]:
+    """All of the emoji pack, in each of our runtimes."""
+
+    @cache
+    def made(runtime: str) -> Pack:
+        return made_pack(
+            RuntimeCLIP(ours.exported.folder, runtime), tmp_path_factory.mktemp("pictures"), len(demo_dataset())
+        )
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import d4c
-from d4c.deployment.layouts.file_parity import check_file
-from d4c.deployment.layouts.graph_file import JOINT, GraphFile, Ports
-from d4c.deployment.layouts.port_graph import port_graph
+from d4c.deployment.layouts.graphs.file_parity import check_file
+from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile, Ports
+from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.onnx.graph import Graph
 from d4c.errors import ArtifactError
 from d4c.quantization.quantized import QuantizedCLIP

@@ -65,9 +65,9 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 
 
 @pytest.mark.skipif(not (NODE / "node_modules").is_dir(), reason="needs Node; make test-dropin installs it")
-def test_node_gives_our_classes_and_embeddings(export_for: Callable[..., Path], pack: Any, ours: Any) -> None:
+def test_node_gives_our_classes_and_embeddings(export_for: Callable[..., Path], pack_in: Any, ours: Any) -> None:
     """The pipeline and both models, on the whole emoji pack; its pictures need no scaling."""
-    node = shutil.which("node")
+    node, pack = shutil.which("node"), pack_in("onnxruntime")
     assert node is not None
     folder = export_for("transformers.js")
     given = {"pictures": [str(path) for path in pack.pictures], "labels": pack.labels, "template": "a {} icon"}

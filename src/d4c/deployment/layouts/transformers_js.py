@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d4c.deployment.layouts.graph_file import JOINT, GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
 from d4c.deployment.target import ExportOptions, Target, Written
 from d4c.progress import Progress
@@ -29,8 +29,8 @@ SUFFIXES = {"q4": "_q4", "q8": "_quantized"}
 
 def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
-    from d4c.deployment.layouts.hugging_face import save_processor
-    from d4c.deployment.layouts.write_graphs import write_graphs
+    from d4c.deployment.layouts.graphs.write_graphs import write_graphs
+    from d4c.deployment.layouts.records.hugging_face import save_processor
 
     dtype = dtype_of(clip)
     suffix = SUFFIXES[dtype]
@@ -39,7 +39,7 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
         GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), Ports()),
         GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), Ports()),
     )
-    save_processor(options.readers, folder, clip, {"transformers.js_config": {"dtype": dtype}})
+    save_processor(options.readers, folder, clip, **{"transformers.js_config": {"dtype": dtype}})
     return write_graphs(clip, folder, files, options, progress)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d4c.deployment.layouts.graph_file import GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.parity import probes
 from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, kernels, open_session, run
@@ -22,6 +22,7 @@ from d4c.deployment.saturating import saturating_layers
 from d4c.errors import ArtifactError
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime import processor
+from d4c.zeroshot.classification import unit_rows
 
 LEAST_COSINE = 0.98
 """Smallest cosine between an embedding of the file and that of the tower."""
@@ -101,14 +102,7 @@ def run_file(session: Any, ports: Ports, inputs: Mapping[str, NDArray[Any]], con
     Returns:
         The outputs by name.
     """
-    feeds: Arrays = {}
-    if "image" in inputs:
-        feeds[ports.pixels] = inputs["image"]
-    if "text" in inputs:
-        tokens = inputs["text"].astype(ports.ids)
-        if isinstance(ports.length, int):
-            tokens = np.pad(tokens, ((0, 0), (0, context - tokens.shape[1])))
-        feeds[ports.tokens] = tokens
+    feeds = padded_feeds(ports, inputs, context)
     names = [output.name for output in session.get_outputs()]
     if isinstance(ports.image_batch, int):
         ((name, rows),) = feeds.items()
@@ -117,35 +111,45 @@ def run_file(session: Any, ports: Ports, inputs: Mapping[str, NDArray[Any]], con
     return dict(zip(names, run(session, feeds), strict=True))
 
 
+def padded_feeds(ports: Ports, inputs: Mapping[str, NDArray[Any]], context: int) -> Arrays:
+    """Return pictures and prompts by the names of their ports, and prompts in the type and length that these have."""
+    feeds: Arrays = {}
+    if "image" in inputs:
+        feeds[ports.pixels] = inputs["image"]
+    if "text" in inputs:
+        tokens = inputs["text"].astype(ports.ids)
+        if isinstance(ports.length, int):
+            tokens = np.pad(tokens, ((0, 0), (0, context - tokens.shape[1])))
+        feeds[ports.tokens] = tokens
+    return feeds
+
+
 def _check_embeddings(
     path: Path, ports: Ports, expected: Mapping[str, NDArray[Any]], outputs: Arrays, scale: float
 ) -> float:
     """The smallest cosine of all embeddings; raises ArtifactError where outputs are not what they should be."""
-    units = {tower: _unit(values) for tower, values in expected.items()}
+    units = {tower: unit_rows(values) for tower, values in expected.items()}
     cosines = []
     for tower, values in expected.items():
         output = outputs[{"image": ports.image, "text": ports.text}[tower]]
         lengths = np.linalg.norm(output, axis=-1)
         target = np.ones_like(lengths) if ports.unit_length else np.linalg.norm(values, axis=-1)
-        cosine = float((_unit(output) * units[tower]).sum(-1).min())
+        cosine = float((unit_rows(output) * units[tower]).sum(-1).min())
         if not (cosine >= LEAST_COSINE and np.allclose(lengths, target, rtol=0.2)):
-            raise _different(path, f"the embedding of the {tower} tower", f"cosine {cosine:.4f}")
+            raise different("ONNX Runtime", path, f"the embedding of the {tower} tower", f"cosine {cosine:.4f}")
         cosines.append(cosine)
     if len(expected) > 1:
         logits = scale * units["image"] @ units["text"].T
         error = float(np.abs(outputs["logits_per_image"] - logits).max() / scale)
         transposed = np.array_equal(outputs["logits_per_image"].T, outputs["logits_per_text"])
         if not (error <= 1 - LEAST_COSINE and transposed):
-            raise _different(path, "logits", f"cosines differ by {error:.4f}")
+            raise different("ONNX Runtime", path, "logits", f"cosines differ by {error:.4f}")
     return min(cosines)
 
 
-def _different(path: Path, what: str, how: str) -> ArtifactError:
+def different(runtime: str, path: Path, what: str, how: str) -> ArtifactError:
+    """Return the error for a file of which a runtime computes something else."""
     return ArtifactError(
-        f"ONNX Runtime computes {what} of {path.name} differently from the towers ({how}); nothing was exported, use "
+        f"{runtime} computes {what} of {path.name} differently from the towers ({how}); nothing was exported, use "
         "--no-check to export all the same."
     )
-
-
-def _unit(rows: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))

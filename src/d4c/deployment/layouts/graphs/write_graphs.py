@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from d4c.deployment.layouts.file_parity import check_file
-from d4c.deployment.layouts.graph_file import GraphFile
-from d4c.deployment.layouts.port_graph import port_graph
+from d4c.deployment.layouts.graphs.file_parity import check_file
+from d4c.deployment.layouts.graphs.graph_file import GraphFile
+from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.onnx import onnx_target
 from d4c.deployment.onnx.graph import OPSET
 from d4c.deployment.target import ExportOptions, Parity, Written
+from d4c.errors import SettingError
 from d4c.progress import Progress, parts
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.version import __version__
@@ -34,7 +35,13 @@ def write_graphs(
 
     Raises:
         ArtifactError: ONNX Runtime computes something else.
+        SettingError: The towers are not those of a CLIP.
     """
+    if clip.config.text.every_position_counts:
+        raise SettingError(
+            f"{clip.name!r} is a SigLIP or of its kind, expected a CLIP as transformers knows it, since no other "
+            "files are written for other tools; export without --for."
+        )
     parity: dict[str, Parity] = {}
     progress_of_towers, progress_of_files = parts(progress, [3, 1])
     with tempfile.TemporaryDirectory() as scratch:

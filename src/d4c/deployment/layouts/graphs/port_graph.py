@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from d4c.deployment.layouts.graph_file import GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.tower_graphs import emit_tower
 from d4c.models.clip import CLIP

@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d4c.errors import SettingError
 from d4c.models.config import ViTConfig
 from d4c.models.inputs.reader_files import FILES as READER_FILES
-from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.models.tokenizer import END, START, VOCAB_SIZE
 from d4c.storage.files import write_json
 
 if TYPE_CHECKING:
     from d4c.models.clip import CLIP
 
 
-def save_processor(readers: Path, folder: Path, clip: CLIP, more: Mapping[str, Any]) -> None:
+def save_processor(readers: Path, folder: Path, clip: CLIP, **more: Any) -> None:
     """Write what `AutoConfig` and `AutoProcessor` read.
 
     Args:
         readers: Folder with the files that say how prompts and pictures are read.
         folder: Where to write config.json and copies of these.
         clip: The model.
-        more: Further fields of config.json.
+        **more: Further fields of config.json.
     """
     for name in READER_FILES:
         shutil.copyfile(readers / name, folder / name)
     write_json(folder / "config.json", {**clip_config(clip), **more})
 
 
-def clip_config(clip: CLIP) -> dict[str, Any]:
-    """Return the fields of a `CLIPConfig`; of a ResNet, which transformers does not have, only what is the same.
+def save_special_tokens(folder: Path) -> None:
+    """Write special_tokens_map.json, which says again what tokenizer_config.json does."""
+    write_json(folder / "special_tokens_map.json", {"bos_token": START, **dict.fromkeys(_ENDS, END)})
 
-    Raises:
-        SettingError: The towers are not those of a `CLIPModel`.
-    """
-    if clip.config.text.every_position_counts:
-        raise SettingError(
-            f"{clip.name!r} is a SigLIP or of its kind, expected a CLIP as transformers knows it, since no other "
-            "files are written for other tools; export without --for."
-        )
+
+_ENDS = ("eos_token", "unk_token", "pad_token")
+
+
+def clip_config(clip: CLIP) -> dict[str, Any]:
+    """Return the fields of a `CLIPConfig`; of a ResNet, which transformers does not have, only what is the same."""
     width, text, image = clip.config.embed_dim, clip.config.text, clip.config.image
     vision: dict[str, Any] = {"image_size": image.image_size}
     if isinstance(image, ViTConfig):

@@ -1,0 +1,39 @@
+"""The layout of fastembed: a folder for each tower, which `specific_model_path` names.
+
+    image/   model.onnx: pixel_values -> image_embeds;  preprocessor_config.json
+    text/    model.onnx: input_ids -> text_embeds;  config.json, tokenizer.json, tokenizer_config.json,
+             special_tokens_map.json
+
+`ImageEmbedding("Qdrant/clip-ViT-B-32-vision", specific_model_path=...)` divides by the length itself,
+`TextEmbedding("Qdrant/clip-ViT-B-32-text", specific_model_path=...)` does not, with its own models neither.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
+from d4c.deployment.onnx.onnx_target import LIBRARIES
+from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.progress import Progress
+
+if TYPE_CHECKING:
+    from d4c.quantization.quantized import QuantizedCLIP
+
+FILES = (GraphFile("image/model.onnx", ("image",), Ports()), GraphFile("text/model.onnx", ("text",), Ports()))
+
+
+def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+    """Write the files; see `d4c.deployment.target.Write`."""
+    from d4c.deployment.layouts.graphs.write_graphs import write_graphs
+    from d4c.deployment.layouts.records.hugging_face import save_processor, save_special_tokens
+
+    written = write_graphs(clip, folder, FILES, options, progress)
+    for tower in ("image", "text"):
+        save_processor(options.readers, folder / tower, clip)
+    save_special_tokens(folder / "text")
+    return written
+
+
+FASTEMBED = Target("fastembed", "fastembed", LIBRARIES, write)

@@ -1,0 +1,1 @@
+"""Records of models in the words of other libraries."""
