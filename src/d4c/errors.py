@@ -51,7 +51,7 @@ def quantize_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("huggingface_hub", "pyarrow", "safetensors", "tomli_w", "torch"):
+        if error.name not in ("huggingface_hub", "jinja2", "pyarrow", "safetensors", "tomli_w", "torch"):
             raise
         raise _missing("This needs", str(error.name), "quantize") from None
 

@@ -132,7 +132,18 @@ def test_wrong_usage_is_exit_code_2(d4c_command: Any, words: list[str]) -> None:
     assert "Usage" in err
 
 
-COMMANDS = ("run", "synthesize", "quantize", "evaluate", "export", "search", "inspect", "doctor", "sensitivity")
+COMMANDS = (
+    "run",
+    "synthesize",
+    "quantize",
+    "evaluate",
+    "report",
+    "export",
+    "search",
+    "inspect",
+    "doctor",
+    "sensitivity",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -423,6 +434,20 @@ def test_run_takes_the_options_of_quantize(d4c_command: Any, tmp_path: Path, mon
     assert (code, [row["name"] for row in json.loads(out)["rows"]]) == (0, ["float", "noise"])
     recipe = d4c.load_quantized(tmp_path / "r" / "artifact").recipe
     assert (recipe["full_range"], recipe["soften"]) == (True, False)
+    report = tmp_path / "r" / "report.html"
+    page = report.read_text()
+    assert "demo-vit in W8A8, noise" in page
+    again = d4c_command("report", tmp_path / "r", "--limit", 3, "--json", "-o", tmp_path / "few.html")
+    assert (again[0], json.loads(again[1])["examples"]["pictures"]) == (0, 3)
+    assert (tmp_path / "few.html").read_text() != report.read_text() == page
+
+
+def test_a_report_of_what_is_no_model_is_refused(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
+    code, out, err = d4c_command("report", noise, "-o", tmp_path / "report.html")
+    assert (code, out) == (1, "")
+    assert_one_sentence(err)
+    assert "neither a run nor an artifact" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("few_prompts")

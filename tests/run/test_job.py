@@ -161,6 +161,15 @@ def test_another_scheme_keeps_the_images(copied: Path) -> None:
     assert json.loads((copied / "config.json").read_text())["quantization"]["scheme"] == "W8A8"
 
 
+def test_a_report_of_what_was_is_removed_with_what_it_was_about(copied: Path) -> None:
+    (copied / "report.html").write_text("about the finished run")
+    assert run_again(copied) == []
+    assert (copied / "report.html").exists()
+    shutil.rmtree(copied / "evaluation")
+    assert run_again(copied) == EVALUATIONS
+    assert not (copied / "report.html").exists()
+
+
 def test_a_second_scheme_adds_its_rows_and_keeps_the_first(copied: Path) -> None:
     two = replace(CONFIG, more_schemes=("W8A8",))
     eight = [title.replace("W4A8", "W8A8") for title in (*QUANTIZATIONS, *EVALUATIONS[1:])]

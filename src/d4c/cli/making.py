@@ -42,12 +42,13 @@ def run(
     _quiet: options.Quiet = False,
     _verbose: options.Verbose = False,
 ) -> None:
-    """Do everything: synthesize, quantize, evaluate, save.
+    """Do everything: synthesize, quantize, evaluate, save, report.
 
     The table compares images of the method with noise, unless that is the method. A run that was stopped resumes where
     it stopped, and a finished one prints its table again.
     """
     from d4c.run.config import merged, read_toml, run_config
+    from d4c.run.job import REPORT
     from d4c.run.job import run as run_job
 
     settings = merged(
@@ -89,6 +90,13 @@ def run(
         print(json.dumps(result.to_dict(), indent=2))
     else:
         print_run(result)
+    if not (output / REPORT).exists():
+        from d4c.report.write_report import ReportOptions, write_report
+
+        with progress_bar("report") as progress:
+            write_report(output, options=ReportOptions(device=resolve_device(record.device)), progress=progress)
+    if not as_json:
+        show(f"report: {output / REPORT}")
 
 
 def synthesize(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from d4c.evaluation.dataset import AnyDataset
     from d4c.models.clip import CLIP
 
-CONFIG = "config.json"
+CONFIG, REPORT = "config.json", "report.html"
 CALIBRATION, QUANTIZED = "calibration set", "quantized model"
 """What the manifests of steps call them, as those of such folders do that are written alone."""
 
@@ -109,6 +109,7 @@ def run(config: RunConfig, folder: Path, report: Reporter) -> RunResult:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK, folder):
             write_json(folder / CONFIG, config.to_dict())
+            (folder / REPORT).unlink(missing_ok=True)
             for step in steps:
                 if not step.is_done():
                     with stage_folder(step.folder, step.kind, step.key()) as new:

@@ -1,0 +1,69 @@
+"""The command that writes a page for people: report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d4c.cli import options
+from d4c.cli.console import progress_bar, show
+from d4c.device import AUTO, resolve_device
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, or of an artifact.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="File to write; default: report.html in a run, or beside an artifact."),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Another artifact or run of the same model, side by side with the first.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Float model; default: that of the run, or the embedded one.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="As in evaluate; default: that of the run, or demo for embedded models.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Images that the artifact was calibrated on; default: those of its run.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Export of the artifact, for its speed; default: one beside it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="Use that many pictures, evenly spread.")] = 200,
+    pretrained: options.Pretrained = None,
+    activation: options.Activation = None,
+    heads: options.Heads = None,
+    device: options.Device = AUTO,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Write an HTML page that says what quantization did.
+
+    Captions before and after, which tower and which layers lose what, the calibration images, and how to make the
+    model again; in one file that needs no network.
+    """
+    from d4c.report.write_report import ReportOptions, write_report
+
+    settings = ReportOptions(
+        model=model,
+        pretrained=pretrained,
+        activation=activation,
+        heads=heads,
+        dataset=dataset,
+        calibration=calibration,
+        export=export,
+        limit=limit,
+        device=resolve_device(device),
+    )
+    with progress_bar("report") as progress:
+        file, made = write_report(folder, output, compare=compare, options=settings, progress=progress)
+    if as_json:
+        print(json.dumps({"file": str(file), **made.to_dict()}, indent=2))
+        return
+    show(f"{file}: open it in a browser")

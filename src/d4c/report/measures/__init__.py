@@ -1,0 +1,1 @@
+"""What a report says, as records: one measure a file, without HTML."""

@@ -1,0 +1,124 @@
+"""`render`: a report as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from d4c.printable import printable
+from d4c.report.gather import ReportData
+from d4c.report.measures.predictions import Predictions, guilty
+from d4c.report.missing import Missing
+from d4c.report.page import charts, set_charts, words
+from d4c.report.page.thumbnails import LARGE, SMALL, Thumbnail, thumbnail
+from d4c.version import __version__
+
+if TYPE_CHECKING:
+    from d4c.calibration.images import CalibrationSet
+
+GALLERY = 64
+"""Largest number of calibration images that are shown."""
+FIRST = 24
+"""How many of them are shown before a reader asks for more."""
+FILTERED = 12
+"""Tables of more rows get a field that filters them."""
+LICENSES = ("LICENSE.md", "LICENSE-kurkle-color.md")
+ASSETS = files("d4c.report.page") / "assets"
+
+
+def render(report: ReportData) -> str:
+    """Return the page of a report; all text of others in it is escaped.
+
+    Args:
+        report: Everything that it says.
+    """
+    pictures = _Pictures(report.predictions)
+    galleries = {name: _gallery(images) for name, images in report.images.items()}
+    return str(
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            title=printable(f"{report.model} in {' and '.join(report.parts)}"),
+            charts=charts,
+            set_charts=set_charts,
+            words=words,
+            guilty=guilty,
+            picture=pictures.large,
+            neighbor=pictures.small,
+            galleries=galleries,
+            version=__version__,
+            number=count(1).__next__,
+            style=_asset("style.css"),
+            script=_asset("report.js"),
+            library=_asset("chartjs/chart.umd.min.js").rpartition("//# sourceMappingURL")[0],
+            licenses=[(ASSETS / "chartjs" / name).read_text(encoding="utf-8") for name in LICENSES],
+            filtered=FILTERED,
+            first=FIRST,
+        )
+    )
+
+
+class _Pictures:
+    """Thumbnails of the pictures of a dataset, each made once."""
+
+    def __init__(self, predictions: Predictions | Missing) -> None:
+        self.predictions = predictions
+        self.made: dict[tuple[int, int], Thumbnail] = {}
+
+    def large(self, index: int) -> Thumbnail:
+        return self._picture(index, LARGE)
+
+    def small(self, index: int) -> Thumbnail:
+        return self._picture(index, SMALL)
+
+    def _picture(self, index: int, side: int) -> Thumbnail:
+        assert isinstance(self.predictions, Predictions)
+        if (index, side) not in self.made:
+            data = self.predictions.dataset
+            self.made[index, side] = thumbnail(data.image(index), self.predictions.name(index), side)
+        return self.made[index, side]
+
+
+def _gallery(images: CalibrationSet) -> list[Thumbnail]:
+    """The first calibration images with their prompts."""
+    shown = images.pictures()[:GALLERY]
+    return [
+        thumbnail(picture, prompt or f"image {i}")
+        for i, (picture, prompt) in enumerate(zip(shown, images.prompts, strict=False))
+    ]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("d4c.report.page", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["json"] = _json
+    environment.filters["clean"] = printable
+    environment.tests["missing"] = lambda value: isinstance(value, Missing)
+    environment.tests["number"] = lambda value: isinstance(value, int | float)
+    return environment
+
+
+def _json(data: Any) -> Markup:
+    """JSON that may stand inside of a script element: no character there begins a tag or an entity."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def _asset(name: str) -> Markup:
+    """A file of ours, to be put into a style or script element as it is."""
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))

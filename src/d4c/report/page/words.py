@@ -1,0 +1,54 @@
+"""The sentences of a report that say what its numbers mean."""
+
+from __future__ import annotations
+
+from d4c.evaluation.metrics.record import FIGURES
+from d4c.report.measures.before_after import Examples
+from d4c.report.measures.headline import Headline, leading
+
+
+def lead(model: str, name: str, head: Headline) -> str:
+    """What happened to a model, in one or two sentences."""
+    smaller = f"{model} in {name.partition(',')[0]} is {head.times_smaller:.1f} times smaller"
+    before, after = leading(head.float_metrics), leading(head.metrics)
+    if head.metrics is None or before is None or after is None:
+        return f"{smaller} than in float32. {calibrated(head)}"
+    loss = before - after
+    if abs(loss) < 0.05:
+        change = "and just as accurate"
+    elif loss < 0:
+        change = "and no less accurate"
+    else:
+        change = f"and {loss:.1f} points less accurate"
+    figure = FIGURES[head.metrics.leading]
+    accuracy = f"{after:.1f} instead of {before:.1f} % {figure} on {head.dataset}"
+    return f"{smaller} than in float32 {change}: {accuracy}. {calibrated(head)}"
+
+
+def calibrated(head: Headline) -> str:
+    """What data quantization saw."""
+    if head.data_free:
+        return f"It saw no data: its {head.images} calibration images were made from the model alone ({head.method})."
+    return f"It was calibrated on {head.images} pictures that were given."
+
+
+def chance(head: Headline) -> str:
+    """Whether the change can be told from chance; empty where that was not measured."""
+    fidelity = None if head.metrics is None else head.metrics.fidelity
+    if head.metrics is None or fidelity is None or fidelity.change is None:
+        return ""
+    change = fidelity.change
+    ends = f"{change.low:+.1f} to {change.high:+.1f} points"
+    measured = f"Picture by picture, {head.metrics.count:,} of them, the change is {change.value:+.1f} points"
+    if change.low <= 0 <= change.high:
+        return f"{measured}, with a 95 % interval of {ends}: it cannot be told from none."
+    return f"{measured}, with a 95 % interval of {ends}: it is no accident of the pictures."
+
+
+def same_answers(examples: Examples) -> list[str]:
+    """How much a user would notice, one sentence a model."""
+    return [
+        f"{name} gives {100 * examples.same_caption[name]:.0f} % of {examples.pictures} pictures the same best caption "
+        f"as float, and keeps {100 * examples.overlap[name]:.0f} % of their ten nearest neighbors."
+        for name in examples.same_caption
+    ]
