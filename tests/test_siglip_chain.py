@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import d4c
+from d4c.calibration.prompts import prompt_features
 from d4c.inspection.structure import watch_patches
 from d4c.integer.accelerate import accelerate
 from d4c.models.clip import CLIP
@@ -143,9 +144,27 @@ def test_patches_are_weighted_by_the_pool(tiny_siglip: CLIP) -> None:
     torch.testing.assert_close(torch.cat(recorder.weights).sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("form", ["softmax", "sigmoid"])
+def test_images_come_closer_to_their_prompts(form: str, tiny_siglip: CLIP) -> None:
+    def margins(iterations: int) -> torch.Tensor:
+        settings = {"images": 4, "iterations": iterations, "lr": 0.1, "prompts": ["cat", "dog"], "prompt_form": form}
+        images = d4c.synthesize(tiny_siglip, "pgsi", seed=0, **settings)  # type: ignore[arg-type]
+        with torch.no_grad():
+            features = torch.nn.functional.normalize(tiny_siglip.encode_image(images.pixels))
+            cosines = features @ prompt_features(tiny_siglip, images.texts).T
+        own, other = (cosines.gather(1, column[:, None]) for column in (images.targets, 1 - images.targets))
+        return own - other
+
+    assert margins(25).mean() > margins(1).mean() + 0.01
+
+
 @pytest.mark.parametrize("method", ["d4c", "pse"])
-def test_images_are_made_from_it(method: str, tiny_siglip: CLIP) -> None:
-    images = d4c.synthesize(tiny_siglip, method, images=2, iterations=3, prompts=["cat", "dog"], seed=0)
-    assert images.pixels.shape == (2, 3, 32, 32)
-    start = d4c.synthesize(tiny_siglip, method, images=2, iterations=1, prompts=["cat", "dog"], seed=0)
-    assert not torch.equal(images.pixels, start.pixels)
+def test_the_form_of_the_prompt_loss_makes_other_images(method: str, tiny_siglip: CLIP) -> None:
+    settings: dict[str, Any] = {"images": 2, "iterations": 3, "prompts": ["cat", "dog"]}
+    forms = [d4c.synthesize(tiny_siglip, method, prompt_form=form, **settings) for form in ("softmax", "sigmoid")]
+    assert not torch.equal(*(images.pixels for images in forms))
+
+
+def test_a_clip_has_no_sigmoid_form(demo_vit: CLIP) -> None:
+    with pytest.raises(d4c.SettingError, match="has no bias of"):
+        d4c.synthesize(demo_vit, images=2, iterations=1, prompt_form="sigmoid")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from d4c.synthesis.objectives import prompt_loss, total_variation
+from d4c.synthesis.objectives import pair_loss, prompt_loss, total_variation
 
 
 @pytest.mark.parametrize("sizes", [[4], [4, 4], [4, 4, 1]], ids=str)
@@ -30,6 +30,19 @@ def test_without_backgrounds_only_prompts_compete() -> None:
     ours = prompt_loss(features, texts, targets, 0.1, None, torch.zeros(6, dtype=torch.long))
     literal = F.cross_entropy(10 * F.normalize(features, dim=-1) @ texts.T, targets, reduction="none")
     torch.testing.assert_close(ours, literal)
+
+
+def test_pairs_are_those_of_siglip_within_a_group() -> None:
+    features, backgrounds = torch.randn(2, 6, 8)
+    texts, targets, group = F.normalize(torch.randn(5, 8), dim=-1), torch.arange(6) % 5, torch.arange(6) // 4
+    scale, bias = torch.tensor(7.0), torch.tensor(-3.0)
+    ours = pair_loss(features, texts, targets, scale, bias, backgrounds, group)
+    f, b = F.normalize(features, dim=-1), F.normalize(backgrounds, dim=-1)
+    for i in range(6):
+        own = scale * f[i] @ texts[targets[i]] + bias
+        others = [scale * f[i] @ text + bias for j, text in enumerate(texts) if j != targets[i]]
+        others += [scale * f[i] @ b[j] + bias for j in range(6) if group[j] == group[i]]
+        torch.testing.assert_close(ours[i], -own.sigmoid().log() - sum((-x).sigmoid().log() for x in others))
 
 
 def test_backgrounds_receive_a_gradient_of_their_own_group_only() -> None:

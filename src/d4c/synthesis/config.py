@@ -38,7 +38,10 @@ class SynthesisConfig:
     lr: float = 0.01
     """Learning rate of Adam, in units of normalized pixels."""
     temperature: float = 0.1
-    """Divides cosines in the cross-entropy to the prompt (methods with prompts)."""
+    """Divides cosines in the cross-entropy to the prompt (methods with prompts, in the form "softmax")."""
+    prompt_form: Literal["softmax", "sigmoid"] = "softmax"
+    """The published cross-entropy, or the loss of single pairs as in the training of a SigLIP, at its scale and bias
+    (methods with prompts)."""
     tv_weight: float = 0.1
     """Weight of total variation (all but "pse" in its form "psaq")."""
     group_size: int = 16

@@ -39,12 +39,47 @@ def prompt_loss(
     Returns:
         Losses [N].
     """
+    return F.cross_entropy(_cosines(features, texts, backgrounds, group) / temperature, targets, reduction="none")
+
+
+def pair_loss(
+    features: Tensor,
+    texts: Tensor,
+    targets: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    backgrounds: Tensor | None,
+    group: Tensor,
+) -> Tensor:
+    """Compute the loss of SigLIP (arXiv 2303.15343) of each image and each prompt or background of its group as a pair.
+
+    It is the sum of -log sigmoid(z l) with l = scale * cosine + bias, z = 1 for the image's prompt and -1 for others.
+
+    Args:
+        features: Embeddings of the images [N, D], of any length.
+        texts: Unit embeddings of the prompts [P, D].
+        targets: Index of each image's prompt, int64 [N].
+        scale: Factor from cosine to logit, one number.
+        bias: What is added to logits, one number.
+        backgrounds: Embeddings of the backgrounds [N, D], of any length; without them only the prompts count.
+        group: Group of each image, int64 [N].
+
+    Returns:
+        Losses [N].
+    """
+    logits = scale * _cosines(features, texts, backgrounds, group) + bias
+    signs = 2 * F.one_hot(targets, logits.shape[1]).to(logits.dtype) - 1
+    return -F.logsigmoid(signs * logits).sum(1)
+
+
+def _cosines(features: Tensor, texts: Tensor, backgrounds: Tensor | None, group: Tensor) -> Tensor:
+    """Cosines of images to prompts, and to backgrounds, which are minus infinity for those of other groups."""
     features = F.normalize(features, dim=-1)
-    logits = features @ texts.T
-    if backgrounds is not None:
-        negatives = features @ F.normalize(backgrounds, dim=-1).T
-        logits = torch.cat([logits, negatives.masked_fill(~same_group(group), float("-inf"))], 1)
-    return F.cross_entropy(logits / temperature, targets, reduction="none")
+    cosines = features @ texts.T
+    if backgrounds is None:
+        return cosines
+    negatives = features @ F.normalize(backgrounds, dim=-1).T
+    return torch.cat([cosines, negatives.masked_fill(~same_group(group), float("-inf"))], 1)
 
 
 def same_group(group: Tensor) -> Tensor:

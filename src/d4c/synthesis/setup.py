@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from d4c.calibration.natural import gaussian_noise, pink_noise
 from d4c.calibration.prompts import prompt_features
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.views import Windows, draw_boxes, windows
@@ -56,7 +57,13 @@ def prepare(clip: CLIP, config: SynthesisConfig, prompts: Sequence[str], seed: i
 
     Raises:
         DataError: The tokenizer would cut a prompt.
+        SettingError: The prompt form is "sigmoid", and the model has no bias for it.
     """
+    if config.needs.prompts and config.prompt_form == "sigmoid" and clip.logit_bias is None:
+        raise SettingError(
+            f"The prompt form is 'sigmoid', and {clip.name!r}, which was trained with a softmax, has no bias of "
+            "its logits; use 'softmax'."
+        )
     device, n = clip.device, config.images
     generator = torch.Generator(device).manual_seed(seed)
     if config.needs.prompts:

@@ -8,21 +8,22 @@ from torch import Tensor
 from d4c.compiled import fused
 from d4c.models.clip import CLIP
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.objectives import prompt_loss, total_variation
+from d4c.synthesis.methods.prompt_term import prompt_term
+from d4c.synthesis.objectives import total_variation
 from d4c.synthesis.setup import Setup
 from d4c.synthesis.tower.encode import encode, tower_dtype
 from d4c.synthesis.views import Draws, Windows, background, crop, perturb
 
 
 def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images: Tensor, draws: Draws) -> Tensor:
-    """Compute the cross-entropy to the prompt plus weighted total variation.
+    """Compute the loss to the prompt plus weighted total variation.
 
     As published, total variation is that of the image itself, or of the perturbed image where whole images are
     perturbed.
 
     Args:
         clip: The model, whose image tower sees foregrounds and backgrounds together.
-        config: `temperature`, `tv_weight` and `background_noise` are read.
+        config: `prompt_form`, `temperature`, `tv_weight` and `background_noise` are read.
         setup: Targets, groups and, where the method has boxes, the windows of N images.
         images: Images [N, 3, S, S] in normalized pixel space.
         draws: Random numbers of this step.
@@ -33,8 +34,7 @@ def contrastive_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images
     views, smooth = show(images, setup.window, draws, config, tower_dtype(clip))
     features, *backgrounds = encode(clip, views).split(len(images))
     negatives = backgrounds[0] if backgrounds else None
-    contrast = prompt_loss(features, setup.texts, setup.targets, config.temperature, negatives, setup.group)
-    return contrast + config.tv_weight * smooth
+    return prompt_term(clip, config, setup, features, negatives) + config.tv_weight * smooth
 
 
 @fused

@@ -17,7 +17,8 @@ from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.layers import Attention, split_heads
 from d4c.synthesis.config import SynthesisConfig
-from d4c.synthesis.objectives import prompt_loss, same_group, total_variation
+from d4c.synthesis.methods.prompt_term import prompt_term
+from d4c.synthesis.objectives import same_group, total_variation
 from d4c.synthesis.setup import Setup
 from d4c.synthesis.tower.encode import encode_and_record
 from d4c.synthesis.views import Draws, move
@@ -47,7 +48,7 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
 
     Args:
         clip: The model.
-        config: `pse_form`, `tv_weight`, `tv_target` and `temperature` are read.
+        config: `pse_form`, `prompt_form`, `tv_weight`, `tv_target` and `temperature` are read.
         setup: Targets and groups of N images.
         images: Images [N, 3, S, S] in normalized pixel space.
         draws: Random numbers of this step.
@@ -69,8 +70,7 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
         tokens = [x.unflatten(2, (attn.heads, -1)).mean(2) for attn, x in zip(blocks, inputs, strict=True)]
         target = total_variation_target(config, clip.image_size)
         norm = (total_variation(images) / target).clamp(min=1e-6).sqrt()  # sqrt has no slope at 0
-        rest = prompt_loss(features, setup.texts, setup.targets, config.temperature, None, setup.group)
-        rest = rest + TV_HOLD * (norm - 1).abs()
+        rest = prompt_term(clip, config, setup, features) + TV_HOLD * (norm - 1).abs()
     same = same_group(setup.group)
     return rest - torch.stack([similarity_entropy(x[:, first:], same) for x in tokens]).sum(0)
 
