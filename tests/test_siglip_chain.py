@@ -129,6 +129,12 @@ def test_integer_products_give_the_embeddings_of_the_simulation(
         assert cosine.min() > 0.995
 
 
+def test_files_for_tools_that_know_clips_alone_are_refused(quantized: Callable[[str], Chain], tmp_path: Path) -> None:
+    with pytest.raises(d4c.SettingError, match="not a CLIP with towers of OpenAI's kind"):
+        d4c.export(quantized("W4A8").artifact, tmp_path / "out", target="optimum")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_embedding_and_the_pixels_keep_eight_bits(quantized: Callable[[str], Chain]) -> None:
     layers = quantized("W4A8").clip.layers()
     eight = {name for name, layer in layers.items() if name.startswith("image") and layer.weight_args.num_bits == 8}

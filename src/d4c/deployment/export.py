@@ -87,6 +87,11 @@ def export(
     check_output(folder, KIND)
     clip = read_artifact(artifact)
     _refuse_paper_track(clip)
+    if chosen.name != DEFAULT_TARGET and not clip.config.has_plain_towers:
+        raise SettingError(
+            f"{clip.name!r} is not a CLIP with towers of OpenAI's kind, which the files for {chosen.name} describe; "
+            "export it as graphs for d4c's own runtime, without --for."
+        )
     origin = sha256(source / WEIGHTS)
     with reporting(progress, f"export {chosen.name}") as report, output_folder(folder, KIND) as new:
         report(0, WHOLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from d4c.errors import D4CError
@@ -194,6 +194,16 @@ class CLIPConfig:
     interpolation: Interpolation = "bicubic"
     sigmoid: bool = False
 
+    @property
+    def has_plain_towers(self) -> bool:
+        """Whether both towers are of the kind that OpenAI's CLIPs have, which every tool for CLIPs knows."""
+        return all(
+            getattr(tower, item.name) == item.default
+            for tower in (self.image, self.text)
+            for item in fields(tower)
+            if item.default is not MISSING and item.name not in _ANY
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold; `from_dict` reads it back."""
         data = asdict(self)
@@ -250,6 +260,9 @@ class CLIPConfig:
             if not getattr(tower, "projection", True) and width != self.embed_dim:
                 yield f"{name} width {width} is not that of the embedding, {self.embed_dim}, and nothing projects"
 
+
+_ANY = ("activation", "context_length", "vocab_size", "eos_id", "norm_eps")
+"""Fields of towers with defaults that differ among CLIPs of OpenAI's kind."""
 
 _OPTIONAL: dict[str, Kind] = {
     "resize": OneOf(get_args(Resize)),

@@ -47,7 +47,7 @@ def preprocess_config(clip: CLIP) -> dict[str, Any]:
         "mode": "RGB",
         "mean": list(clip.config.mean),
         "std": list(clip.config.std),
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
+        "interpolation": clip.config.interpolation,
+        "resize_mode": "squash" if clip.config.resize == "squash" else "shortest",
         "fill_color": 0,
     }
