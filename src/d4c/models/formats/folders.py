@@ -18,7 +18,7 @@ from d4c.models.formats.assemble import Source, assemble
 from d4c.models.formats.beside.described import folder_config, likely_configs, openclip_folder_config, told_activation
 from d4c.models.formats.beside.misnamed import wrong_folder
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles, siglip_cleaning
-from d4c.models.formats.beside.vocabulary import refuse_other_tokenizer
+from d4c.models.formats.beside.vocabulary import other_tokenizer
 from d4c.models.formats.build import Hints, from_state
 from d4c.models.formats.huggingface import huggingface_layout
 from d4c.models.formats.native import is_native, native_config
@@ -95,8 +95,16 @@ def read_config(file: Path, source: str, name: str) -> Configured:
     config = folder_config(data, file.parent, source)
     if data.get("model_type") == "siglip":
         return Configured(config, "siglip", name, TokenizerFiles(file.parent, siglip_cleaning(file.parent)))
-    refuse_other_tokenizer(file.parent, read_json_object, source)
-    return Configured(config, "huggingface", name)
+    other = other_tokenizer(file.parent, read_json_object)
+    if other is None:
+        return Configured(config, "huggingface", name)
+    if not (file.parent / "tokenizer.json").is_file():
+        raise CheckpointError(
+            f"{source} brings {other}, expected CLIP's tokenizer or a tokenizer.json; save the folder's tokenizer with "
+            "transformers' AutoTokenizer, which writes that file."
+        )
+    config = replace(config, text=replace(config.text, tokenizer="own"))
+    return Configured(config, "huggingface", name, TokenizerFiles(file.parent, "plain"))
 
 
 def from_folder(folder: Path, source: str, name: str, hints: Hints) -> CLIP:
