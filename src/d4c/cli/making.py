@@ -36,6 +36,7 @@ def run(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     seed: options.Seed = None,
     device: Annotated[str | None, typer.Option(help="As in the other commands. [default: auto]")] = None,
     as_json: options.AsJson = False,
@@ -59,6 +60,7 @@ def run(
             "pretrained": pretrained,
             "activation": activation,
             "heads": heads,
+            "image_size": image_size,
             "dataset": dataset,
             "strict": strict,
             "device": device,
@@ -113,6 +115,7 @@ def synthesize(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     seed: options.Seed = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -136,7 +139,7 @@ def synthesize(
     unfinished = unfinished_beside(output)
     refuse_other_files(unfinished)
     with workers(resolve_device(device)) as (own_device, writes):
-        clip = d4c.load(model, pretrained, device=own_device, activation=activation, heads=heads)
+        clip = d4c.load(model, pretrained, device=own_device, activation=activation, heads=heads, image_size=image_size)
         with reserved(output) if writes else nullcontext():
             with progress_bar(f"synthesize {config.method}") if writes else nullcontext() as progress:
                 made = d4c.synthesize(clip, config, prompts=prompts, progress=progress, checkpoint=unfinished)
@@ -170,6 +173,7 @@ def quantize(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     seed: options.Seed = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -209,7 +213,9 @@ def quantize(
     unfinished = unfinished_beside(output)
     refuse_other_files(unfinished)
     check_calibration(calibration)
-    clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
+    clip = d4c.load(
+        model, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size
+    )
     check_overrides(clip, config.overrides, config.track)
     images = load_calibration(calibration, clip)
     if config.track == "deployable" and not (as_json or Amount.quiet):

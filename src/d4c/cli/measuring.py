@@ -27,6 +27,7 @@ def evaluate(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     towers: Annotated[
         Literal["both", "image", "text"], typer.Option(help="Judge one tower, with the reference's other one.")
     ] = "both",
@@ -65,11 +66,15 @@ def evaluate(
     elif is_artifact(Path(source)):
         model = d4c.load_quantized(source, device=resolve_device(device))
     else:
-        model = d4c.load(source, pretrained, device=resolve_device(device), activation=activation, heads=heads)
+        model = d4c.load(
+            source, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size
+        )
     float_model = None
     if reference is not None:
         place = resolve_device(device)
-        float_model = d4c.load(reference, pretrained, device=place, activation=activation, heads=heads)
+        float_model = d4c.load(
+            reference, pretrained, device=place, activation=activation, heads=heads, image_size=image_size
+        )
     with progress_bar("evaluate") as progress:
         metrics = d4c.evaluate(
             model,
@@ -103,6 +108,7 @@ def inspect(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     seed: Annotated[int, typer.Option(min=SEED.low, max=SEED.high, help="Seed of everything random.")] = 0,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
@@ -125,6 +131,7 @@ def inspect(
             pretrained=pretrained,
             activation=activation,
             heads=heads,
+            image_size=image_size,
             device=place,
             seed=seed,
             progress=progress,
@@ -142,6 +149,7 @@ def doctor(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
@@ -155,7 +163,9 @@ def doctor(
     from d4c.quantization.formats.scheme import Scheme
 
     Scheme.parse(scheme or options.DEFAULTS.scheme)  # before a model is loaded
-    clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
+    clip = d4c.load(
+        model, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size
+    )
     with progress_bar("doctor") as progress:
         diagnosis = examine(clip, scheme or options.DEFAULTS.scheme, progress=progress)
     if as_json:
@@ -172,6 +182,7 @@ def sensitivity(
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
     heads: options.Heads = None,
+    image_size: options.ImageSize = None,
     device: options.Device = AUTO,
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
@@ -188,7 +199,9 @@ def sensitivity(
 
     check_output_file(output)
     check_calibration(calibration)
-    clip = d4c.load(model, pretrained, device=resolve_device(device), activation=activation, heads=heads)
+    clip = d4c.load(
+        model, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size
+    )
     images = load_calibration(calibration, clip)
     with progress_bar("sensitivity") as progress:
         costs = measure_sensitivity(clip, images, scheme or options.DEFAULTS.scheme, progress=progress)

@@ -59,6 +59,9 @@ Heads = Annotated[
     tuple[int, int] | None,
     typer.Option(metavar="IMAGE TEXT", help="Attention heads of both towers, which weights alone do not tell."),
 ]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of pictures in pixels, if not the model's; its positions are interpolated.")
+]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or another that PyTorch knows; auto is a GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

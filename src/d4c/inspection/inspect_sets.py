@@ -145,6 +145,7 @@ def inspect_folders(
     pretrained: str | None = None,
     activation: Activation | None = None,
     heads: tuple[int, int] | None = None,
+    image_size: int | None = None,
     device: str = "cpu",
     seed: int = 0,
     progress: Report = "auto",
@@ -162,6 +163,7 @@ def inspect_folders(
         pretrained: Weights of the model, as `load` takes them.
         activation: Activation of the model, as `load` takes it.
         heads: Attention heads of the model, as `load` takes them.
+        image_size: Side of its pictures, likewise.
         device: Device of the model.
         seed: Seed of the controls.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
@@ -189,7 +191,7 @@ def inspect_folders(
     if model is None:
         clip = embedded_model(sets, device)
     else:
-        clip = load(model, pretrained, device, activation=activation, heads=heads)
+        clip = load(model, pretrained, device, activation=activation, heads=heads, image_size=image_size)
     with nullcontext() if output is None else output_folder(output, KIND) as new:
         inspection = inspect(clip, sets, real, seed=seed, progress=progress)
         named = {name: replace(inspection.sets[name], source=source) for name, source in sources.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d4c.models.config import ResNetConfig
 from d4c.models.layers import Add, AttentionProducts, MatMul, WeightedSum, attend, split_heads
-from d4c.models.tower import ChannelAxis, Part, Patches, Published, SharedInput, Tower
+from d4c.models.tower import ChannelAxis, Part, Patches, Positions, Published, SharedInput, Tower
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -190,6 +190,10 @@ class ModifiedResNet(Tower):
     def patches(self) -> Patches:
         """Return the positions of the last feature map, which the pool reads as rows that follow their mean."""
         return Patches((), first=0, summary="pool", summary_first=1)
+
+    @property
+    def positions(self) -> Positions:
+        return Positions("pool.positional_embedding", 1, 32)
 
     def channel_axes(self) -> list[ChannelAxis]:
         return [*super().channel_axes(), *self._residual_axes()]

@@ -76,6 +76,21 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """The table of positions of an image tower.
+
+    Attributes:
+        table: Name of the parameter [first + L, C].
+        first: Number of rows before those of the grid.
+        cell: Side of a cell of the grid in pixels.
+    """
+
+    table: str
+    first: int
+    cell: int
+
+
+@dataclass(frozen=True)
 class Published:
     """How the published method treats a tower, as patterns for the names of its layers.
 
@@ -204,6 +219,11 @@ class Tower(Part):
         """Map inputs to embeddings [N, P, D] of their patches; None for a tower without patches."""
         return None
 
+    @property
+    def positions(self) -> Positions:
+        """Where the positions of an image are."""
+        raise NotImplementedError
+
     def fold_constants(self, inputs: Tensor) -> None:
         """Turn what is the same for all inputs into constants; outputs stay equal.
 
@@ -266,6 +286,12 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     """Replace the submodule of `root` that has a dotted name."""
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module)
+
+
+def replace_parameter(root: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Replace the parameter of `root` that has a dotted name."""
+    part, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(part), leaf, parameter)
 
 
 def _within(part: str, names: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from d4c.models.config import ViTConfig
 from d4c.models.layers import Block
 from d4c.models.pool import LatentPool
-from d4c.models.tower import ChannelAxis, Patches, Published, Tower
+from d4c.models.tower import ChannelAxis, Patches, Positions, Published, Tower
 
 
 class VisionTransformer(Tower):
@@ -84,6 +84,10 @@ class VisionTransformer(Tower):
         attentions = tuple(f"blocks.{i}.attn" for i in range(len(self.blocks)))
         first, pool = self.first_patch, isinstance(self.pool, LatentPool)
         return Patches(attentions, first, summary="pool" if pool else attentions[-1], summary_first=first)
+
+    @property
+    def positions(self) -> Positions:
+        return Positions("positional_embedding", self.first_patch, int(self.patch_embed.kernel_size[0]))
 
     def channel_axes(self) -> list[ChannelAxis]:
         if isinstance(self.pool, LatentPool):

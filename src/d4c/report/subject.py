@@ -117,7 +117,7 @@ def float_model(
         name: The model as `load` takes it; by default that of the subject's run, or the embedded model.
         device: Where it is put.
         pretrained: Weights of an open_clip name.
-        **settings: What `load` takes besides: activation and heads.
+        **settings: What `load` takes besides: activation, heads and image size.
 
     Returns:
         The float model.
@@ -128,7 +128,7 @@ def float_model(
     record, run = subject.recipe["model"], subject.run
     if name is None and run is not None:
         name, pretrained = run.model, run.pretrained
-        settings = {"activation": run.activation, "heads": run.heads}
+        settings = {"activation": run.activation, "heads": run.heads, "image_size": run.image_size}
     if name is None and record["name"] in formats.demo_models():
         name = record["name"]
     if name is None:

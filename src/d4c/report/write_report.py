@@ -32,6 +32,7 @@ class ReportOptions:
     """Weights of an open_clip name."""
     activation: Activation | None = None
     heads: tuple[int, int] | None = None
+    image_size: int | None = None
     dataset: str | None = None
     """Pictures and classes; by default those of the run, and for embedded models the embedded ones."""
     calibration: Path | None = None
@@ -77,7 +78,7 @@ def write_report(
         subjects.append(open_subject(Path(compare), device=options.device))
         _refuse_other_models(subjects)
         subjects = _distinct(subjects)
-    given = {"activation": options.activation, "heads": options.heads}
+    given = {"activation": options.activation, "heads": options.heads, "image_size": options.image_size}
     clip = float_model(subjects[0], options.model, options.device, options.pretrained, **given)
     dataset = _dataset(subjects[0], options.dataset)
     with reporting(progress, "report") as steps:

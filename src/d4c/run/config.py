@@ -32,6 +32,8 @@ class RunConfig:
     """Activation of the MLPs, in place of what a configuration says or what is assumed."""
     heads: tuple[int, int] | None = None
     """Attention heads of the image and the text tower, likewise."""
+    image_size: int | None = None
+    """Side of pictures in pixels, if not that of the model."""
     dataset: str = "demo"
     strict: bool = False
     """Whether an image of the dataset that does not decode is an error."""

@@ -161,7 +161,9 @@ class _Job:
         from d4c.models.formats.load import load
 
         c = self.config
-        return load(c.model, c.pretrained, device=c.device, activation=c.activation, heads=c.heads)
+        return load(
+            c.model, c.pretrained, device=c.device, activation=c.activation, heads=c.heads, image_size=c.image_size
+        )
 
     @cached_property
     def dataset(self) -> AnyDataset:
@@ -183,7 +185,7 @@ class _Job:
             from d4c.models.formats.identity import model_hash
 
             origin = model_hash(self.clip)
-        return fingerprint([origin, c.activation, c.heads])
+        return fingerprint([origin, c.activation, c.heads, c.image_size])
 
     def load(self) -> None:
         """Load what the steps need; raises D4CError for what cannot be used."""

@@ -24,6 +24,7 @@ from d4c.models.formats.openai import fill_token_table, infer_config
 from d4c.models.formats.weights import read_weights
 from d4c.models.formats.wrapped.lora import merge_lora
 from d4c.models.formats.wrapped.unwrap import select
+from d4c.models.resolution import with_image_size
 from d4c.models.tokenizer import VOCAB_SIZE
 
 DEMO = Path(__file__).parents[1] / "demo"
@@ -48,6 +49,7 @@ def load(
     *,
     activation: Activation | None = None,
     heads: tuple[int, int] | None = None,
+    image_size: int | None = None,
 ) -> CLIP:
     """Load a CLIP from wherever its weights are; nothing is unpickled.
 
@@ -67,16 +69,18 @@ def load(
         device: Where the parameters are put.
         activation: Activation of the MLPs, "quick_gelu", "gelu" or "gelu_tanh", in place of what a configuration says.
         heads: Attention heads of the image and of the text tower, likewise.
+        image_size: Side of the square pictures in pixels, if not that of the checkpoint; the table of positions is
+            interpolated, as in `transformers`.
 
     Returns:
         The CLIP in evaluation mode, float32, without gradients.
 
     Raises:
         CheckpointError: The source does not hold a complete and finite CLIP of a supported kind.
-        SettingError: The device cannot be used, or the activation or the heads cannot be.
+        SettingError: The device cannot be used, or the activation, the heads or the image size cannot be.
     """
     clip = read(source, pretrained, checked_hints(activation, heads))
-    return move(clip, device)
+    return move(clip if image_size is None else with_image_size(clip, image_size), device)
 
 
 def checked_hints(activation: Activation | None, heads: tuple[int, int] | None) -> Hints:
