@@ -9,7 +9,7 @@ DEPTH = Whole(1, 256)
 IMAGE_SIZE = Whole(1, 4096)
 CONTEXT_LENGTH = Whole(3, 8192)
 """A prompt has at least one token between those of its begin and its end."""
-VOCAB_SIZE = Whole(1, 1 << 18)
+VOCAB_SIZE = Whole(1, 1 << 20)
 TOKEN_ID = Maybe(Whole(0, VOCAB_SIZE.high - 1))
 PIXEL_MEAN = List(Number(-1000, 1000), 3, 3)
 PIXEL_STD = List(Number(1e-4, 1000), 3, 3)

@@ -22,7 +22,7 @@ from d4c.models.formats.beside.vocabulary import other_tokenizer
 from d4c.models.formats.build import Hints, from_state
 from d4c.models.formats.huggingface import huggingface_layout
 from d4c.models.formats.native import is_native, native_config
-from d4c.models.formats.openclip import openclip_cleaning, refuse_foreign
+from d4c.models.formats.openclip import openclip_tokenizer, refuse_foreign
 from d4c.models.formats.siglip.siglip_names import siglip_layout
 from d4c.models.formats.weights import first_present, read_json_object, read_sharded, read_weights
 from d4c.models.formats.wrapped.lora import merge_lora
@@ -82,8 +82,8 @@ def read_config(file: Path, source: str, name: str) -> Configured:
     data = read_json_object(file)
     if file.name == OPENCLIP_CONFIG:
         config = openclip_folder_config(data, source)
-        cleaning = openclip_cleaning(data["model_cfg"]["text_cfg"], source)
-        return Configured(config, "open_clip", name, TokenizerFiles(file.parent, cleaning))
+        prompts = openclip_tokenizer(data["model_cfg"]["text_cfg"], file.parent, source)
+        return Configured(config, "open_clip", name, prompts)
     if is_native(data):
         prompts = TokenizerFiles(file.parent, "done")
         return Configured(native_config(data, file.parent, source), "native", data["name"], prompts)

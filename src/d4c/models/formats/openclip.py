@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from d4c.models.config import (
     ViTConfig,
 )
 from d4c.models.formats.beside.image_processor import FILTERS, Pixels, triple
-from d4c.models.formats.beside.own_tokenizer import Cleaning
+from d4c.models.formats.beside.own_tokenizer import Cleaning, TokenizerFiles
 from d4c.models.formats.siglip.siglip_configs import timm_image_config
 from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD, RANGES
 from d4c.reading.schema import Record, check, shown
@@ -258,13 +259,13 @@ def openclip_eps(part: Mapping[str, Any], source: str) -> float:
     return float(settings.get("eps", NORM_EPS))
 
 
-def openclip_cleaning(text: Mapping[str, Any], source: str) -> Cleaning:
-    """Return how prompts are cleaned before the tokenizer of Hugging Face that a `text_cfg` names reads them."""
+def openclip_tokenizer(text: Mapping[str, Any], folder: Path, source: str) -> TokenizerFiles:
+    """Return the files in a folder of the tokenizer that a `text_cfg` names, with what open_clip does around it."""
     settings = text.get("tokenizer_kwargs") or {}
     clean = settings.get("clean", "whitespace") if isinstance(settings, dict) else None
-    if clean not in CLEANING or settings.keys() - {"clean"}:
+    if clean not in CLEANING or settings.keys() - {"clean", "strip_sep_token"}:
         raise unsupported("tokenizer_kwargs", settings, source)
-    return CLEANING[clean]
+    return TokenizerFiles(folder, CLEANING[clean], bool(settings.get("strip_sep_token")))
 
 
 def unsupported(key: str, value: Any, source: str) -> CheckpointError:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers import Regex, Tokenizer, normalizers, processors
 
-from d4c.errors import CheckpointError
+from d4c.errors import CheckpointError, reason_of
 from d4c.models.config import TextConfig
 from d4c.models.formats.weights import read_json_object
 from d4c.models.inputs.prompt_tokenizers import OwnTokenizer, parse_tokenizer, read_own_tokenizer
 from d4c.models.tokenizer_files import FILES
 
+LARGEST = 1 << 28
+"""Bytes of a tokenizer.json; that of 900,000 words has about 50 million."""
 Cleaning = Literal["canonical", "lower", "plain", "done"]
 """What is done to a prompt before tokenizer.json is: lower case without punctuation, lower case, single spaces, or
 nothing, if d4c has completed the file."""
@@ -32,10 +34,13 @@ class TokenizerFiles:
     Attributes:
         folder: Folder with tokenizer.json and tokenizer_config.json.
         cleaning: What is done to prompts before.
+        without_end: Whether the token with the id 0 takes the place of what ends a prompt, as open_clip's
+            `strip_sep_token` does.
     """
 
     folder: Path
     cleaning: Cleaning
+    without_end: bool = False
 
     def read(self, text: TextConfig, source: str) -> OwnTokenizer | None:
         """Read the tokenizer for a text tower; None if there is no tokenizer.json.
@@ -49,11 +54,16 @@ class TokenizerFiles:
         if self.cleaning == "done":
             return read_own_tokenizer(self.folder, text.context_length, text.vocab_size, CheckpointError)
         try:
-            content = file.read_text(encoding="utf-8")
+            with file.open("rb") as stream:
+                content = stream.read(LARGEST + 1).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); download it again.") from None
+            raise CheckpointError(f"{file} cannot be read ({reason_of(error)}); download it again.") from None
+        if len(content) > LARGEST:
+            raise CheckpointError(f"{file} has more than {LARGEST} bytes, expected a tokenizer; download it again.")
         settings = read_json_object(settings_file) if settings_file.is_file() else {}
         whole = parse_tokenizer(content, source, CheckpointError)
+        if self.without_end:
+            _replace_end(whole, source)
         _pad_and_cut(whole, settings, text.context_length, source)
         steps = _cleaning_steps(self.cleaning)
         whole.normalizer = normalizers.Sequence([*steps, *([whole.normalizer] if whole.normalizer else [])])
@@ -72,6 +82,19 @@ def siglip_cleaning(folder: Path) -> Cleaning:
     file = folder / FILES[1]
     kind = read_json_object(file).get("tokenizer_class") if file.is_file() else None
     return "lower" if isinstance(kind, str) and _LOWER_ONLY.fullmatch(kind) else "canonical"
+
+
+def _replace_end(whole: Tokenizer, source: str) -> None:
+    """Let BERT's token that begins a prompt begin it, and the token with the id 0 end it."""
+    begin, end = "[CLS]", whole.id_to_token(0)
+    begin_id = whole.token_to_id(begin)
+    if begin_id is None or end is None:
+        raise CheckpointError(
+            f"{source}: its tokenizer has no {begin} or no token with the id 0, which strip_sep_token needs; "
+            "use the tokenizer that its configuration names."
+        )
+    special = [(begin, begin_id), (end, 0)]
+    whole.post_processor = processors.TemplateProcessing(f"{begin} $A {end}", None, special)
 
 
 def _pad_and_cut(whole: Tokenizer, settings: dict[str, Any], length: int, source: str) -> None:

@@ -10,7 +10,7 @@ from d4c.errors import CheckpointError, reason_of
 from d4c.models.config import CLIPConfig
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
 from d4c.models.formats.named.hub import download_tokenizer
-from d4c.models.formats.openclip import openclip_cleaning, openclip_config
+from d4c.models.formats.openclip import openclip_config, openclip_tokenizer
 
 
 def named_pretrained(name: str, pretrained: str | None) -> tuple[CLIPConfig, Path, TokenizerFiles | None]:
@@ -68,4 +68,4 @@ def catalog_tokenizer(text: Mapping[str, Any], beside: Path | None, source: str)
         return None
     local = beside is not None and (beside / "tokenizer.json").is_file()
     folder = beside if local and beside is not None else download_tokenizer(str(repo))
-    return TokenizerFiles(folder, openclip_cleaning(text, source))
+    return openclip_tokenizer(text, folder, source)
