@@ -172,8 +172,9 @@ def test_an_unknown_target_is_refused(artifact: Path) -> None:
         d4c.export(artifact, target="tflite")
 
 
-def write_names(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress | None = None) -> Written:
+def write_names(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress | None = None) -> Written:
     """The names of the quantized layers, and no more."""
+    assert isinstance(clip, QuantizedCLIP)
     (folder / "names.json").write_text(json.dumps(list(clip.layers())))
     return Written({"unpacked": options.unpacked})
 

@@ -21,13 +21,27 @@ def _check_target(name: str) -> str:
 
 
 def export(
-    artifact: Annotated[Path, typer.Argument(help="Folder that quantize or run wrote.")],
+    artifact: Annotated[str, typer.Argument(help="Folder that quantize or run wrote.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to write; default: the artifact's with -NAME.")
     ] = None,
     target: Annotated[
         str, typer.Option("--for", metavar="NAME", callback=_check_target, help=f"What will read it: {target_help()}")
     ] = DEFAULT_TARGET,
+    tower: Annotated[Literal["image", "text"] | None, typer.Option(help="Write this tower alone.")] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="The states between blocks are outputs as well.")
+    ] = False,
+    fixed_shapes: Annotated[
+        bool, typer.Option("--fixed-shapes", help="One picture and one whole prompt at a time, as NPUs want it.")
+    ] = False,
+    webgpu: Annotated[
+        bool, typer.Option("--webgpu", help="Also write graphs for GPUs in browsers, with the same 4-bit weights.")
+    ] = False,
+    float32: Annotated[
+        bool, typer.Option("--float32", help="Write the float model that ARTIFACT names here, to compare with.")
+    ] = False,
+    float16: Annotated[bool, typer.Option("--float16", help="Likewise, in half precision.")] = False,
     unpacked: Annotated[
         bool, typer.Option("--unpacked", help="8 bits per weight: larger files that load faster.")
     ] = False,
@@ -37,8 +51,22 @@ def export(
     _verbose: options.Verbose = False,
 ) -> None:
     """Write graphs that runtimes execute with integer kernels."""
+    if float32 and float16:
+        raise typer.BadParameter("Give only one of --float32 and --float16.")
     with progress_bar("export") as progress:
-        made = d4c.export(artifact, output, target=target, unpacked=unpacked, check=check, progress=progress)
+        made = d4c.export(
+            d4c.load(artifact) if float32 or float16 else artifact,
+            output,
+            target=target,
+            tower=tower,
+            features=features,
+            fixed_shapes=fixed_shapes,
+            webgpu=webgpu,
+            half=float16,
+            unpacked=unpacked,
+            check=check,
+            progress=progress,
+        )
     if as_json:
         print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
         return

@@ -8,15 +8,19 @@ metrics.json   sizes, and the parity with PyTorch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 from d4c.deployment.saturating import saturating_layers
 from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.deployment.targets import DEFAULT_TARGET, find_target
 from d4c.errors import SettingError, require
+from d4c.models.clip import CLIP
+from d4c.models.formats.identity import model_hash
 from d4c.models.inputs.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import save_reader_files
 from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.folder import WEIGHTS
 from d4c.quantization.artifact.read import read_artifact
@@ -52,10 +56,15 @@ class Export:
 
 
 def export(
-    artifact: str | Path,
+    artifact: str | Path | CLIP,
     output: str | Path | None = None,
     *,
     target: str = DEFAULT_TARGET,
+    tower: Literal["image", "text"] | None = None,
+    features: bool = False,
+    fixed_shapes: bool = False,
+    webgpu: bool = False,
+    half: bool = False,
     unpacked: bool = False,
     check: bool = True,
     progress: Report = "auto",
@@ -63,10 +72,15 @@ def export(
     """Write both towers of a deployable artifact so that runtimes execute them with integer kernels.
 
     Args:
-        artifact: Folder that `save_pretrained` wrote.
+        artifact: Folder that `save_pretrained` wrote, or a float model to write as it is, to compare with.
         output: Folder to write, by default the artifact's name followed by "-" and the target's. It appears whole or
             not at all.
         target: What will read the folder: one of `d4c.deployment.targets.TARGETS`.
+        tower: Write nothing but one tower.
+        features: The states between blocks are outputs as well.
+        fixed_shapes: One picture, or one prompt of full length, at a time, and no infinite numbers, as NPUs want it.
+        webgpu: Also write graphs with the same 4-bit weights for GPUs in browsers, and activations in floating point.
+        half: Write a float model in float16 instead of float32.
         unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
             with less memory (it keeps every step of unpacking 6-bit weights until it is done).
         check: Compare each layer and each block with PyTorch, see `d4c.deployment.onnx.parity`.
@@ -77,33 +91,54 @@ def export(
 
     Raises:
         ArtifactError: The artifact is damaged, `output` is occupied or the written files compute something else.
-        SettingError: The target is unknown, a library is missing or the artifact is of track "paper".
+        SettingError: The target is unknown or cannot do what is asked for, a library is missing, or the artifact is of
+            track "paper".
     """
-    chosen = find_target(target)
+    is_float = isinstance(artifact, CLIP)
+    options = ExportOptions(unpacked, check, tower, features, fixed_shapes, webgpu, half if is_float else None)
+    chosen = find_target(target, options)
+    if is_float and webgpu:
+        raise SettingError("A float model has no packed weights for --webgpu; give an artifact or leave out --webgpu.")
     for library, extra in chosen.libraries.items():
         require(library, extra, "An export needs")
-    source = Path(artifact).resolve()
-    folder = source.with_name(f"{source.name}-{chosen.name}") if output is None else Path(output)
+    folder = _default_output(artifact, chosen.name) if output is None else Path(output)
     check_output(folder, KIND)
+    with reporting(progress, f"export {chosen.name}") as report, TemporaryDirectory() as scratch:
+        clip, origin, readers = _opened(artifact, Path(scratch))
+        if not (chosen.any_towers or clip.config.has_plain_towers):
+            raise SettingError(
+                f"{clip.name!r} is not a CLIP with towers of OpenAI's kind, which the files for {chosen.name} "
+                "describe; export it for d4c's own runtime, without --for, or with --for graphs."
+            )
+        with output_folder(folder, KIND) as new:
+            report(0, WHOLE)
+            written = chosen.write(clip, new, replace(options, origin=origin, readers=readers), report)
+            files = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
+            sizes = {name: (new / name).stat().st_size for name in files if Path(name).name not in READER_FILES}
+            exported = Export(folder, sizes, written.parity)
+            write_json(new / "metrics.json", exported.to_dict())
+            description = _description(clip, chosen.name, origin, written)
+            files_and_metrics = sorted([*files, "metrics.json"])
+            write_sealed(new / "export.json", {**description, "files": file_hashes(new, files_and_metrics)})
+    return exported
+
+
+def _default_output(artifact: str | Path | CLIP, target: str) -> Path:
+    if isinstance(artifact, CLIP):
+        raise SettingError("A float model has no folder that an export could lie beside; give the folder to write.")
+    source = Path(artifact).resolve()
+    return source.with_name(f"{source.name}-{target}")
+
+
+def _opened(artifact: str | Path | CLIP, scratch: Path) -> tuple[CLIP, str, Path]:
+    """The model, the hash of its weights, and the folder with the files that say how prompts and pictures are read."""
+    if isinstance(artifact, CLIP):
+        save_reader_files(scratch, artifact.config, artifact.prompt_tokenizer())
+        return artifact, model_hash(artifact), scratch
     clip = read_artifact(artifact)
     _refuse_paper_track(clip)
-    if chosen.name != DEFAULT_TARGET and not clip.config.has_plain_towers:
-        raise SettingError(
-            f"{clip.name!r} is not a CLIP with towers of OpenAI's kind, which the files for {chosen.name} describe; "
-            "export it as graphs for d4c's own runtime, without --for."
-        )
-    origin = sha256(source / WEIGHTS)
-    with reporting(progress, f"export {chosen.name}") as report, output_folder(folder, KIND) as new:
-        report(0, WHOLE)
-        written = chosen.write(clip, new, ExportOptions(unpacked, check, origin, source), report)
-        files = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
-        sizes = {name: (new / name).stat().st_size for name in files if Path(name).name not in READER_FILES}
-        exported = Export(folder, sizes, written.parity)
-        write_json(new / "metrics.json", exported.to_dict())
-        description = _description(clip, chosen.name, origin, written)
-        files_and_metrics = sorted([*files, "metrics.json"])
-        write_sealed(new / "export.json", {**description, "files": file_hashes(new, files_and_metrics)})
-    return exported
+    source = Path(artifact)
+    return clip, sha256(source / WEIGHTS), source
 
 
 def is_export(folder: Path) -> bool:
@@ -121,18 +156,19 @@ def _refuse_paper_track(clip: QuantizedCLIP) -> None:
             )
 
 
-def _description(clip: QuantizedCLIP, format: str, origin: str, written: Written) -> dict[str, Any]:
+def _description(clip: CLIP, format: str, origin: str, written: Written) -> dict[str, Any]:
     text = clip.config.text
+    recipe = clip.recipe if isinstance(clip, QuantizedCLIP) else {}
     return {
         "format_version": FORMAT_VERSION,
         "format": format,
         "d4c": __version__,
         "artifact": origin,
         "name": clip.name,
-        "model": clip.recipe.get("model"),
-        "scheme": clip.recipe.get("scheme"),
-        "overrides": clip.recipe.get("overrides"),
-        "loud_channels": clip.loud_channels(),
+        "model": recipe.get("model"),
+        "scheme": recipe.get("scheme"),
+        "overrides": recipe.get("overrides"),
+        "loud_channels": clip.loud_channels() if isinstance(clip, QuantizedCLIP) else {},
         **written.settings,
         "embed_dim": clip.config.embed_dim,
         "image_size": clip.image_size,
@@ -144,6 +180,6 @@ def _description(clip: QuantizedCLIP, format: str, origin: str, written: Written
         "begin_id": clip.text.begin_id,
         "logit_scale": clip.logit_scale,
         "logit_bias": clip.logit_bias,
-        "full_range": clip.recipe.get("full_range"),
+        "full_range": recipe.get("full_range"),
         "saturating": saturating_layers(clip),
     }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,34 @@ class ExportOptions:
     Args:
         unpacked: Store weights as int8 instead of in the bits of the scheme.
         check: Compare what was written with PyTorch.
+        tower: Write nothing but the "image" or the "text" tower.
+        features: Make the states between blocks outputs as well.
+        fixed_shapes: Write graphs for one picture and one prompt of full length, without infinite numbers.
+        webgpu: Also write graphs whose products are MatMulNBits, for GPUs in browsers.
+        half: Write a float model in float16; None for an artifact.
         origin: SHA-256 of the artifact's weights, which every graph names, so that graphs of two are not mixed up.
         readers: Folder with `d4c.models.inputs.reader_files.FILES`, which say how prompts and pictures are read.
     """
 
     unpacked: bool = False
     check: bool = True
+    tower: Literal["image", "text"] | None = None
+    features: bool = False
+    fixed_shapes: bool = False
+    webgpu: bool = False
+    half: bool | None = None
     origin: str = ""
     readers: Path = Path()
+
+    def chosen(self) -> list[str]:
+        """Return the options of the command line that change what only some targets can change."""
+        words = {"--tower": self.tower, "--features": self.features, "--fixed-shapes": self.fixed_shapes}
+        words |= {"--webgpu": self.webgpu, "--float16" if self.half else "--float32": self.half is not None}
+        return [word for word, value in words.items() if value]
+
+
+SHAPES = ("--tower", "--features", "--fixed-shapes", "--float32", "--float16")
+"""What every layout of another tool can change."""
 
 
 class Parity(Protocol):
@@ -55,8 +75,8 @@ class Written:
     parity: dict[str, Parity] | None = None
 
 
-Write = Callable[["QuantizedCLIP", Path, ExportOptions, Progress], Written]
-"""Writes a quantized CLIP into an empty folder; raises ArtifactError if the files compute something else."""
+Write = Callable[["CLIP", Path, ExportOptions, Progress], Written]
+"""Writes a CLIP, quantized or not, into an empty folder; raises ArtifactError if the files compute something else."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +88,13 @@ class Target:
         summary: What reads it, for help texts.
         libraries: The extra that installs it, by the name of each module that writing takes.
         write: Writes the files.
+        takes: Which of `ExportOptions.chosen` it can do.
+        any_towers: Whether it can hold towers of other kinds than OpenAI's.
     """
 
     name: str
     summary: str
     libraries: Mapping[str, str]
     write: Write
+    takes: tuple[str, ...] = ()
+    any_towers: bool = False

@@ -10,21 +10,30 @@ from d4c.deployment.layouts.fastembed import FASTEMBED
 from d4c.deployment.layouts.immich import IMMICH
 from d4c.deployment.layouts.openvino_files import OPENVINO
 from d4c.deployment.layouts.optimum import OPTIMUM
+from d4c.deployment.layouts.plain_graphs import GRAPHS
 from d4c.deployment.layouts.transformers_js import TRANSFORMERS_JS
 from d4c.deployment.onnx.onnx_target import ONNX
-from d4c.deployment.target import Target
+from d4c.deployment.target import ExportOptions, Target
 from d4c.errors import SettingError
 
 TARGETS = {
-    target.name: target for target in (ONNX, TRANSFORMERS_JS, OPTIMUM, OPENVINO, FASTEMBED, IMMICH, CLIP_AS_SERVICE)
+    target.name: target
+    for target in (ONNX, GRAPHS, TRANSFORMERS_JS, OPTIMUM, OPENVINO, FASTEMBED, IMMICH, CLIP_AS_SERVICE)
 }
 DEFAULT_TARGET = ONNX.name
 
 
-def find_target(name: str) -> Target:
-    """Return the target of a name; raise SettingError if there is none."""
+def find_target(name: str, options: ExportOptions) -> Target:
+    """Return the target of a name; raise SettingError if there is none or it cannot do what is asked for."""
     if name not in TARGETS:
         raise SettingError(f"The target {name!r} is unknown; choose one of {', '.join(TARGETS)}.")
+    for option in options.chosen():
+        if option not in TARGETS[name].takes:
+            able = [target.name for target in TARGETS.values() if option in target.takes]
+            raise SettingError(
+                f"The target {name!r} does not take {option}, since what reads it needs the files as they are; "
+                f"choose --for {', '.join(able)}."
+            )
     return TARGETS[name]
 
 

@@ -21,7 +21,10 @@ OPERATORS = frozenset((
     "Transpose", "Unsqueeze",
 ))
 # fmt: on
-"""Every operator that `d4c.deployment.onnx` emits."""
+"""Every operator of the standard that `d4c.deployment.onnx` emits."""
+RUNTIME_DOMAIN = "com.microsoft"
+RUNTIME_OPERATORS = frozenset(("MatMulNBits",))
+"""Those that only ONNX Runtime defines; exports for our own runtimes have none."""
 
 ORIGIN = "d4c.artifact"
 """Key of the metadata that name the artifact which a graph was made from."""
@@ -100,11 +103,14 @@ Content = int | memoryview | bytes
 
 def _check_node(node: memoryview) -> None:
     """Raise Foreign for an operator that d4c does not emit, or one that holds another graph."""
-    for name, value in _fields(node, _NODE, "a node"):
-        if name == "op_type" and (operator := _text(value)) not in OPERATORS:
-            raise Foreign(f"it holds the operator {operator[:60]!r}, which d4c does not write")
-        if name == "domain" and len(_message(value)):
-            raise Foreign(f"it holds an operator of the domain {_text(value)[:60]!r}, which d4c does not write")
+    fields = _fields(node, _NODE, "a node")
+    named = {name: _text(value) for name, value in fields if name in ("op_type", "domain")}
+    operator, domain = named.get("op_type", ""), named.get("domain", "")
+    if domain not in ("", RUNTIME_DOMAIN):
+        raise Foreign(f"it holds an operator of the domain {domain[:60]!r}, which d4c does not write")
+    if operator not in (RUNTIME_OPERATORS if domain else OPERATORS):
+        raise Foreign(f"it holds the operator {operator[:60]!r}, which d4c does not write")
+    for name, value in fields:
         if name == "attribute":
             for part, tensor in _fields(_message(value), _ATTRIBUTE, "an attribute"):
                 if part == "t":

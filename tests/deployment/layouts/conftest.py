@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import d4c
 from d4c.evaluation.readers.demo_pack import demo_dataset
+from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.pictures import as_rgb
+from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.zeroshot.classification import unit_rows
 
@@ -46,9 +50,19 @@ class Pack:
 
 
 @pytest.fixture(scope="session")
-def ours(artifact: Path) -> RuntimeCLIP:
-    """The artifact in our own runtime."""
-    return d4c.load_quantized(d4c.export(artifact, check=False).folder, runtime="onnxruntime")
+def small(quantize: Callable[..., QuantizedCLIP], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of random weights, small enough to be exported for every tool."""
+    torch.manual_seed(0)
+    config = CLIPConfig(32, ViTConfig(64, 16, 64, 2, 2, 128), TextConfig(width=64, layers=2, heads=2, mlp_width=128))
+    folder = tmp_path_factory.mktemp("small") / "artifact"
+    quantize(CLIP(config, "small").eval().requires_grad_(False), "W4A8").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ours(small: Path) -> RuntimeCLIP:
+    """The small artifact in our own runtime."""
+    return d4c.load_quantized(d4c.export(small, check=False).folder, runtime="onnxruntime")
 
 
 def made_pack(ours: RuntimeCLIP, folder: Path, size: int) -> Pack:
@@ -69,25 +83,35 @@ def few(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pack:
 
 
 @pytest.fixture(scope="session")
-def pack_in(ours: RuntimeCLIP, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pack]:
-    """All of the emoji pack, in each of our runtimes."""
+def pack_in(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pack]:
+    """All of the emoji pack, in each of our runtimes, for what trained weights are needed for."""
+    exported = d4c.export(artifact, check=False).folder
 
     @cache
     def made(runtime: str) -> Pack:
-        return made_pack(
-            RuntimeCLIP(ours.exported.folder, runtime), tmp_path_factory.mktemp("pictures"), len(demo_dataset())
-        )
+        return made_pack(RuntimeCLIP(exported, runtime), tmp_path_factory.mktemp("pictures"), len(demo_dataset()))
 
     return made
 
 
 @pytest.fixture(scope="session")
-def export_for(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The folder of the artifact for a tool, with options of `d4c.export`; tests must not change it."""
+def export_for(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of the small artifact for a tool, with options of `d4c.export`; tests must not change it."""
 
     @cache
     def made(target: str, **options: Any) -> Path:
         folder = tmp_path_factory.mktemp("for") / "export"
-        return d4c.export(artifact, folder, target=target, check=False, **options).folder
+        return d4c.export(small, folder, target=target, check=False, **options).folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained_for(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of the demo artifact for a tool."""
+
+    @cache
+    def made(target: str) -> Path:
+        return d4c.export(artifact, tmp_path_factory.mktemp("for") / "export", target=target, check=False).folder
 
     return made

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 
 import d4c
-from d4c.deployment.layouts.graphs.file_parity import check_file
-from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile, Ports
+from d4c.deployment.layouts.graphs.file_parity import check_file, float_embeddings, graph_embeddings
+from d4c.deployment.layouts.graphs.graph_file import JOINT, Form, GraphFile, Ports
 from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.onnx.graph import Graph
 from d4c.errors import ArtifactError
+from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 
 @pytest.fixture(scope="module")
-def clip(artifact: Path) -> QuantizedCLIP:
-    return d4c.load_quantized(artifact)
+def clip(small: Path) -> QuantizedCLIP:
+    return d4c.load_quantized(small)
 
 
 def written(clip: QuantizedCLIP, file: GraphFile, folder: Path) -> tuple[Path, Graph]:
@@ -34,7 +35,8 @@ FILES = {
     "text": GraphFile("a.onnx", ("text",), Ports()),
     "both": GraphFile("a.onnx", ("image", "text"), JOINT),
     "fixed image": GraphFile("a.onnx", ("image",), FIXED),
-    "fixed text": GraphFile("a.onnx", ("text",), FIXED),
+    "fixed text": GraphFile("a.onnx", ("text",), FIXED, masked=-50.0),
+    "features": GraphFile("a.onnx", ("image",), Ports(), features=True),
 }
 
 
@@ -43,9 +45,9 @@ def test_every_kind_of_file_computes_in_integers(
     file: GraphFile, clip: QuantizedCLIP, ours: RuntimeCLIP, tmp_path: Path
 ) -> None:
     path, graph = written(clip, file, tmp_path)
-    parity = check_file(path, graph, file, clip, ours.exported.folder)
+    parity = check_file(path, graph, file, clip, graph_embeddings(clip, ours.exported.folder))
     assert parity.cosine_min > 0.999
-    assert parity.integer_layers == len(graph.products) > 0
+    assert parity.packed_layers == len(graph.products) > 0
     assert parity.float_layers == {}
 
 
@@ -54,7 +56,7 @@ def test_an_embedding_of_another_length_is_refused(clip: QuantizedCLIP, ours: Ru
     path, graph = written(clip, file, tmp_path)
     plain = GraphFile("a.onnx", ("image",), Ports())
     with pytest.raises(ArtifactError, match=r"embedding of the image tower of a\.onnx differently"):
-        check_file(path, graph, plain, clip, ours.exported.folder)
+        check_file(path, graph, plain, clip, graph_embeddings(clip, ours.exported.folder))
 
 
 def test_other_logits_are_refused(clip: QuantizedCLIP, ours: RuntimeCLIP, tmp_path: Path) -> None:
@@ -62,4 +64,29 @@ def test_other_logits_are_refused(clip: QuantizedCLIP, ours: RuntimeCLIP, tmp_pa
     graph.constants[f"scalar/{clip.logit_scale}"].raw_data = b"\0\0\0\0"
     path.write_bytes(graph.model("test").SerializeToString())
     with pytest.raises(ArtifactError, match=r"computes logits of a\.onnx differently"):
-        check_file(path, graph, FILES["both"], clip, ours.exported.folder)
+        check_file(path, graph, FILES["both"], clip, graph_embeddings(clip, ours.exported.folder))
+
+
+@pytest.mark.parametrize("form", ["weights", "weights16"])
+@pytest.mark.parametrize("towers", [("image",), ("text",), ("image", "text")], ids="-".join)
+def test_packed_weights_alone_compute_as_pytorch_does_without_rounding_activations(
+    form: Form, towers: tuple[str, ...], clip: QuantizedCLIP, tmp_path: Path
+) -> None:
+    file = GraphFile("a.onnx", towers, JOINT if len(towers) > 1 else Ports(), form)
+    path, graph = written(clip, file, tmp_path)
+    parity = check_file(path, graph, file, clip, float_embeddings(clip))
+    assert parity.cosine_min > (0.99999 if form == "weights" else 0.999)
+    assert parity.float_layers == {}
+    assert parity.packed_layers == len(graph.products) > 0
+
+
+@pytest.mark.parametrize("form", ["float32", "float16"])
+def test_float_models_compute_as_pytorch_does(form: Form, demo_vit: CLIP, tmp_path: Path) -> None:
+    file = GraphFile("a.onnx", ("image",), Ports(), form)
+    path = tmp_path / file.path
+    graph = port_graph(demo_vit, file)
+    path.write_bytes(graph.model("test").SerializeToString())
+    parity = check_file(path, graph, file, demo_vit, float_embeddings(demo_vit))
+    assert parity.cosine_min > (0.99999 if form == "float32" else 0.9999)
+    weights = sum(p.numel() for p in demo_vit.image.parameters())
+    assert path.stat().st_size == pytest.approx(weights * (4 if form == "float32" else 2), rel=0.05)

@@ -29,11 +29,15 @@ CASES = {
 
 @pytest.mark.parametrize(("tool", "target", "runtime"), [(tool, *case) for tool, case in CASES.items()], ids=CASES)
 def test_a_tool_gives_our_embeddings(
-    tool: str, target: str, runtime: str, export_for: Callable[..., Path], pack_in: Any, ours: Any
+    tool: str,
+    target: str,
+    runtime: str,
+    trained_for: Callable[..., Path],
+    pack_in: Any,
 ) -> None:
     pack = pack_in(runtime)
     given = json.dumps({"pictures": [str(path) for path in pack.pictures], "prompts": pack.prompts})
-    command = [str(PYTHON), str(ANSWERS), tool, str(export_for(target))]
+    command = [str(PYTHON), str(ANSWERS), tool, str(trained_for(target))]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -42,5 +46,6 @@ def test_a_tool_gives_our_embeddings(
     assert (unit_rows(text) * unit_rows(pack.text)).sum(-1).min() > 1 - 1e-5
     logits = unit_rows(image) @ unit_rows(text).T
     if answer["logits"] is not None:
-        assert np.allclose(answer["logits"], ours.logit_scale * logits, atol=1e-2)
+        scale = json.loads((trained_for(target) / "export.json").read_text())["logit_scale"]
+        assert np.allclose(answer["logits"], scale * logits, atol=1e-2)
     assert [pack.labels[i] for i in logits.argmax(-1)] == pack.classes

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
 PORTS = Ports(ids="int32")
 FILES = (GraphFile("visual.onnx", ("image",), PORTS), GraphFile("textual.onnx", ("text",), PORTS))
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
     from d4c.deployment.layouts.graphs.write_graphs import write_graphs
 
     return write_graphs(clip, folder, FILES, options, progress)
 
 
-CLIP_AS_SERVICE = Target("clip-as-service", "clip-as-service", LIBRARIES, write)
+CLIP_AS_SERVICE = Target("clip-as-service", "clip-as-service", LIBRARIES, write, SHAPES)

@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
 FILES = (GraphFile("image/model.onnx", ("image",), Ports()), GraphFile("text/model.onnx", ("text",), Ports()))
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
     from d4c.deployment.layouts.graphs.write_graphs import write_graphs
     from d4c.deployment.layouts.records.hugging_face import save_processor, save_special_tokens
 
     written = write_graphs(clip, folder, FILES, options, progress)
-    for tower in ("image", "text"):
+    for tower in ("image", "text") if options.tower is None else (options.tower,):
         save_processor(options.readers, folder / tower, clip)
-    save_special_tokens(folder / "text")
+        save_special_tokens(folder / tower)
     return written
 
 
-FASTEMBED = Target("fastembed", "fastembed", LIBRARIES, write)
+FASTEMBED = Target("fastembed", "fastembed", LIBRARIES, write, SHAPES)

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
 from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.progress import Progress
 from d4c.storage.files import write_json
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
     from d4c.deployment.layouts.graphs.write_graphs import write_graphs
     from d4c.deployment.layouts.records.open_clip import model_config, preprocess_config
@@ -34,10 +34,11 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
     files = (GraphFile("visual/model.onnx", ("image",), ports), GraphFile("textual/model.onnx", ("text",), ports))
     written = write_graphs(clip, folder, files, options, progress)
     write_json(folder / "config.json", model_config(clip))
-    write_json(folder / "visual" / "preprocess_cfg.json", preprocess_config(clip))
-    for name in TOKENIZER_FILES:
+    if options.tower != "text":
+        write_json(folder / "visual" / "preprocess_cfg.json", preprocess_config(clip))
+    for name in TOKENIZER_FILES if options.tower != "image" else ():
         shutil.copyfile(options.readers / name, folder / "textual" / name)
     return written
 
 
-IMMICH = Target("immich", "immich", LIBRARIES, write)
+IMMICH = Target("immich", "immich", LIBRARIES, write, SHAPES)

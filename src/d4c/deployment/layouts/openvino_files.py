@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import ExportOptions, Parity, Target, Written
+from d4c.deployment.target import SHAPES, ExportOptions, Parity, Target, Written
 from d4c.progress import Progress, parts
 from d4c.storage.files import write_json
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
 OPEN_CLIP = Ports("x", "text", "image_features", "text_features")
 FILES = (
@@ -37,8 +37,9 @@ FILES = (
 """The graphs before they are converted."""
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
+    from d4c.deployment.layouts.graphs.changed_files import changed
     from d4c.deployment.layouts.graphs.openvino_parity import check_in_openvino, convert
     from d4c.deployment.layouts.graphs.write_graphs import write_graphs
     from d4c.deployment.layouts.records.hugging_face import save_processor
@@ -50,15 +51,16 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
     progress_of_graphs, progress_of_files = parts(progress, [4, 1])
     with tempfile.TemporaryDirectory() as scratch:
         graphs = Path(scratch)
-        written = write_graphs(clip, graphs, FILES, options, progress_of_graphs)
+        files = changed(FILES, options, clip.config.text.context_length)
+        written = write_graphs(clip, graphs, files, options, progress_of_graphs)
         parity: dict[str, Parity] = dict(written.parity or {})
-        for done, file in enumerate(FILES, 1):
+        for done, file in enumerate(files, 1):
             path = (folder / file.path).with_suffix(".xml")
             convert(graphs / file.path, path, options.origin)
             if options.check:
                 parity[path.name] = check_in_openvino(path, graphs / file.path, file, clip)
-            progress_of_files(done, len(FILES))
+            progress_of_files(done, len(files))
     return replace(written, parity=parity if options.check else None)
 
 
-OPENVINO = Target("openvino", "optimum-intel", {**LIBRARIES, "openvino": "openvino"}, write)
+OPENVINO = Target("openvino", "optimum-intel", {**LIBRARIES, "openvino": "openvino"}, write, SHAPES)

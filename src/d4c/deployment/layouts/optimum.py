@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
 FILES = (GraphFile("model.onnx", ("image", "text"), JOINT),)
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
     from d4c.deployment.layouts.graphs.write_graphs import write_graphs
     from d4c.deployment.layouts.records.hugging_face import save_processor
@@ -29,4 +29,4 @@ def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: P
     return write_graphs(clip, folder, FILES, options, progress)
 
 
-OPTIMUM = Target("optimum", "optimum-onnx", LIBRARIES, write)
+OPTIMUM = Target("optimum", "optimum-onnx", LIBRARIES, write, SHAPES)

@@ -6,49 +6,63 @@
     onnx/vision_model_q4.onnx    pixel_values -> image_embeds
 
 The end of a name is what the library calls a type: "q4" here where most weights have 4 bits or fewer, or "quantized"
-("q8"). config.json says which, so that `from_pretrained` needs no `dtype`.
+("q8"). config.json says which, so that `from_pretrained` needs no `dtype`. With `webgpu`, "q4" and "q4f16" are for
+GPUs, as in other repositories, and the integers are "q8".
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import JOINT, Form, GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import ExportOptions, Target, Written
+from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
-    from d4c.quantization.quantized import QuantizedCLIP
+    from d4c.models.clip import CLIP
 
-SUFFIXES = {"q4": "_q4", "q8": "_quantized"}
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16"}
 """Ends of file names, by the `dtype` of transformers.js."""
+WEBGPU: dict[str, Form] = {"q4": "weights", "q4f16": "weights16"}
+"""The files for WebGPU, by `dtype`; integers are called "q8" beside them."""
 
 
-def write(clip: QuantizedCLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
+def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
     """Write the files; see `d4c.deployment.target.Write`."""
     from d4c.deployment.layouts.graphs.write_graphs import write_graphs
     from d4c.deployment.layouts.records.hugging_face import save_processor
 
-    dtype = dtype_of(clip)
-    suffix = SUFFIXES[dtype]
-    files = (
-        GraphFile(f"onnx/model{suffix}.onnx", ("image", "text"), JOINT),
-        GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), Ports()),
-        GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), Ports()),
-    )
-    save_processor(options.readers, folder, clip, **{"transformers.js_config": {"dtype": dtype}})
+    dtype = "q8" if options.webgpu else dtype_of(clip, options.half)
+    files = graph_files(dtype, "integers")
+    settings: dict[str, Any] = {"dtype": dtype}
+    if options.webgpu:
+        files += [file for name, form in WEBGPU.items() for file in graph_files(name, form)]
+        settings["device_config"] = {"webgpu": {"dtype": "q4"}}
+    save_processor(options.readers, folder, clip, **{"transformers.js_config": settings})
     return write_graphs(clip, folder, files, options, progress)
 
 
-def dtype_of(clip: QuantizedCLIP) -> str:
-    """Return "q4" if most weights of layers that multiply have at most 4 bits, "q8" otherwise."""
-    from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
+def graph_files(dtype: str, form: Form) -> list[GraphFile]:
+    """Return the files of a `dtype`."""
+    suffix = SUFFIXES[dtype]
+    return [
+        GraphFile(f"onnx/model{suffix}.onnx", ("image", "text"), JOINT, form),
+        GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), Ports(), form),
+        GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), Ports(), form),
+    ]
 
+
+def dtype_of(clip: CLIP, half: bool | None) -> str:
+    """Return "q4" if most weights of products have 4 bits or fewer, "q8" if not; or the type of a float model."""
+    from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, weighted_layers
+
+    if half is not None:
+        return "fp16" if half else "fp32"
     weights: Counter[bool] = Counter()
-    for layer in clip.layers().values():
+    for layer in weighted_layers(clip).values():
         if isinstance(layer, QuantizedEmbedding):
             continue
         weights[layer.weight_args.num_bits <= 4] += layer.stored_weights()
@@ -60,4 +74,5 @@ TRANSFORMERS_JS = Target(
     summary="transformers.js in Node and browsers",
     libraries=LIBRARIES,
     write=write,
+    takes=(*SHAPES, "--webgpu"),
 )

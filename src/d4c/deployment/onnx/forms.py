@@ -20,6 +20,9 @@ from onnx import TensorProto
 from d4c.deployment.onnx.graph import Graph
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 
+BLOCK = 32
+"""Inputs that share a scale in MatMulNBits, as in the files that ONNX Runtime's kernels for WebGPU are made for."""
+
 
 def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, *, clip_values: bool = False) -> str:
     """Emit the fake quantization of an activation; readers that share a quantizer share the nodes.
@@ -33,8 +36,10 @@ def fake_quantized(g: Graph, x: str, quantizer: ActivationQuantizer, name: str, 
             the first and the last code.
 
     Returns:
-        The dequantized activation.
+        The dequantized activation, or the activation itself where only weights are quantized.
     """
+    if g.weights_only:
+        return x
     key = x, id(quantizer)
     if key not in g.quantized:
         # Scalars of rank 0: with shape [1] ONNX Runtime refuses integer pooling.
@@ -75,6 +80,33 @@ def weight_codes(g: Graph, codes: NDArray[np.int8], bits: int, name: str) -> str
     if bits <= 4:
         return g.node("Cast", [g.int4(f"{name}/weight", codes, True)], f"{name}/weight_int8", to=TensorProto.INT8)
     return _four_and_two(g, codes, name)
+
+
+def packed_weight(
+    g: Graph, codes: NDArray[np.int8], scale: NDArray[np.float32], bits: int, name: str
+) -> tuple[str, str, dict[str, int]]:
+    """Store a weight as MatMulNBits reads it, for products with activations in floating point.
+
+    Args:
+        g: The graph.
+        codes: Signed codes [N, K].
+        scale: Scale of each output [N], which each block of `BLOCK` inputs repeats.
+        bits: 4 or 8 bits to store a code in.
+        name: Prefix of the new tensors.
+
+    Returns:
+        The tensors of codes and scales, and the attributes of the node.
+    """
+    outputs, inputs = codes.shape
+    blocks = -(-inputs // BLOCK)
+    middle = 1 << (bits - 1)  # what zero is stored as
+    stored = np.full((outputs, blocks * BLOCK), middle, np.uint8)
+    stored[:, :inputs] = codes.astype(np.int16) + middle
+    if bits == 4:
+        stored = stored[:, 0::2] | stored[:, 1::2] << 4
+    weight = g.constant(f"{name}/weight", stored.reshape(outputs, blocks, -1))
+    scales = g.constant(f"{name}/weight_scale", np.repeat(scale.astype(np.float32), blocks))
+    return weight, scales, {"K": inputs, "N": outputs, "bits": bits, "block_size": BLOCK}
 
 
 def _four_and_two(g: Graph, codes: NDArray[np.int8], name: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor
 
-from d4c.reading.onnx_graph import OPERATORS, ORIGIN
+from d4c.reading.onnx_graph import OPERATORS, ORIGIN, RUNTIME_DOMAIN, RUNTIME_OPERATORS
 
 OPSET = 21
 """The first opset with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too."""
@@ -46,10 +46,22 @@ class Graph:
     Args:
         name: Name of the graph.
         unpacked: Store all weights as int8.
+        weights_only: Leave activations in floating point and write products as MatMulNBits.
+        masked: Score of a position that may not be attended to.
+        all_rows: Compute all rows of the last block, not only the one that reaches the embedding.
     """
 
-    def __init__(self, name: str, unpacked: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        unpacked: bool = False,
+        *,
+        weights_only: bool = False,
+        masked: float = float("-inf"),
+        all_rows: bool = False,
+    ) -> None:
         self.name, self.unpacked = name, unpacked
+        self.weights_only, self.masked, self.all_rows = weights_only, masked, all_rows
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
@@ -76,9 +88,10 @@ class Graph:
         return name
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Append one node of the default domain with one output."""
-        assert op in OPERATORS, f"readers refuse {op}; list it in d4c.reading.onnx_graph"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        """Append one node with one output, of the default domain unless ONNX Runtime defines the operator."""
+        assert op in OPERATORS | RUNTIME_OPERATORS, f"readers refuse {op}; list it in d4c.reading.onnx_graph"
+        domain = RUNTIME_DOMAIN if op in RUNTIME_OPERATORS else None
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
 
     def split(self, x: str, sizes: str, names: Sequence[str]) -> list[str]:
@@ -124,6 +137,8 @@ class Graph:
             value_info=self.states,
         )
         opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == RUNTIME_DOMAIN for node in self.nodes):
+            opsets.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
         model = helper.make_model(
             graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="d4c", producer_version=version
         )

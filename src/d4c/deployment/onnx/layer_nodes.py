@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from d4c.deployment.onnx.forms import fake_quantized, weight_codes
+from d4c.deployment.onnx.forms import fake_quantized, packed_weight, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
@@ -88,7 +88,7 @@ def conv(g: Graph, x: str, layer: nn.Module, name: str) -> str:
 
 def matmul(g: Graph, a: str, b: str, layer: nn.Module, name: str) -> str:
     """Emit the product of two activations of an attention, quantized where the scheme says so."""
-    if not isinstance(layer, QuantizedMatMul):
+    if not isinstance(layer, QuantizedMatMul) or g.weights_only:
         return g.node("MatMul", [a, b], name)  # PyTorch fuses it with the softmax: no layer to compare with
     x, product = a, name
     if layer.by_row:
@@ -191,8 +191,11 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
 def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: str) -> str:
     """The node that multiplies for adjacent linear layers; sums with biases and loud channels go to `output`."""
     first, _ = next(iter(layers.values()))
-    loud = None
-    if isinstance(first, QuantizedLinear | QuantizedConv2d):
+    loud, op, attributes = None, "MatMul", dict[str, int]()
+    if isinstance(first, QuantizedLinear | QuantizedConv2d) and g.weights_only:
+        op = "MatMulNBits"
+        operands, attributes = _packed_weight(g, x, layers, name)
+    elif isinstance(first, QuantizedLinear | QuantizedConv2d):
         operands = [fake_quantized(g, x, first.input_quantizer, name), _weight(g, layers, 1, name)]
         if first.input_quantizer.loud is not None:
             loud = _loud_product(g, x, layers, first.input_quantizer, name)
@@ -200,15 +203,26 @@ def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: 
         columns = [factor * layer.weight.flatten(1).t() for layer, factor in layers.values()]
         operands = [x, g.constant(f"{name}/weight", torch.cat(columns, 1))]
     quiet = output if loud is None else f"{name}/quiet"
-    if first.bias is None:
-        product = g.node("MatMul", operands, quiet)
-    else:
-        product = g.node("MatMul", operands, f"{name}/product")
+    product = g.node(op, operands, quiet if first.bias is None else f"{name}/product", **attributes)
+    if first.bias is not None:
         biases = [-factor * layer.bias for layer, factor in layers.values() if layer.bias is not None]
         g.node("Sub", [product, g.constant(f"{name}/negative_bias", torch.cat(biases))], quiet)
     if loud is not None:
         g.node("Sub", [quiet, loud], output)
     return product
+
+
+def _packed_weight(g: Graph, x: str, layers: Mapping[str, Scaled], name: str) -> tuple[list[str], dict[str, int]]:
+    """Operands and attributes of MatMulNBits for adjacent layers; all in 8 bits if one of them has more than 4."""
+    codes, scales, bits = [], [], 4
+    for layer, factor in layers.values():
+        assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
+        codes.append(layer.codes.flatten(1))
+        scales.append(factor * layer.weight_scale.flatten())
+        bits = bits if layer.weight_args.num_bits <= 4 else 8
+    array = torch.cat(codes).cpu().numpy().astype(np.int8)
+    weight, scale, attributes = packed_weight(g, array, torch.cat(scales).cpu().numpy(), bits, name)
+    return [x, weight, scale], attributes
 
 
 def _loud_product(g: Graph, x: str, layers: Mapping[str, Scaled], quantizer: ActivationQuantizer, name: str) -> str:

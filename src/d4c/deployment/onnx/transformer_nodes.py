@@ -63,7 +63,7 @@ def emit_blocks(
         blocks: The blocks.
         tower: "image" or "text".
         length: Number of rows, or what the graph calls it.
-        row: The only row that reaches the embedding, if there is one.
+        row: The only row that reaches the embedding, if there is one; computed alone unless the graph has all rows.
         mask: Causal mask that is added to the scores.
         sizes: Tensor with the numbers of constant first and of other positions.
 
@@ -72,10 +72,10 @@ def emit_blocks(
     """
     for i, block in enumerate(blocks):
         assert isinstance(block, Block)
-        last = i == len(blocks) - 1
-        x = _block(g, x, block, f"{tower}.blocks.{i}", mask, sizes, row if last else None)
-        g.state(x, ["batch", 1 if last and row is not None else length, len(block.norm1.weight)])
-    return x
+        only = row if i == len(blocks) - 1 and not g.all_rows else None
+        x = _block(g, x, block, f"{tower}.blocks.{i}", mask, sizes, only)
+        g.state(x, ["batch", length if only is None else 1, len(block.norm1.weight)])
+    return row.pick(x) if row is not None and g.all_rows else x
 
 
 def _block(

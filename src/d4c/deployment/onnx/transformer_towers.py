@@ -134,7 +134,7 @@ def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context
     x = g.state(g.node("Add", [x, positions], "text.embed"), ["batch", rows, width])
     mask = None
     if tower.causal:
-        future = g.constant("text.mask/full", torch.full((context, context), float("-inf")).triu(1))
+        future = g.constant("text.mask/full", torch.full((context, context), g.masked).triu(1))
         corner = g.node("Concat", [length, length], "text.mask/corner", axis=0)
         mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
     sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if without_begin else None

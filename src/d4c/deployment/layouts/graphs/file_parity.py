@@ -12,22 +12,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import Form, GraphFile, Ports
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.parity import probes
 from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, kernels, open_session, run
 from d4c.deployment.saturating import saturating_layers
 from d4c.errors import ArtifactError
-from d4c.quantization.quantized import QuantizedCLIP
+from d4c.models.clip import CLIP
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.runtime import processor
 from d4c.zeroshot.classification import unit_rows
 
-LEAST_COSINE = 0.98
-"""Smallest cosine between an embedding of the file and that of the tower."""
+LEAST_COSINE: dict[Form, float] = {
+    "integers": 0.98,
+    "weights": 0.9999,
+    "weights16": 0.999,
+    "float32": 0.9999,
+    "float16": 0.999,
+}
+"""Smallest cosine between an embedding of the file and what it is compared with, by form."""
+KERNELS: dict[Form, set[str]] = {"integers": INTEGER_KERNELS}
+"""The nodes that quantized products should be, where not MatMulNBits."""
 
 Arrays = dict[str, NDArray[Any]]
+Embeddings = dict[str, NDArray[Any]]
+"""Embeddings of `probes`, by tower."""
 
 
 @dataclass(frozen=True)
@@ -35,59 +47,85 @@ class FileParity:
     """How a file compares with the towers.
 
     Args:
+        form: How the file computes.
         cosine_min: Smallest cosine between embeddings of both.
-        integer_layers: Number of quantized products that run in integers.
+        packed_layers: Number of quantized products that run in integers, or from packed weights.
         float_layers: Those that do not, with the type of their node.
     """
 
+    form: Form
     cosine_min: float
-    integer_layers: int
+    packed_layers: int
     float_layers: dict[str, str]
 
     def summary(self) -> str:
         """Return one line for the command line."""
-        layers = self.integer_layers + len(self.float_layers)
-        return (
-            f"embeddings of the towers (cosine {self.cosine_min:.4f} or more); {self.integer_layers} of {layers} "
-            "quantized products run in integers"
-        )
+        layers = self.packed_layers + len(self.float_layers)
+        how = "in integers" if self.form == "integers" else "from packed weights"
+        products = f"; {self.packed_layers} of {layers} quantized products run {how}" if layers else ""
+        return f"embeddings of the towers (cosine {self.cosine_min:.4f} or more){products}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-ready form."""
         return asdict(self)
 
 
-def check_file(path: Path, graph: Graph, file: GraphFile, clip: QuantizedCLIP, towers: Path) -> FileParity:
+def needs_wide_sums(clip: CLIP) -> bool:
+    """Whether ONNX Runtime has to avoid 16-bit sums of products for this model on this processor."""
+    return bool(saturating_layers(clip)) and processor.saturates("onnxruntime")
+
+
+def graph_embeddings(clip: CLIP, folder: Path) -> Embeddings:
+    """Return what image.onnx and text.onnx of the target "onnx" compute from `probes`."""
+    wide_sums = needs_wide_sums(clip)
+    return {
+        tower: run(open_session(folder / f"{tower}.onnx", wide_sums=wide_sums), {name: probes(clip, tower).numpy()})[0]
+        for tower, name in {"image": "pixels", "text": "tokens"}.items()
+    }
+
+
+@torch.no_grad()
+def float_embeddings(clip: CLIP) -> Embeddings:
+    """Return what PyTorch computes from `probes` if activations are not quantized."""
+    quantizers = [module for module in clip.modules() if isinstance(module, ActivationQuantizer)]
+    for quantizer in quantizers:
+        quantizer.enabled = False
+    try:
+        return {
+            "image": clip.encode_image(probes(clip, "image")).numpy(),
+            "text": clip.encode_text(probes(clip, "text")).numpy(),
+        }
+    finally:
+        for quantizer in quantizers:
+            quantizer.enabled = True
+
+
+def check_file(path: Path, graph: Graph, file: GraphFile, clip: CLIP, reference: Embeddings) -> FileParity:
     """Compare a file with the towers.
 
     Args:
         path: The file.
         graph: What it was written from.
-        file: Its towers and ports.
-        clip: The artifact in PyTorch.
-        towers: Folder with image.onnx and text.onnx.
+        file: Its towers, ports and form.
+        clip: The model in PyTorch.
+        reference: What `graph_embeddings` or, for other forms than integers, `float_embeddings` returns.
 
     Returns:
         The comparison.
 
     Raises:
-        ArtifactError: The file computes something else, or a layer in floating point.
+        ArtifactError: The file computes something else.
     """
-    wide_sums = bool(saturating_layers(clip)) and processor.saturates("onnxruntime")
+    wide_sums = file.form == "integers" and needs_wide_sums(clip)
     inputs = {tower: probes(clip, tower).numpy() for tower in file.towers}
-    expected = {
-        tower: run(open_session(towers / f"{tower}.onnx", wide_sums=wide_sums), {_INPUTS[tower]: values})[0]
-        for tower, values in inputs.items()
-    }
     session = open_session(path, wide_sums=wide_sums)
     outputs = run_file(session, file.ports, inputs, clip.config.text.context_length)
-    cosine = _check_embeddings(path, file.ports, expected, outputs, clip.logit_scale)
+    expected = {tower: reference[tower] for tower in file.towers}
+    cosine = _check_embeddings(path, file, expected, outputs, clip.logit_scale)
     nodes = kernels(path, graph.products, wide_sums=wide_sums)
-    in_float = {layer: kind for layer, kind in nodes.items() if kind not in INTEGER_KERNELS}
-    return FileParity(cosine, len(nodes) - len(in_float), in_float)
-
-
-_INPUTS = {"image": "pixels", "text": "tokens"}
+    packed = KERNELS.get(file.form, {"MatMulNBits"})
+    in_float = {layer: kind for layer, kind in nodes.items() if kind not in packed}
+    return FileParity(file.form, cosine, len(nodes) - len(in_float), in_float)
 
 
 def run_file(session: Any, ports: Ports, inputs: Mapping[str, NDArray[Any]], context: int) -> Arrays:
@@ -124,10 +162,9 @@ def padded_feeds(ports: Ports, inputs: Mapping[str, NDArray[Any]], context: int)
     return feeds
 
 
-def _check_embeddings(
-    path: Path, ports: Ports, expected: Mapping[str, NDArray[Any]], outputs: Arrays, scale: float
-) -> float:
+def _check_embeddings(path: Path, file: GraphFile, expected: Embeddings, outputs: Arrays, scale: float) -> float:
     """The smallest cosine of all embeddings; raises ArtifactError where outputs are not what they should be."""
+    ports, least = file.ports, LEAST_COSINE[file.form]
     units = {tower: unit_rows(values) for tower, values in expected.items()}
     cosines = []
     for tower, values in expected.items():
@@ -135,14 +172,14 @@ def _check_embeddings(
         lengths = np.linalg.norm(output, axis=-1)
         target = np.ones_like(lengths) if ports.unit_length else np.linalg.norm(values, axis=-1)
         cosine = float((unit_rows(output) * units[tower]).sum(-1).min())
-        if not (cosine >= LEAST_COSINE and np.allclose(lengths, target, rtol=0.2)):
+        if not (cosine >= least and np.allclose(lengths, target, rtol=0.2)):
             raise different("ONNX Runtime", path, f"the embedding of the {tower} tower", f"cosine {cosine:.4f}")
         cosines.append(cosine)
     if len(expected) > 1:
         logits = scale * units["image"] @ units["text"].T
         error = float(np.abs(outputs["logits_per_image"] - logits).max() / scale)
         transposed = np.array_equal(outputs["logits_per_image"].T, outputs["logits_per_text"])
-        if not (error <= 1 - LEAST_COSINE and transposed):
+        if not (error <= 1 - least and transposed):
             raise different("ONNX Runtime", path, "logits", f"cosines differ by {error:.4f}")
     return min(cosines)
 

@@ -40,6 +40,12 @@ JOINT = Ports(unit_length=True, image_batch="image_batch_size", text_batch="text
 """The ports of a graph of both towers as transformers exports it; it also has logits_per_image and logits_per_text."""
 
 
+Form = Literal["integers", "weights", "weights16", "float32", "float16"]
+"""How a graph computes: as the artifact does; in float32 or float16 with its packed weights; or a float model."""
+HALF = ("weights16", "float16")
+"""Forms that compute in float16."""
+
+
 @dataclass(frozen=True)
 class GraphFile:
     """One ONNX file.
@@ -48,8 +54,14 @@ class GraphFile:
         path: Where the tool looks for it, relative to the folder.
         towers: "image", "text" or both; with both, the logits of each picture and prompt are outputs as well.
         ports: Its inputs and outputs.
+        form: How it computes.
+        features: Whether the states between blocks are outputs as well.
+        masked: Score of a position that may not be attended to.
     """
 
     path: str
     towers: tuple[str, ...]
     ports: Ports
+    form: Form = "integers"
+    features: bool = False
+    masked: float = float("-inf")

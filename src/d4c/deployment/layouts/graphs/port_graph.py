@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import HALF, GraphFile, Ports
+from d4c.deployment.layouts.graphs.half_precision import halve
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.tower_graphs import emit_tower
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
+from d4c.models.resnet import ModifiedResNet
 
 
 def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
@@ -20,8 +23,14 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
 
     Returns:
         The graph. Logits, [images, prompts] and its transpose, come before embeddings, as in transformers.
+
+    Raises:
+        SettingError: The towers cannot be written in this form.
     """
-    g = Graph("clip", unpacked)
+    packed = file.form in ("weights", "weights16")
+    if packed and isinstance(clip.image, ModifiedResNet):
+        raise SettingError(f"{clip.name!r} has a ResNet, whose convolutions have no such form; leave out --webgpu.")
+    g = Graph("clip", unpacked, weights_only=packed, masked=file.masked, all_rows=file.features)
     ports, emit = file.ports, {"image": _emit_image, "text": _emit_text}
     embeddings = {tower: emit[tower](g, clip, ports) for tower in file.towers}
     if len(file.towers) > 1:
@@ -35,9 +44,27 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
     for tower, batch in batches.items():
         if tower in embeddings:
             g.output(embeddings[tower], [batch, clip.config.embed_dim])
+    if file.features:
+        _output_states(g, file.towers)
     # Their batch has one name in both towers, and here it may be fixed.
     g.states.clear()
+    if file.form in HALF:
+        halve(g)
     return g
+
+
+def _output_states(g: Graph, towers: tuple[str, ...]) -> None:
+    """Name what enters each block and what the last one gives as transformers does, and make it outputs."""
+    states = list(g.states)
+    for tower in towers:
+        prefix = f"{tower}_" if len(towers) > 1 else ""
+        infos = [state for state in states if state.name.startswith(f"{tower}.")]
+        for i, state in enumerate(infos):
+            name = f"{prefix}hidden_states.{i}"
+            g.node("Identity", [state.name], name)
+            # Only names that are the same in all tools are kept for sizes that vary.
+            shape = [size.dim_value or f"{tower}_{size.dim_param}" for size in state.type.tensor_type.shape.dim]
+            g.output(name, shape)
 
 
 def _emit_image(g: Graph, clip: CLIP, ports: Ports) -> str:
@@ -48,7 +75,9 @@ def _emit_image(g: Graph, clip: CLIP, ports: Ports) -> str:
 
 def _emit_text(g: Graph, clip: CLIP, ports: Ports) -> str:
     kind = {"int32": TensorProto.INT32, "int64": TensorProto.INT64}[ports.ids]
-    tokens = g.input(ports.tokens, kind, [ports.text_batch, ports.length])
+    text = clip.config.text
+    length = text.context_length if text.every_position_counts else ports.length
+    tokens = g.input(ports.tokens, kind, [ports.text_batch, length])
     if kind != TensorProto.INT64:
         tokens = g.node("Cast", [tokens], "text.ids", to=TensorProto.INT64)
     return _embedding(g, tokens, clip, "text", ports.text, ports.unit_length)

@@ -6,28 +6,28 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from d4c.deployment.layouts.graphs.file_parity import check_file
-from d4c.deployment.layouts.graphs.graph_file import GraphFile
+from d4c.deployment.layouts.graphs.changed_files import changed
+from d4c.deployment.layouts.graphs.file_parity import Embeddings, check_file, float_embeddings, graph_embeddings
+from d4c.deployment.layouts.graphs.graph_file import Form, GraphFile
 from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.onnx import onnx_target
 from d4c.deployment.onnx.graph import OPSET
 from d4c.deployment.target import ExportOptions, Parity, Written
-from d4c.errors import SettingError
+from d4c.models.clip import CLIP
 from d4c.progress import Progress, parts
-from d4c.quantization.quantized import QuantizedCLIP
 from d4c.version import __version__
 
 
 def write_graphs(
-    clip: QuantizedCLIP, folder: Path, files: Sequence[GraphFile], options: ExportOptions, progress: Progress
+    clip: CLIP, folder: Path, files: Sequence[GraphFile], options: ExportOptions, progress: Progress
 ) -> Written:
     """Write the graphs of a layout.
 
     Args:
-        clip: The artifact in PyTorch.
+        clip: The artifact in PyTorch, or a float model.
         folder: Where their paths begin.
         files: What to write.
-        options: Whether to store int8 weights and whether to compare.
+        options: How to change it, and whether to compare.
         progress: Called with (thousandths done, 1000).
 
     Returns:
@@ -35,24 +35,23 @@ def write_graphs(
 
     Raises:
         ArtifactError: ONNX Runtime computes something else.
-        SettingError: The towers are not those of a CLIP.
+        SettingError: No file is as asked for.
     """
-    if clip.config.text.every_position_counts:
-        raise SettingError(
-            f"{clip.name!r} is a SigLIP or of its kind, expected a CLIP as transformers knows it, since no other "
-            "files are written for other tools; export without --for."
-        )
     parity: dict[str, Parity] = {}
     progress_of_towers, progress_of_files = parts(progress, [3, 1])
+    chosen = changed(files, options, clip.config.text.context_length)
     with tempfile.TemporaryDirectory() as scratch:
-        towers = Path(scratch)
-        if options.check:
-            parity.update(onnx_target.write(clip, towers, options, progress_of_towers).parity or {})
-        for done, file in enumerate(files, 1):
+        references: dict[Form, Embeddings] = {}
+        if options.check and options.half is None:
+            parity.update(onnx_target.write(clip, Path(scratch), options, progress_of_towers).parity or {})
+            references["integers"] = graph_embeddings(clip, Path(scratch))
+        for done, file in enumerate(chosen, 1):
             graph, path = port_graph(clip, file, options.unpacked), folder / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(graph.model(__version__, options.origin).SerializeToString())
             if options.check:
-                parity[file.path] = check_file(path, graph, file, clip, towers)
-            progress_of_files(done, len(files))
+                if file.form not in references:
+                    references[file.form] = float_embeddings(clip)
+                parity[file.path] = check_file(path, graph, file, clip, references[file.form])
+            progress_of_files(done, len(chosen))
     return Written({"opset": OPSET, "unpacked": options.unpacked}, parity if options.check else None)
