@@ -2,8 +2,8 @@
 
 python -m benchmarks.zoo.measure -o benchmarks/zoo/results/zoo.json
 
-Models of open_clip are made on the meta device, so that no weights are needed. A configuration counts as loaded if every
-weight of the model is one that d4c reads, in the same shape, and every weight that d4c needs is there.
+Models of open_clip are made on the meta device, so that no weights are needed. A configuration counts as loaded if the
+model has the weights that d4c reads, in the same shapes, and no others.
 """
 
 from __future__ import annotations
