@@ -14,7 +14,7 @@ import d4c
 
 ROOT = Path(d4c.__file__).parent
 
-TOP = {"__init__", "__main__", "cli", "loading", "report", "run"}
+TOP = {"__init__", "__main__", "cli", "comparison", "loading", "report", "run"}
 """Modules that may import everything, and that nothing below imports."""
 
 GROUND_FLOOR = {"reading", "settings", "storage", "zeroshot"}

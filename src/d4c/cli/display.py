@@ -15,6 +15,7 @@ from d4c.evaluation.metrics.record import FIGURES
 from d4c.printable import printable
 
 if TYPE_CHECKING:
+    from d4c.comparison.summary import SummaryRow
     from d4c.evaluation.metrics.intervals import Interval
     from d4c.evaluation.metrics.record import Metrics
     from d4c.inspection.report import Inspection
@@ -111,6 +112,14 @@ def print_run(result: RunResult) -> None:
     say_skipped(first.skipped)
     show(f"artifact: {result.folder / 'artifact'}")
     show(f"contact sheet: {result.folder / 'synthesis' / 'contact_sheet.png'}")
+
+
+def print_summary(rows: Sequence[SummaryRow]) -> None:
+    """A table for each dataset and model, without what 80 columns have no place for."""
+    from d4c.comparison.tables import COLUMNS, cells_of, groups
+
+    for title, group in groups(rows).items():
+        print_table(COLUMNS, [cells_of(row, group) for row in group], title)
 
 
 def print_inspection(inspection: Inspection) -> None:

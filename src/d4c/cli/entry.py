@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from d4c.cli import making, measuring, reporting, using
+from d4c.cli import comparing, making, measuring, reporting, using
 from d4c.cli.console import plain_warnings, say, show_error
 from d4c.errors import D4CError, quantize_extra, reason_of, system_error
 from d4c.interrupt import STATUS, Interrupt
@@ -42,6 +42,7 @@ COMMANDS = (
     (making.synthesize, "d4c synthesize --model demo-vit --preset quick -o images"),
     (making.quantize, "d4c quantize --model demo-vit --calibration images -o artifact"),
     (measuring.evaluate, "d4c evaluate artifact --reference demo-vit"),
+    (comparing.compare, "d4c compare --model demo-vit --methods noise,leaves --schemes W4A4 -o grid"),
     (reporting.report, "d4c report runs/demo"),
     (using.export, "d4c export artifact -o exported"),
     (using.search, 'd4c search exported ~/Pictures "a dog in the snow"'),
@@ -52,7 +53,7 @@ COMMANDS = (
 for _function, _example in COMMANDS:
     app.command(epilog=f"Example: {_example}")(_function)
 
-RESUMABLE = ("run", "synthesize", "quantize", "search")
+RESUMABLE = ("run", "synthesize", "quantize", "compare", "search")
 
 
 def _print_version(asked: bool) -> None:

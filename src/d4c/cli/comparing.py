@@ -1,0 +1,119 @@
+"""The command that compares: compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d4c.cli import options
+from d4c.cli.console import note, progress_bar, say, show
+from d4c.cli.display import print_summary
+
+
+def _words(text: str | None) -> list[str] | None:
+    """A list that is written with commas."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    words = _words(text)
+    if words is None:
+        return None
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 0,1,2.") from None
+
+
+def compare(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="As in the other commands; may be repeated.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file of settings, which options override.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the grid as TOML and do nothing.")] = False,
+    methods: Annotated[
+        str | None, typer.Option(help="With commas: names of --method, and real:SPEC for images of a dataset.")
+    ] = None,
+    schemes: Annotated[str | None, typer.Option(help="With commas, such as W8A8,W4A4.")] = None,
+    tracks: Annotated[str | None, typer.Option(help="With commas: deployable, paper.")] = None,
+    reconstructions: Annotated[
+        str | None,
+        typer.Option(help="With commas: default (by preset and track), block, layer, gptq, none."),
+    ] = None,
+    towers: Annotated[str | None, typer.Option(help="With commas: both, image, text.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="With commas, such as 0,1,2.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="As in evaluate; may be repeated. [default: demo]")] = None,
+    preset: options.Preset = None,
+    images: options.Images = None,
+    iterations: options.SynthesisSteps = None,
+    steps: Annotated[int | None, typer.Option(help="Reconstruction steps for each unit; by preset and track.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use that many images of each dataset, evenly spread.")] = None,
+    pretrained: options.Pretrained = None,
+    device: Annotated[str | None, typer.Option(help="As in the other commands. [default: auto]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the cells out.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Share the cells out over this Ray cluster, one task each.")
+    ] = None,
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Compare methods, schemes and seeds on datasets.
+
+    Every combination is a cell. A comparison that was stopped resumes where it stopped, and a grid that grows keeps the
+    cells it has. The tables are in summary.md, summary.csv and summary.parquet.
+    """
+    from d4c.comparison.compare import compare as compare_grid
+    from d4c.comparison.config import comparison_config
+    from d4c.comparison.local_workers import LocalWorkers, Workers
+    from d4c.comparison.ray_workers import RayWorkers
+    from d4c.comparison.summary import summary
+    from d4c.comparison.tables import write_tables
+    from d4c.device import resolve_device
+    from d4c.run.config import merged, read_toml
+
+    settings = merged(
+        {} if config is None else read_toml(config),
+        {
+            "models": model or None,
+            "pretrained": pretrained,
+            "methods": _words(methods),
+            "schemes": _words(schemes),
+            "tracks": _words(tracks),
+            "reconstructions": _words(reconstructions),
+            "towers": _words(towers),
+            "seeds": _numbers(seeds),
+            "datasets": dataset or None,
+            "preset": preset,
+            "images": images,
+            "iterations": iterations,
+            "steps": steps,
+            "limit": limit,
+            "device": device,
+        },
+    )
+    record = comparison_config(settings)
+    if dry_run:
+        for line in record.to_toml().splitlines():
+            show(line)
+        return
+    if output is None:
+        raise typer.BadParameter("Missing; name the folder to write.", param_hint="--output")
+    note(record.to_toml())
+    place = resolve_device(record.device)
+    team: Workers = LocalWorkers(workers, place) if ray is None else RayWorkers(ray, place, workers)
+    with progress_bar("compare") as progress:
+        comparison = compare_grid(record, output, team, progress)
+    rows = summary(comparison)
+    write_tables(rows, output)
+    for what, reason in comparison.unfit.items():
+        say(f"left out, {what}: {reason}")
+    if as_json:
+        print(json.dumps([row.to_dict() for row in rows], indent=2))
+        return
+    print_summary(rows)
+    show(f"written to {output / 'summary.md'}, .csv and .parquet")

@@ -1,0 +1,130 @@
+"""Tasks in processes of this machine; a process that is lost is replaced, and its task is done again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, Protocol
+
+from d4c.errors import D4CError
+
+ATTEMPTS = 3
+"""How often a task is begun before it counts as what kills its processes."""
+
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function of a module, and its arguments; the name of a device follows them."""
+
+
+class Workers(Protocol):
+    """Whatever does tasks."""
+
+    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+        """Yield number and result of each task as it is done, in any order."""
+        ...
+
+
+class LocalWorkers:
+    """Does tasks in this process, or in several.
+
+    Args:
+        processes: How many; with one no process is started.
+        device: Where they compute. With "cuda" the processes share the GPUs out.
+    """
+
+    def __init__(self, processes: int, device: str) -> None:
+        self.processes, self.device = processes, device
+
+    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+        """See `Workers`. Tasks are taken from the iterable when there is a process for them.
+
+        Raises:
+            D4CError: A task was lost with its process several times.
+        """
+        if self.processes == 1:
+            for number, (function, arguments) in enumerate(tasks):
+                yield number, function(*arguments, self.device)
+            return
+        waiting = enumerate(tasks)
+        again: list[tuple[int, Task]] = []
+        begun: dict[int, int] = {}
+        running: dict[Future[Any], tuple[int, Task]] = {}
+        others = set(multiprocessing.active_children())
+        pool = self._pool()
+        try:
+            while True:
+                while len(running) < self.processes and (following := again.pop() if again else next(waiting, None)):
+                    number, (function, arguments) = following
+                    begun[number] = begun.get(number, 0) + 1
+                    running[pool.submit(_call, function, arguments)] = following
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                lost = [future for future in done if isinstance(future.exception(), BrokenProcessPool)]
+                for future in done.difference(lost):
+                    number, _task = running.pop(future)
+                    yield number, future.result()
+                if lost:
+                    # The pool is broken as a whole: whatever was running is begun again in a new one.
+                    again += running.values()
+                    running.clear()
+                    _refuse_deadly(again, begun)
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    pool = self._pool()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+
+    def _pool(self) -> ProcessPoolExecutor:
+        # A process that has used a GPU or threads must not be forked.
+        context = multiprocessing.get_context("spawn")
+        counter = context.Value("i", 0)
+        return ProcessPoolExecutor(self.processes, context, _set_up, (self.device, self.processes, counter))
+
+
+def _refuse_deadly(tasks: Iterable[tuple[int, Task]], begun: dict[int, int]) -> None:
+    for number, (_, arguments) in tasks:
+        if begun[number] >= ATTEMPTS:
+            raise D4CError(
+                f"A process was lost {ATTEMPTS} times while it worked on {arguments[1]}, most often for want of "
+                "memory; use fewer workers or a smaller model."
+            )
+
+
+_device = "cpu"
+"""Where this process computes."""
+
+
+def _set_up(device: str, processes: int, counter: Synchronized[int]) -> None:
+    """Give a new process its share of the machine, and let it end with its parent."""
+    global _device
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with counter.get_lock():
+        index = counter.value
+        counter.value += 1
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    _device = f"cuda:{index % torch.cuda.device_count()}" if device == "cuda" else device
+    if device == "cuda":
+        torch.cuda.set_device(_device)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        with suppress(OSError):
+            parent.join()
+        os._exit(1)
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments, _device)

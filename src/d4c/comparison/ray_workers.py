@@ -1,0 +1,74 @@
+"""Tasks on a Ray cluster: one task a cell, GPUs as resources; Ray does again what a lost worker had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from d4c.comparison.local_workers import Task
+from d4c.errors import D4CError, SettingError, reason_of, require
+
+RETRIES = 3
+"""How often a task is begun again whose worker was lost."""
+
+
+class RayWorkers:
+    """Does tasks on the workers of a cluster, which need d4c and the same paths of models and data.
+
+    Args:
+        address: Address of the head node, "auto" for the cluster that this machine is part of, or "local" for one that
+            is started here and ends with the process.
+        device: "cuda" asks for one GPU a task, anything else for one processor.
+        processes: Processors of a cluster that is started here; all by default.
+
+    Raises:
+        SettingError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, address: str, device: str, processes: int | None = None) -> None:
+        self.ray = require("ray", "ray", "A cluster needs")
+        self.device = device
+        if not self.ray.is_initialized():
+            local = {"num_cpus": processes} if address == "local" else {}
+            try:
+                self.ray.init(address, log_to_driver=False, include_dashboard=False, logging_level="error", **local)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise SettingError(
+                    f"There is no Ray cluster at {address!r} ({reason_of(error)}); start one with 'ray start --head'."
+                ) from None
+
+    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+        """Yield number and result of each task as it is done, in any order.
+
+        Raises:
+            D4CError: What a task raised, or that it was lost with its worker several times.
+        """
+        remote = self.ray.remote(_call).options(
+            num_cpus=1, num_gpus=1 if self.device.startswith("cuda") else 0, max_retries=RETRIES
+        )
+        stored: dict[int, Any] = {}
+        kept = []  # what is stored is known by its address, which must not be given away meanwhile
+        numbers = {}
+        for number, (function, arguments) in enumerate(tasks):
+            references = []
+            for argument in arguments:
+                kept.append(argument)
+                if id(argument) not in stored:
+                    stored[id(argument)] = self.ray.put(argument)
+                references.append(stored[id(argument)])
+            numbers[remote.remote(function, self.device, *references)] = number
+        while numbers:
+            (done,), _ = self.ray.wait(list(numbers), num_returns=1)
+            try:
+                yield numbers.pop(done), self.ray.get(done)
+            except self.ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, D4CError) else error from None
+            except self.ray.exceptions.WorkerCrashedError:
+                raise D4CError(
+                    f"A worker was lost {RETRIES + 1} times at the same task, most often for want of memory; "
+                    "give workers more of it."
+                ) from None
+
+
+def _call(function: Callable[..., Any], device: str, *arguments: Any) -> Any:
+    return function(*arguments, device)
