@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import warnings
 from pathlib import Path
@@ -65,3 +66,11 @@ def move(model: ModuleT, device: str | torch.device) -> ModuleT:
         return model.to(device)
     except RuntimeError as error:
         raise SettingError(f"The device {str(device)!r} cannot be used ({reason_of(error)}); use 'cpu'.") from None
+
+
+def processor_name() -> str:
+    """The name of the processor, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

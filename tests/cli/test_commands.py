@@ -137,6 +137,7 @@ COMMANDS = (
     "synthesize",
     "quantize",
     "evaluate",
+    "compare",
     "report",
     "export",
     "search",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -58,6 +59,17 @@ def compare(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Share the cells out over this Ray cluster, one task each.")
     ] = None,
+    recipe: Annotated[
+        Literal["paper-table"] | None, typer.Option(help="The published table on --cifar10, --cifar100, --imagenet.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights of the recipe's models, such as openai.")] = None,
+    cifar10: Annotated[str | None, typer.Option(metavar="DIR", help="Of the recipe; or as --dataset.")] = None,
+    cifar100: Annotated[str | None, typer.Option(metavar="DIR", help="Likewise.")] = None,
+    imagenet: Annotated[str | None, typer.Option(metavar="DIR", help="Likewise.")] = None,
+    real: Annotated[str | None, typer.Option(help="Dataset of the recipe's real calibration images.")] = None,
+    leaderboard: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Also time each model, and append rows that can be checked.")
+    ] = None,
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
     _verbose: options.Verbose = False,
@@ -69,15 +81,24 @@ def compare(
     """
     from d4c.comparison.compare import compare as compare_grid
     from d4c.comparison.config import comparison_config
+    from d4c.comparison.leaderboard import append_rows
     from d4c.comparison.local_workers import LocalWorkers, Workers
+    from d4c.comparison.paper_table import paper_page, paper_settings, paper_specs
     from d4c.comparison.ray_workers import RayWorkers
     from d4c.comparison.summary import summary
     from d4c.comparison.tables import write_tables
     from d4c.device import resolve_device
     from d4c.run.config import merged, read_toml
+    from d4c.storage.files import atomic_file
+    from d4c.storage.outputs import check_output_file
 
+    check_output_file(leaderboard)
+    specs = {} if recipe is None else paper_specs({"cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet})
+    settings = {} if config is None else read_toml(config)
+    if recipe is not None:
+        settings = merged(paper_settings(specs, weights, real), settings)
     settings = merged(
-        {} if config is None else read_toml(config),
+        settings,
         {
             "models": model or None,
             "pretrained": pretrained,
@@ -94,6 +115,7 @@ def compare(
             "steps": steps,
             "limit": limit,
             "device": device,
+            "latency": True if leaderboard else None,
         },
     )
     record = comparison_config(settings)
@@ -110,10 +132,18 @@ def compare(
         comparison = compare_grid(record, output, team, progress)
     rows = summary(comparison)
     write_tables(rows, output)
+    if recipe is not None:
+        with atomic_file(output / "paper_table.md") as new:
+            new.write_text(paper_page(comparison, specs), encoding="utf-8")
+    if leaderboard is not None:
+        added = append_rows(comparison, leaderboard, " ".join(["d4c", *sys.argv[1:]]))
+        say(f"{added} rows added to {leaderboard}")
     for what, reason in comparison.unfit.items():
         say(f"left out, {what}: {reason}")
     if as_json:
         print(json.dumps([row.to_dict() for row in rows], indent=2))
         return
     print_summary(rows)
+    if recipe is not None:
+        show(f"beside the published gains: {output / 'paper_table.md'}")
     show(f"written to {output / 'summary.md'}, .csv and .parquet")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from d4c.comparison.local_workers import Task
 from d4c.errors import D4CError, SettingError, reason_of, require
 
+PATIENCE = 10
+"""Seconds that a cluster may take to answer."""
 RETRIES = 3
 """How often a task is begun again whose worker was lost."""
 
@@ -31,8 +34,9 @@ class RayWorkers:
         if not self.ray.is_initialized():
             local = {"num_cpus": processes} if address == "local" else {}
             try:
+                _knock(address)
                 self.ray.init(address, log_to_driver=False, include_dashboard=False, logging_level="error", **local)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise SettingError(
                     f"There is no Ray cluster at {address!r} ({reason_of(error)}); start one with 'ray start --head'."
                 ) from None
@@ -68,6 +72,13 @@ class RayWorkers:
                     f"A worker was lost {RETRIES + 1} times at the same task, most often for want of memory; "
                     "give workers more of it."
                 ) from None
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers at HOST:PORT, which Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), PATIENCE).close()
 
 
 def _call(function: Callable[..., Any], device: str, *arguments: Any) -> Any:

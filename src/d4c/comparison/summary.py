@@ -87,22 +87,24 @@ class SummaryRow:
 
 def summary(comparison: Comparison) -> list[SummaryRow]:
     """Summarize a comparison: for each dataset and model the float row, and then all combinations in their order."""
-    groups: dict[Cell, list[Result]] = {}
-    for cell, result in comparison.results.items():
-        if "unfit" not in result:
-            groups.setdefault(_without_seed(cell), []).append(result)
+    groups = by_combination(comparison)
     rows = []
     for spec in comparison.config.datasets:
         rows += [_row(cell, results, spec, groups, comparison.config.methods) for cell, results in groups.items()]
     return rows
 
 
-def _without_seed(cell: Cell) -> Cell:
-    return _like(cell, cell.method)
+def by_combination(comparison: Comparison) -> dict[Cell, list[Result]]:
+    """Results of all seeds by their cell with seed 0, without those that a method cannot serve."""
+    groups: dict[Cell, list[Result]] = {}
+    for cell, result in comparison.results.items():
+        if "unfit" not in result:
+            groups.setdefault(with_method(cell, cell.method), []).append(result)
+    return groups
 
 
-def _like(cell: Cell, method: str) -> Cell:
-    """The same combination with another method."""
+def with_method(cell: Cell, method: str) -> Cell:
+    """The same combination with another method, and seed 0."""
     return Cell(cell.model, method, 0, cell.scheme, cell.track, cell.reconstruction, cell.towers)
 
 
@@ -113,8 +115,7 @@ def _row(
     figure = metrics[0].leading
     values = [each.figures[figure].value for each in metrics]
     fidelities = [each.fidelity for each in metrics if each.fidelity is not None]
-    own = _share_of_seeds(results, spec)
-    first = groups.get(_like(cell, methods[0]), [])
+    first = groups.get(with_method(cell, methods[0]), [])
     return SummaryRow(
         dataset=spec,
         figure=figure,
@@ -133,8 +134,8 @@ def _row(
         low=metrics[0].figures[figure].low,
         high=metrics[0].figures[figure].high,
         gap=_gap(cell, spec, figure, groups, methods, mean(values)),
-        change=None if cell.is_float else _difference(own, _share_of_seeds(groups[Cell(cell.model)], spec)),
-        beside=None if cell.method == methods[0] else _difference(own, _share_of_seeds(first, spec)),
+        change=None if cell.is_float else paired(results, groups[Cell(cell.model)], spec),
+        beside=None if cell.method == methods[0] else paired(results, first, spec),
         same_class=mean(each.same_class.value for each in fidelities) if fidelities else None,
         cosine=mean(each.cosine for each in fidelities) if fidelities else None,
         synthesis_seconds=_seconds(results, "synthesize"),
@@ -148,7 +149,7 @@ def _gap(
 ) -> float | None:
     """The share of the way from noise to the first real images."""
     real = next((method for method in methods if method.startswith(REAL)), None)
-    ends = [groups.get(_like(cell, method), []) for method in (NOISE, real or "")]
+    ends = [groups.get(with_method(cell, method), []) for method in (NOISE, real or "")]
     if cell.is_float or not all(ends):
         return None
     low, high = (mean(r["results"][spec]["metrics"][figure]["value"] for r in results) for results in ends)
@@ -165,7 +166,9 @@ def _share_of_seeds(results: list[Result], spec: str) -> NDArray[np.float64] | N
     return 100 * np.mean(bits, axis=0)
 
 
-def _difference(own: NDArray[np.float64] | None, other: NDArray[np.float64] | None) -> Interval | None:
+def paired(results: list[Result], others: list[Result], spec: str) -> Interval | None:
+    """The mean difference in points between two combinations over the images of a dataset, if they tell of images."""
+    own, other = _share_of_seeds(results, spec), _share_of_seeds(others, spec)
     if own is None or other is None or len(own) != len(other):
         return None
     return bootstrap({"difference": mean_of(own - other)}, len(own))["difference"]

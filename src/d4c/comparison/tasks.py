@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from d4c.calibration.images import CalibrationSet
 from d4c.comparison.config import REAL, Cell, ComparisonConfig, Source
+from d4c.device import processor_name
 from d4c.errors import SettingError
 from d4c.evaluation.dataset import AnyDataset
 from d4c.evaluation.embed import Embeddings, embed
@@ -113,7 +113,8 @@ def measure_cell(config: ComparisonConfig, cell: Cell, images: Images | None, de
         **facts,
         "seconds": {**seconds, "evaluate": sum(result["metrics"]["seconds"] for result in results.values())},
         "model_sha256": model_hash(clip),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
+        "float_bytes": float_size(clip),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else processor_name(),
         "versions": versions(),
         "results": results,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from d4c.device import processor_name
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 if TYPE_CHECKING:
@@ -83,11 +83,3 @@ def _milliseconds(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return 1000 * (time.perf_counter() - started)
-
-
-def processor_name() -> str:
-    """The name of the processor, as far as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()

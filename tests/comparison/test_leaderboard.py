@@ -1,0 +1,40 @@
+"""Rows that can be checked: hashes and figures are those of the cells, and no row stands there twice."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from d4c import DataError
+from d4c.comparison.compare import compare
+from d4c.comparison.config import ComparisonConfig
+from d4c.comparison.leaderboard import COLUMNS, append_rows
+
+
+def test_rows_say_what_was_measured_and_are_added_once(grid: ComparisonConfig, tmp_path: Path) -> None:
+    grid = replace(grid, methods=("noise",), schemes=("W4A8",), seeds=(3,), latency=True)
+    comparison = compare(grid, tmp_path / "grid")
+    board = tmp_path / "board.csv"
+    assert append_rows(comparison, board, "d4c compare ...") == 1
+    assert append_rows(comparison, board, "d4c compare again") == 0
+    with board.open(encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    (result,) = (result for cell, result in comparison.results.items() if not cell.is_float)
+    assert tuple(row) == COLUMNS
+    assert (row["scheme"], row["calibration"], row["seed"], row["command"]) == ("W4A8", "noise", "3", "d4c compare ...")
+    assert row["artifact_sha256"] == result["artifact_sha256"]
+    assert row["predictions_sha256"] == result["results"][grid.datasets[0]]["predictions_sha256"]
+    assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    assert float(row["change"]) == pytest.approx(float(row["value"]) - float(row["float_value"]), abs=0.002)
+    assert 4 < float(row["image_bits"]) < 8
+    assert "image.patch_embed=W8A8" in row["exceptions"]
+    for name in ("batch_1_ms", "batch_32_ms", "float_batch_1_ms", "float_batch_32_ms"):
+        assert float(row[name]) > 0
+    assert row["timed_with"].startswith("onnxruntime ")
+    board.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="has other columns than a leaderboard"):
+        append_rows(comparison, board, "")
+    assert board.read_text() == "a,b\n1,2\n"
