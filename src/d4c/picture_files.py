@@ -19,7 +19,11 @@ _BEGINNINGS = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"\x00\x00\x00\x0cjP  "),
     *(b"\x00\x00\x00\x0cJXL ",),
 )
-_BRANDS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypmif1")
+BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "heif"),
+    **dict.fromkeys((b"avif", b"avis"), "avif"),
+}
+"""The format of a file in the container of HEIC and AVIF, by the four bytes that follow "ftyp"."""
 NAMED = 10
 """Pictures that a summary of skipped ones names."""
 
@@ -46,7 +50,7 @@ def _is_meant_as_picture(path: Path) -> bool:
     except OSError:
         return False
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return webp or start.startswith(_BEGINNINGS) or start[4:12] in _BRANDS
+    return webp or start.startswith(_BEGINNINGS) or (start[4:8] == b"ftyp" and start[8:12] in BRANDS)
 
 
 def none_readable(folder: object, skipped: Mapping[Any, str]) -> DataError:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from d4c.errors import DataError, reason_of
+from d4c.picture_files import BRANDS
 
 T = TypeVar("T")
 Picture = Image.Image | str | os.PathLike[str] | bytes | BinaryIO | NDArray[Any]
@@ -54,8 +55,6 @@ _SIGNATURES = {
     b"8BPS": "Photoshop's format",
 }
 """What a file is that cannot be read, by its first bytes."""
-
-_BRANDS = {b"heic": "heif", b"heix": "heif", b"hevc": "heif", b"mif1": "heif", b"msf1": "heif", b"avif": "avif"}
 
 
 class _Room:
@@ -208,7 +207,7 @@ def _what_it_is(start: bytes) -> str:
     """Why a file with these first bytes is not read, in words."""
     if not start:
         return "it is empty"
-    brand = _BRANDS.get(start[8:12]) if start[4:8] == b"ftyp" else None
+    brand = BRANDS.get(start[8:12]) if start[4:8] == b"ftyp" else None
     jxl = start.startswith((b"\xff\x0a", b"\x00\x00\x00\x0cJXL "))
     for kind, found, package in (
         ("HEIC", brand == "heif", "pillow-heif"),

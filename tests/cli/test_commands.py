@@ -217,8 +217,7 @@ def test_ctrl_c_ends_in_one_sentence(d4c_command: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr("d4c.run.job.run", stop)
     words = ("run", "--model", "demo-vit", "-o", tmp_path / "out")
     assert d4c_command(*words) == (130, "", "Stopped; the same command resumes where it stopped.\n")
-    monkeypatch.setattr("d4c.runtime.gallery.open_gallery", stop)
-    monkeypatch.setattr("d4c.runtime.runtime_clip.RuntimeCLIP", lambda *_: None)
+    monkeypatch.setattr("d4c.runtime.runtime_clip.RuntimeCLIP", stop)
     assert (
         d4c_command("search", "--quiet", "a", tmp_path, "c")[2]
         == "Stopped; the same command resumes where it stopped.\n"

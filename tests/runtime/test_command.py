@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from d4c import cli
@@ -34,9 +35,41 @@ def test_json_holds_the_same(exported: Path, pictures: Path, tmp_path: Path) -> 
     words = ["search", str(exported), str(pictures), "a face", "--embeddings", str(kept)]
     plain = CliRunner().invoke(cli.app, words).stdout.splitlines()
     found = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).stdout)
-    assert [f"{match['score']:.3f}  {match['path']}" for match in found["matches"]] == plain
+    (result,) = found["results"]
+    assert result["query"] == "a face"
+    assert [f"{match['score']:.3f}  {match['path']}" for match in result["matches"]] == plain
     assert (found["embedded"], found["skipped"]) == (0, {})
     assert kept.is_file()
+
+
+def test_each_query_has_matches_of_its_own(exported: Path, pictures: Path) -> None:
+    like = next(pictures.glob("*.png"))
+    words = ["search", str(exported), str(pictures), "a face", "a tree", "--like", str(like), "--top", "2"]
+    lines = CliRunner().invoke(cli.app, words).stdout.splitlines()
+    assert [lines[i] for i in (0, 3, 6)] == ["a face:", "a tree:", f"{like}:"]
+    alone = CliRunner().invoke(cli.app, [*words[:3], "a tree", "--top", "2"]).stdout.splitlines()
+    assert alone == lines[4:6]
+    assert lines[7] == f"1.000  {like.name}"
+
+
+def test_a_search_for_nothing_is_wrong_usage(exported: Path, pictures: Path) -> None:
+    failed = CliRunner().invoke(cli.app, ["search", str(exported), str(pictures)])
+    assert failed.exit_code == 2
+    assert "give words, or a picture with --like" in failed.stderr
+
+
+def test_a_watch_searches_again_when_pictures_come(
+    exported: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def come() -> None:
+        if (pictures / "new.jpg").exists():
+            raise KeyboardInterrupt
+        Image.new("RGB", (30, 20), "red").save(pictures / "new.jpg")
+
+    monkeypatch.setattr("time.sleep", lambda _: come())
+    words = ["search", str(exported), str(pictures), "a face", "--watch", "--json", "--quiet"]
+    lines = CliRunner().invoke(cli.app, words).stdout.splitlines()
+    assert [json.loads(line)["embedded"] for line in lines if line.startswith("{")] == [10, 1]
 
 
 def test_pytorch_does_not_execute_a_search(exported: Path, pictures: Path) -> None:

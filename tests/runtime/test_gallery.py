@@ -17,6 +17,7 @@ from PIL import Image
 from d4c.errors import ArtifactError, DataError
 from d4c.runtime import gallery as gallery_module
 from d4c.runtime.gallery import DEFAULT_NAME, Gallery, open_gallery
+from d4c.runtime.queries import word_query
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 
@@ -189,23 +190,18 @@ def test_folders_without_pictures_are_refused(model: RuntimeCLIP, tmp_path: Path
     assert not (tmp_path / DEFAULT_NAME).exists()
 
 
-@pytest.mark.parametrize("query", ["", "  "])
-def test_a_blank_query_is_refused(model: RuntimeCLIP, pictures: Path, query: str) -> None:
-    with pytest.raises(DataError, match="The query is empty"):
-        open_gallery(model, pictures).search(model, query)
-
-
 def test_a_search_orders_by_cosine(model: RuntimeCLIP, pictures: Path) -> None:
     found = open_gallery(model, pictures)
-    matches = found.search(model, "a yellow face", top=99)
+    query = word_query(model, "a yellow face")
+    matches = found.search(query, top=99)
     text = model.encode_text(model.tokenize("a yellow face"))[0]
     scores = dict(zip(found.paths, found.embeddings @ text / np.linalg.norm(text), strict=True))
     assert {match.path: match.score for match in matches} == pytest.approx(scores, abs=1e-6)
     assert matches == sorted(matches, key=lambda match: -match.score)
-    assert found.search(model, "a yellow face", top=3) == matches[:3]
+    assert found.search(query, top=3) == matches[:3]
 
 
 def test_of_equal_matches_the_first_by_name_comes_first(model: RuntimeCLIP, pictures: Path) -> None:
     found = open_gallery(model, pictures)
     alike = replace(found, embeddings=np.repeat(found.embeddings[:1], 10, axis=0))
-    assert [match.path for match in alike.search(model, "tree")] == list(found.paths)
+    assert [match.path for match in alike.search(word_query(model, "tree"))] == list(found.paths)

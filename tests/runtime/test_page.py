@@ -15,7 +15,7 @@ from PIL import Image
 
 from d4c.errors import DataError
 from d4c.printable import printable
-from d4c.runtime.gallery import Match
+from d4c.runtime.gallery import Answer, Match
 from d4c.runtime.page import SIDE, link_between, write_page
 
 QUERY = '<script>alert("1")</script> & co'
@@ -46,7 +46,7 @@ def page(tmp_path: Path) -> tuple[Path, list[Match]]:
     for i, name in enumerate(names):
         Image.new("RGBA", (600 + i, 300), (255, 0, 0, 60 * i)).save(folder / name)
     matches = [Match(name, 0.3 - i / 10) for i, name in enumerate(names)]
-    write_page(tmp_path / "out" / "page.html", QUERY, folder, matches, "2 < 3")
+    write_page(tmp_path / "out" / "page.html", [Answer(QUERY, tuple(matches))], folder, "2 < 3")
     return tmp_path / "out" / "page.html", matches
 
 
@@ -60,10 +60,18 @@ def test_names_and_queries_are_text(page: tuple[Path, list[Match]]) -> None:
 
 
 def test_a_query_that_is_not_text_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
-    write_page(tmp_path / "page.html", "caf\udce9", tmp_path, [], "in caf\udce9")
+    write_page(tmp_path / "page.html", [Answer("caf\udce9", ())], tmp_path, "in caf\udce9")
     read = Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert read.texts.count("caf\ufffd") == 2
     assert "in caf\ufffd" in read.texts
+
+
+def test_several_queries_are_sections(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", [Answer("a cat", ()), Answer(QUERY, ())], tmp_path, "")
+    read = Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert len(read.all("h2")) == len(read.all("ol")) == 2
+    assert read.texts.count(f"a cat, {QUERY}") == 2
+    assert read.texts.count(QUERY) == 1
 
 
 def test_links_lead_to_the_pictures(page: tuple[Path, list[Match]]) -> None:
@@ -94,14 +102,14 @@ def test_thumbnails_are_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 30)).save(tmp_path / "turned.jpg", exif=exif)
-    write_page(tmp_path / "page.html", "x", tmp_path, [Match("turned.jpg", 0.1)], "")
+    write_page(tmp_path / "page.html", [Answer("x", (Match("turned.jpg", 0.1),))], tmp_path, "")
     source = Reader((tmp_path / "page.html").read_text(encoding="utf-8")).all("img")[0]["src"] or ""
     assert Image.open(BytesIO(base64.b64decode(source.partition(",")[2]))).size == (30, 60)
 
 
 def test_a_picture_that_has_gone_leaves_no_page(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png does not decode"):
-        write_page(tmp_path / "page.html", "x", tmp_path, [Match("gone.png", 0.1)], "")
+        write_page(tmp_path / "page.html", [Answer("x", (Match("gone.png", 0.1),))], tmp_path, "")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +13,14 @@ import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar, say_skipped, show
 from d4c.deployment.targets import DEFAULT_TARGET, TARGETS, target_help
+
+if TYPE_CHECKING:
+    from d4c.runtime.gallery import Answer, Gallery
+
+Embeddings = Annotated[
+    Path | None, typer.Option(help="File that keeps the embeddings; default: .d4c-search.npz beside the pictures.")
+]
+Runtime = Annotated[Literal["onnxruntime", "openvino"], typer.Option(help="What executes the model.")]
 
 
 def _check_target(name: str) -> str:
@@ -81,41 +90,66 @@ def export(
 def search(
     model: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
     images: Annotated[Path, typer.Argument(help="Folder of pictures.")],
-    query: Annotated[str, typer.Argument(help="What to look for, in words.")],
-    top: Annotated[int, typer.Option(min=1, help="How many matches.")] = 10,
-    html: Annotated[Path | None, typer.Option(help="Also write a page of thumbnails.")] = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="File that keeps the embeddings; default: .d4c-search.npz beside the pictures.")
+    queries: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUERY]...", help="What to look for, in words; each on its own.")
     ] = None,
-    runtime: Annotated[
-        Literal["onnxruntime", "openvino"], typer.Option(help="What executes the model.")
-    ] = "onnxruntime",
+    like: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Look for pictures like this one; may be repeated.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many matches for each query.")] = 10,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Search again whenever pictures come or change, until Ctrl-C.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page of thumbnails.")] = None,
+    embeddings: Embeddings = None,
+    runtime: Runtime = "onnxruntime",
     as_json: options.AsJson = False,
     _quiet: options.Quiet = False,
     _verbose: options.Verbose = False,
 ) -> None:
-    """Find pictures by words.
+    """Find pictures by words, or by pictures that are like them.
 
     Only what is new or changed since the last search is embedded.
     """
-    from d4c.runtime.gallery import check_folder, open_gallery
+    if not queries and not like:
+        raise typer.BadParameter("Nothing is looked for; give words, or a picture with --like.")
+    from d4c.runtime.gallery import Answer, check_folder, open_gallery
     from d4c.runtime.page import write_page
+    from d4c.runtime.queries import picture_query, word_query
     from d4c.runtime.runtime_clip import RuntimeCLIP
+    from d4c.runtime.watching import changes
     from d4c.storage.outputs import check_output_file
 
     check_output_file(html)
     check_folder(images)  # before a model is loaded
     clip = RuntimeCLIP(model, runtime)
-    with progress_bar("embed") as progress:
-        gallery = open_gallery(clip, images, embeddings, progress=progress)
-    matches = gallery.search(clip, query, top)
-    summary = f"{len(matches)} of {len(gallery.paths)} pictures in {images}, by {clip.name} in {runtime}"
-    if html is not None:
-        write_page(html, query, images, matches, summary)
-    if as_json:
-        rows = [{"path": match.path, "score": match.score} for match in matches]
-        print(json.dumps({"matches": rows, "embedded": gallery.embedded, "skipped": gallery.skipped}, indent=2))
-        return
-    for match in matches:
-        show(f"{match.score:.3f}  {match.path}")
+    asked = [word_query(clip, words) for words in queries or []]
+    asked += [picture_query(clip, file, str(file)) for file in like or []]
+    for _ in changes(images) if watch else range(1):
+        with progress_bar("embed") as progress:
+            gallery = open_gallery(clip, images, embeddings, progress=progress)
+        answers = [Answer(query.name, tuple(gallery.search(query, top))) for query in asked]
+        if html is not None:
+            write_page(html, answers, images, f"{len(gallery.paths)} pictures in {images}, by {clip.name} in {runtime}")
+        if as_json:
+            print(json.dumps(_search_result(answers, gallery), indent=None if watch else 2), flush=True)
+        else:
+            _show_answers(answers, gallery)
+
+
+def _search_result(answers: list[Answer], gallery: Gallery) -> dict[str, Any]:
+    results = [
+        {"query": answer.query, "matches": [{"path": m.path, "score": m.score} for m in answer.matches]}
+        for answer in answers
+    ]
+    return {"results": results, "embedded": gallery.embedded, "skipped": gallery.skipped}
+
+
+def _show_answers(answers: list[Answer], gallery: Gallery) -> None:
+    for answer in answers:
+        if len(answers) > 1:
+            show(f"{answer.query}:")
+        for match in answer.matches:
+            show(f"{match.score:.3f}  {match.path}")
+    sys.stdout.flush()  # who watches through a pipe sees it now
     say_skipped(gallery.skipped.values())

@@ -1,10 +1,11 @@
-"""Searches a folder of pictures by words."""
+"""The pictures of a folder with their embeddings, which can be searched."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below
 from d4c.pictures import opened_picture
 from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
+from d4c.runtime.queries import Query
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.storage.siblings import check_writable
 from d4c.zeroshot.classification import unit_rows
@@ -37,6 +39,14 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What was found for a query, by the name of the query; the best match first."""
+
+    query: str
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
 class Gallery:
     """The pictures of a folder that can be searched.
 
@@ -52,24 +62,18 @@ class Gallery:
     skipped: dict[str, str]
     embedded: int
 
-    def search(self, model: RuntimeCLIP, query: str, top: int = 10) -> list[Match]:
-        """Find the pictures that match a query best.
+    def search(self, query: Query, top: int = 10) -> list[Match]:
+        """Find the pictures that match a query best, by comparing it with every one.
 
         Args:
-            model: The model that embedded the pictures.
-            query: What to search for.
+            query: What to look for, made by the model that embedded the pictures.
             top: Number of matches to return.
 
         Returns:
             At most `top` matches, best first; equal ones are sorted by path.
-
-        Raises:
-            DataError: The query is blank.
         """
-        if not query.strip():
-            raise DataError("The query is empty, expected what to look for in words, such as 'a dog on a beach'.")
-        text = unit_rows(model.encode_text(model.tokenize(query)))[0]
-        scores = np.einsum("nd,d->n", self.embeddings, text)  # unlike a product, it gives equal rows equal scores
+        # Unlike a product, it gives equal rows equal scores.
+        scores = np.einsum("nd,d->n", self.embeddings, query.embedding)
         return [Match(self.paths[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
 
 
@@ -100,7 +104,7 @@ def open_gallery(
     """
     root = Path(folder)
     store = root / DEFAULT_NAME if file is None else Path(file)
-    stamps = _scan(root)
+    stamps = scan(root)
     fingerprint = model.exported.fingerprint
     stored = read_entries(store, fingerprint, model.exported.embed_dim)
     entries = {path: entry for path, entry in stored.items() if stamps.get(path) == entry.stamp}
@@ -137,20 +141,23 @@ def check_folder(root: Path) -> None:
         raise DataError(f"{root} is not a folder; give one with pictures.")
 
 
-def _scan(root: Path) -> dict[str, Stamp]:
-    """All pictures below a folder by their relative path, in sorted order."""
+def scan(root: Path) -> dict[str, Stamp]:
+    """Return the stamps of all pictures below a folder by their relative path, in sorted order.
+
+    Raises:
+        DataError: There is no folder, or no picture in it.
+    """
     check_folder(root)
-    files = sorted(pictures_below(root))
-    if not files:
+    stamps = {}
+    for path in sorted(pictures_below(root)):
+        with suppress(FileNotFoundError):  # removed since the folder was listed
+            status = path.stat()
+            stamps[path.relative_to(root).as_posix()] = Stamp(status.st_size, status.st_mtime_ns)
+    if not stamps:
         raise DataError(
             f"{root} holds no pictures, expected files that end in {', '.join(PICTURE_SUFFIXES)}; give another folder."
         )
-    return {path.relative_to(root).as_posix(): _stamp(path) for path in files}
-
-
-def _stamp(path: Path) -> Stamp:
-    status = path.stat()
-    return Stamp(status.st_size, status.st_mtime_ns)
+    return stamps
 
 
 def _embed(

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from d4c.pictures import open_picture
+from d4c.pictures import opened_picture
 from d4c.printable import printable
-from d4c.runtime.gallery import Match
+from d4c.runtime.gallery import Answer, Match
 from d4c.storage.files import atomic_file
 
 SIDE = 480
@@ -23,7 +23,8 @@ SIDE = 480
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.4 system-ui, sans-serif; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
+h1, h2 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 1.5rem 0 .75rem; }
 header p { margin: .25rem 0 1.25rem; opacity: .75; }
 ol { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); list-style: none;
   margin: 0; padding: 0; }
@@ -36,21 +37,20 @@ p.name b { display: block; font-variant-numeric: tabular-nums; font-weight: 600;
 """
 
 
-def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], note: str) -> None:
+def write_page(file: Path, answers: Sequence[Answer], folder: Path, note: str) -> None:
     """Write a page of thumbnails that link to the pictures; it appears whole or not at all.
 
     Args:
         file: The HTML file.
-        query: What was searched for, the title of the page.
+        answers: What was found; the queries are the title of the page, several of them also those of its sections.
         folder: Folder with the pictures.
-        matches: The pictures to show, in this order.
         note: One line below the title.
 
     Raises:
         DataError: One of the pictures does not exist any more or does not decode.
     """
-    title = escape(printable(query))
-    items = "\n".join(_item(match, folder, file.parent) for match in matches)
+    title = escape(printable(", ".join(answer.query for answer in answers)))
+    sections = "\n".join(_section(answer, len(answers) > 1, folder, file.parent) for answer in answers)
     page = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -64,9 +64,7 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
 <h1>{title}</h1>
 <p>{escape(printable(note))}</p>
 </header>
-<ol>
-{items}
-</ol>
+{sections}
 </body>
 </html>
 """
@@ -74,12 +72,19 @@ def write_page(file: Path, query: str, folder: Path, matches: Sequence[Match], n
         new.write_text(page, encoding="utf-8")
 
 
+def _section(answer: Answer, is_one_of_several: bool, folder: Path, page: Path) -> str:
+    heading = f"<h2>{escape(printable(answer.query))}</h2>\n" if is_one_of_several else ""
+    items = "\n".join(_item(match, folder, page) for match in answer.matches)
+    return f"{heading}<ol>\n{items}\n</ol>"
+
+
 def _item(match: Match, folder: Path, page: Path) -> str:
     picture = folder.absolute() / match.path
     link = link_between(picture, page)
     name = escape(printable(match.path))
+    source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail(picture)).decode()}"
     return (
-        f'<li><a href="{link}"><img src="{_thumbnail(picture)}" alt="{name}">'
+        f'<li><a href="{link}"><img src="{source}" alt="{name}">'
         f'<p class="name"><b>{match.score:.3f}</b>{name}</p></a></li>'
     )
 
@@ -98,9 +103,14 @@ def link_between(picture: PurePath, page: PurePath, relative: Callable[..., str]
         return picture.as_uri()
 
 
-def _thumbnail(path: Path) -> str:
-    picture = open_picture(path)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    stream = BytesIO()
-    picture.save(stream, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+def thumbnail(path: Path) -> bytes:
+    """Return a small JPEG of a picture.
+
+    Raises:
+        DataError: It does not exist any more or does not decode.
+    """
+    with opened_picture(path) as picture:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        stream = BytesIO()
+        picture.save(stream, "JPEG", quality=85)
+    return stream.getvalue()
