@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 # fmt: off
 OPERATORS = frozenset((
-    "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat",
-    "Conv", "DequantizeLinear", "Div", "Equal", "Floor", "Gather", "GatherND",
-    "Gelu", "Identity", "LayerNormalization", "MatMul", "Max", "Mul", "Pad",
-    "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape",
-    "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub",
-    "Transpose", "Unsqueeze",
+    "Add", "ArgMax", "AveragePool", "BatchNormalization", "BitShift", "BitwiseAnd", "Cast",
+    "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Equal", "Floor",
+    "Gather", "GatherND", "Gelu", "Identity", "LayerNormalization", "MatMul", "Max",
+    "Mul", "Pad", "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze",
 ))
 # fmt: on
 """Every operator of the standard that `d4c.deployment.onnx` emits."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 import d4c
@@ -11,6 +13,8 @@ from d4c.deployment.layouts.graphs.file_parity import check_file, float_embeddin
 from d4c.deployment.layouts.graphs.graph_file import JOINT, Form, GraphFile, Ports
 from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.parity import probes
+from d4c.deployment.onnx.parity_sessions import open_session, run
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
@@ -29,6 +33,7 @@ def written(clip: QuantizedCLIP, file: GraphFile, folder: Path) -> tuple[Path, G
     return path, graph
 
 
+FOUR_BITS = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 FIXED = Ports("image", "text", "embedding", "embedding", "int32", True, 1, 1, 77)
 FILES = {
     "image": GraphFile("a.onnx", ("image",), Ports()),
@@ -36,6 +41,7 @@ FILES = {
     "both": GraphFile("a.onnx", ("image", "text"), JOINT),
     "fixed image": GraphFile("a.onnx", ("image",), FIXED),
     "fixed text": GraphFile("a.onnx", ("text",), FIXED, masked=-50.0),
+    "bytes": GraphFile("a.onnx", ("image", "text"), JOINT, bytes_only=True),
     "features": GraphFile("a.onnx", ("image",), Ports(), features=True),
 }
 
@@ -90,3 +96,17 @@ def test_float_models_compute_as_pytorch_does(form: Form, demo_vit: CLIP, tmp_pa
     assert parity.cosine_min > (0.99999 if form == "float32" else 0.9999)
     weights = sum(p.numel() for p in demo_vit.image.parameters())
     assert path.stat().st_size == pytest.approx(weights * (4 if form == "float32" else 2), rel=0.05)
+
+
+def test_graphs_for_browsers_hold_no_4_bit_types_and_no_more_bytes(clip: QuantizedCLIP, tmp_path: Path) -> None:
+    """Its runtime there cannot cast them, and gives the same embeddings bit for bit from pairs of codes."""
+    inputs = {"pixel_values": probes(clip, "image").numpy()}
+    outputs, sizes = [], []
+    for bytes_only in (False, True):
+        path, _ = written(clip, GraphFile("a.onnx", ("image",), Ports(), bytes_only=bytes_only), tmp_path)
+        four_bits = {tensor.data_type for tensor in onnx.load(path).graph.initializer} & FOUR_BITS
+        assert bool(four_bits) is not bytes_only
+        outputs.append(run(open_session(path), inputs)[0])
+        sizes.append(path.stat().st_size)
+    assert np.array_equal(outputs[0], outputs[1])
+    assert sizes[1] < sizes[0] + 20_000

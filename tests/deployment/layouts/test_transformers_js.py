@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+import d4c
 from d4c.deployment.layouts.transformers_js import dtype_of
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
@@ -22,6 +23,7 @@ from d4c.quantization.quantized import QuantizedCLIP
 from d4c.zeroshot.classification import unit_rows
 
 NODE = Path(__file__).with_name("node")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PORTS = {
     "model": ({"pixel_values", "input_ids"}, ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]),
     "vision_model": ({"pixel_values"}, ["image_embeds"]),
@@ -84,3 +86,26 @@ def test_node_gives_our_classes_and_embeddings(trained_for: Callable[..., Path],
     assert found["classes"] == pack.classes
     assert np.allclose(found["image"], pack.image, atol=1e-4)
     assert np.allclose(found["text"], pack.text, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None or not (NODE / "node_modules" / "playwright-core").is_dir(),
+    reason="needs Chromium, and Node packages that make test-dropin installs",
+)
+def test_chromium_gives_our_embeddings_and_webgpu_those_of_the_cpu(
+    artifact: Path, pack_in: Any, tmp_path: Path
+) -> None:
+    """WASM computes our integers; WebGPU, here without a GPU, the packed weights as WASM does."""
+    pack = pack_in("onnxruntime")
+    folder = d4c.export(artifact, tmp_path / "clip", target="transformers.js", webgpu=True, check=False).folder
+    choices = [{}, {"device": "wasm", "dtype": "q4"}, {"device": "webgpu"}]
+    given = {"pictures": [str(path) for path in pack.pictures[:16]], "choices": choices}
+    command = [str(shutil.which("node")), str(NODE / "chromium.mjs"), str(CHROMIUM), str(tmp_path), folder.name]
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert not [answer for answer in found["embeddings"] if isinstance(answer, str)]
+    integers, packed, on_gpu = (np.array(rows) for rows in found["embeddings"])
+    assert cosine(integers, pack.image[:16]).min() > 0.999
+    assert found["gpu"] is not None
+    assert cosine(on_gpu, packed).min() > 0.99999
+    assert np.abs(on_gpu - packed).max() < 1e-3

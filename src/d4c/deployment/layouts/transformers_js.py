@@ -7,7 +7,8 @@
 
 The end of a name is what the library calls a type: "q4" here where most weights have 4 bits or fewer, or "quantized"
 ("q8"). config.json says which, so that `from_pretrained` needs no `dtype`. With `webgpu`, "q4" and "q4f16" are for
-GPUs, as in other repositories, and the integers are "q8".
+GPUs, as in other repositories, and the integers are "q8". The library's runtime in browsers has no 4-bit types, so that
+4-bit codes are stored two to a byte.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def graph_files(dtype: str, form: Form) -> list[GraphFile]:
     """Return the files of a `dtype`."""
     suffix = SUFFIXES[dtype]
     return [
-        GraphFile(f"onnx/model{suffix}.onnx", ("image", "text"), JOINT, form),
-        GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), Ports(), form),
-        GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), Ports(), form),
+        GraphFile(f"onnx/model{suffix}.onnx", ("image", "text"), JOINT, form, bytes_only=True),
+        GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), Ports(), form, bytes_only=True),
+        GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), Ports(), form, bytes_only=True),
     ]
 
 

@@ -20,6 +20,8 @@ from onnx import TensorProto
 from d4c.deployment.onnx.graph import Graph
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 
+PAIRED_ZERO = 8
+"""What zero is stored as in pairs of 4-bit codes."""
 BLOCK = 32
 """Inputs that share a scale in MatMulNBits, as in the files that ONNX Runtime's kernels for WebGPU are made for."""
 
@@ -75,11 +77,32 @@ def weight_codes(g: Graph, codes: NDArray[np.int8], bits: int, name: str) -> str
     Returns:
         The int8 tensor.
     """
-    if g.unpacked or bits > 6:
+    if g.unpacked or bits > 6 or g.bytes_only:
         return g.constant(f"{name}/weight", codes)
     if bits <= 4:
         return g.node("Cast", [g.int4(f"{name}/weight", codes, True)], f"{name}/weight_int8", to=TensorProto.INT8)
     return _four_and_two(g, codes, name)
+
+
+def paired_codes(g: Graph, codes: NDArray[np.int8], name: str) -> str:
+    """Emit signed 4-bit codes plus `PAIRED_ZERO` as an uint8 tensor that is stored as half as many bytes.
+
+    Two shifts of bytes are folded at load in less memory than the float arithmetic of 5 and 6 bits takes; only OpenVINO
+    computes them wrongly.
+
+    Args:
+        g: The graph.
+        codes: The codes of a weight, whose first axis is even.
+        name: Prefix of the new tensors.
+
+    Returns:
+        The uint8 tensor.
+    """
+    first, second = np.split((codes + PAIRED_ZERO).astype(np.uint8), 2)
+    pair = g.constant(f"{name}/weight", first | second << 4)
+    low = g.node("BitwiseAnd", [pair, _code(g, 15)], f"{name}/weight_first")
+    high = g.node("BitShift", [pair, _code(g, 4)], f"{name}/weight_second", direction="RIGHT")
+    return g.node("Concat", [low, high], f"{name}/weight_uint8", axis=0)
 
 
 def packed_weight(

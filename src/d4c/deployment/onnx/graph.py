@@ -46,6 +46,7 @@ class Graph:
     Args:
         name: Name of the graph.
         unpacked: Store all weights as int8.
+        bytes_only: Use no 4-bit types, which runtimes in browsers cannot cast; 5 and 6 bits are stored as int8.
         weights_only: Leave activations in floating point and write products as MatMulNBits.
         masked: Score of a position that may not be attended to.
         all_rows: Compute all rows of the last block, not only the one that reaches the embedding.
@@ -56,11 +57,13 @@ class Graph:
         name: str,
         unpacked: bool = False,
         *,
+        bytes_only: bool = False,
         weights_only: bool = False,
         masked: float = float("-inf"),
         all_rows: bool = False,
     ) -> None:
         self.name, self.unpacked = name, unpacked
+        self.bytes_only = bytes_only
         self.weights_only, self.masked, self.all_rows = weights_only, masked, all_rows
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from d4c.deployment.onnx.forms import fake_quantized, packed_weight, weight_codes
+from d4c.deployment.onnx.forms import PAIRED_ZERO, fake_quantized, packed_weight, paired_codes, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
 from d4c.models.layers import QuickGELU
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
@@ -245,7 +245,8 @@ def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str, loud: 
 
     Those of loud channels are zero, or with `loud` the only ones.
     """
-    code_tensors, scales = [], []
+    code_tensors, scales, zero_points = [], [], list[str]()
+    paired = g.bytes_only and not g.unpacked and all(_pairs(layer, loud) for layer, _ in layers.values())
     for part, (layer, factor) in layers.items():
         assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
         codes, quantizer = layer.codes, layer.input_quantizer
@@ -254,13 +255,24 @@ def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str, loud: 
             codes = codes.index_select(1, channels) if loud else codes.index_fill(1, channels, 0)
         codes = codes.flatten(1).t() if axis == 1 else codes
         array = codes.contiguous().cpu().numpy().astype(np.int8)
-        code_tensors.append(weight_codes(g, array, layer.weight_args.num_bits, part))
+        store = paired_codes(g, array, part) if paired else weight_codes(g, array, layer.weight_args.num_bits, part)
+        code_tensors.append(store)
         scales.append(factor * layer.weight_scale.flatten())
     joined = code_tensors[0]
     if len(code_tensors) > 1:
         joined = g.node("Concat", code_tensors, f"{name}/weight_codes", axis=axis)
     scale = g.constant(f"{name}/weight_scale", torch.cat(scales))
-    return g.node("DequantizeLinear", [joined, scale], f"{name}/weight_values", axis=axis)
+    if paired:
+        middle = np.full(sum(len(part) for part in scales), PAIRED_ZERO, np.uint8)
+        zero_points.append(g.constant(f"{name}/weight_zero_point", middle))
+    return g.node("DequantizeLinear", [joined, scale, *zero_points], f"{name}/weight_values", axis=axis)
+
+
+def _pairs(layer: Product, loud: bool) -> bool:
+    """Whether the codes of a layer, or of its loud channels, can be stored two to a byte along their inputs."""
+    assert isinstance(layer, QuantizedLinear | QuantizedConv2d)
+    inputs = len(layer.input_quantizer.loud_channels) if loud else layer.codes[0].numel()
+    return isinstance(layer, QuantizedLinear) and layer.weight_args.num_bits <= 4 and inputs % 2 == 0
 
 
 def _record(

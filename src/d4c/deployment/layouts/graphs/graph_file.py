@@ -56,6 +56,7 @@ class GraphFile:
         ports: Its inputs and outputs.
         form: How it computes.
         features: Whether the states between blocks are outputs as well.
+        bytes_only: Whether it may hold no 4-bit types.
         masked: Score of a position that may not be attended to.
     """
 
@@ -64,4 +65,5 @@ class GraphFile:
     ports: Ports
     form: Form = "integers"
     features: bool = False
+    bytes_only: bool = False
     masked: float = float("-inf")

@@ -30,7 +30,14 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
     packed = file.form in ("weights", "weights16")
     if packed and isinstance(clip.image, ModifiedResNet):
         raise SettingError(f"{clip.name!r} has a ResNet, whose convolutions have no such form; leave out --webgpu.")
-    g = Graph("clip", unpacked, weights_only=packed, masked=file.masked, all_rows=file.features)
+    g = Graph(
+        "clip",
+        unpacked,
+        bytes_only=file.bytes_only,
+        weights_only=packed,
+        masked=file.masked,
+        all_rows=file.features,
+    )
     ports, emit = file.ports, {"image": _emit_image, "text": _emit_text}
     embeddings = {tower: emit[tower](g, clip, ports) for tower in file.towers}
     if len(file.towers) > 1:
