@@ -9,13 +9,16 @@ import pytest
 import d4c
 from d4c.errors import ArtifactError, SettingError
 from d4c.models.clip import CLIP
+from d4c.report.gather import _speed
+from d4c.report.missing import Missing
 from d4c.report.subject import Subject, float_model, open_subject
 from d4c.report.write_report import default_file
 
 
 def test_an_artifact_alone_has_nothing_beside_it(root: Path) -> None:
     alone = open_subject(root / "artifact")
-    assert (alone.images, alone.export, alone.run, alone.rows, alone.seconds) == (None, None, None, (), {})
+    assert (alone.images, alone.export, alone.run, alone.rows) == (None, None, None, ())
+    assert list(alone.seconds) == ["synthesis", "quantization"]
     assert alone.name == "W4A8, d4c"
 
 
@@ -48,3 +51,11 @@ def test_a_report_lies_in_a_run_and_beside_an_artifact(tmp_path: Path, root: Pat
     assert default_file(tmp_path / "run") == tmp_path / "run" / "report.html"
     assert default_file(root / "artifact") == root.resolve() / "artifact-report.html"
     assert default_file(root / "artifact", tmp_path / "other").name == "artifact-other-report.html"
+
+
+def test_an_export_that_cannot_be_executed_is_no_end(small: CLIP, tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text("{}")
+    speed = _speed(small, tmp_path)
+    assert isinstance(speed, Missing)
+    assert speed.reason.startswith("Speed was not measured: ")
+    assert speed.reason.endswith(".")

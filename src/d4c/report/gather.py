@@ -173,7 +173,7 @@ def _part(
     metrics = run_metrics(subject)
     if metrics is None and not isinstance(measured, Missing):
         metrics = measured.reference, measured.towers[subject.name]["both"]
-    speed = Missing(NO_EXPORT) if subject.export is None else measure_speed(clip, subject.export)
+    speed = _speed(clip, subject.export)
     return Part(
         name=subject.name,
         headline=headline(subject, float_size(clip), metrics, speed),
@@ -182,6 +182,16 @@ def _part(
         seconds=subject.seconds,
         repeat=how_to_repeat(subject),
     )
+
+
+def _speed(clip: CLIP, export: Path | None) -> Speed | Missing:
+    """Latency beside an export, if there is one that this version can execute."""
+    if export is None:
+        return Missing(NO_EXPORT)
+    try:
+        return measure_speed(clip, export)
+    except D4CError as error:
+        return Missing(f"Speed was not measured: {error}")
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class Subject:
         export: An export of it, if there is one.
         run: The settings of the run that made it, if one did.
         rows: The table of that run.
-        seconds: How long each stage took, as far as it is known.
+        seconds: How long each stage took: those of the run if all of it is reported, else those of this model.
     """
 
     name: str
@@ -103,7 +103,7 @@ def open_subject(
         export=_export(artifact, digest, export),
         run=run,
         rows=tuple(rows),
-        seconds=_seconds(artifact.parent) if run else {},
+        seconds=_seconds_of_stages(folder) if artifact != folder else _seconds_of_model(model),
     )
 
 
@@ -195,9 +195,15 @@ def _export(artifact: Path, digest: str, export: Path | None) -> Path | None:
     return None
 
 
-def _seconds(folder: Path) -> dict[str, float]:
+def _seconds_of_stages(folder: Path) -> dict[str, float]:
     """How long each stage of a run took, in order."""
     stages = {path.parent.name: read_manifest(path.parent) for path in folder.glob("*/manifest.json")}
     times = {name: float(record["seconds"]) for name, record in stages.items() if record and "seconds" in record}
     order = [SYNTHESIS, NOISE, BASELINE, ARTIFACT]
     return dict(sorted(times.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+
+def _seconds_of_model(model: QuantizedCLIP) -> dict[str, float]:
+    """How long the images of a model and its quantization took, as far as they say so."""
+    records = {"synthesis": model.recipe["calibration"], "quantization": model.recipe}
+    return {name: float(record["seconds"]) for name, record in records.items() if "seconds" in record}

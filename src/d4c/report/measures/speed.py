@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,10 +55,12 @@ def measure_speed(clip: CLIP, export: Path) -> Speed:
     """Time both towers of both models in turn.
 
     Args:
-        clip: The float model on the CPU.
+        clip: The float model, of which a copy is timed on the CPU if it is elsewhere.
         export: Folder that `d4c export` wrote.
     """
     exported = RuntimeCLIP(export)
+    if clip.device.type != "cpu":
+        clip = copy.deepcopy(clip).cpu()
     pixels = torch.zeros(1, 3, clip.image_size, clip.image_size)
     tokens = clip.tokenize([PROMPT])
     arrays = pixels.numpy(), tokens.numpy()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from d4c.evaluation.metrics.record import FIGURES, Metrics
 from d4c.quantization.doctor.diagnosis import TowerDiagnosis
+from d4c.report.gather import Layers, Part
 from d4c.report.measures.activation_ranges import ActivationRange
 from d4c.report.measures.layer_errors import LayerError
 from d4c.report.measures.predictions import TOWER_ROWS, Accuracy
@@ -90,6 +91,60 @@ def layers_chart(key: str, tower: str, errors: Sequence[LayerError]) -> Chart:
         y="signal to noise, dB",
         table=layers_table(f"Layers of the {tower} tower", errors),
     )
+
+
+def compared_chart(tower: str, parts: Mapping[str, Part]) -> Chart | None:
+    """The layers of several models in one chart; None where fewer than two were measured."""
+    errors = {
+        name: {error.name: error for error in part.layers.errors if error.tower == tower}
+        for name, part in parts.items()
+        if isinstance(part.layers, Layers)
+    }
+    errors = {name: own for name, own in errors.items() if own}
+    if len(errors) < 2:
+        return None
+    layers = list(dict.fromkeys(layer for own in errors.values() for layer in own))
+    rows = [(layer, *(_db(own.get(layer), which) for own in errors.values() for which in _WHICH)) for layer in layers]
+    return Chart(
+        key=f"compared-{tower}",
+        kind="line",
+        title=f"Layers of the {tower} tower, all models",
+        summary="Signal to noise at the output of each layer with the quantized layers before it, on other samples "
+        "than those of the calibration where there are any; dashed: each layer alone.",
+        labels=[layer.removeprefix(f"{tower}.") for layer in layers],
+        series=[
+            Series(
+                f"{name}{suffix}",
+                [_db(own.get(layer), which) for layer in layers],
+                color,
+                dashed=which == "alone",
+            )
+            for color, (name, own) in enumerate(errors.items())
+            for which, suffix in _WHICH.items()
+        ],
+        x="layers in the order in which they run",
+        y="signal to noise, dB",
+        table=Table(
+            f"Layers of the {tower} tower of all models",
+            ("layer", *(f"{name}{suffix}, dB" for name in errors for suffix in _WHICH.values())),
+            tuple(rows),
+            digits=1,
+        ),
+    )
+
+
+_WHICH = {"upto": "", "alone": ", alone"}
+"""What is compared of a layer, and what the name of a model is followed by."""
+
+
+def _db(error: LayerError | None, which: str) -> float | None:
+    """A ratio on other samples, or on calibration samples where there are no others."""
+    if error is None:
+        return None
+    alone, upto = error.alone_on_others, error.upto_on_others
+    if which == "alone":
+        return error.alone if alone is None else alone
+    return error.upto if upto is None else upto
 
 
 def layers_table(caption: str, errors: Sequence[LayerError]) -> Table:

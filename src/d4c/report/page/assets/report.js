@@ -58,6 +58,11 @@ function axis(title, logarithmic, categories, colors, kind) {
   }
 }
 
+function legend(chart) {
+  const items = Chart.defaults.plugins.legend.labels.generateLabels(chart);
+  return items.map((item) => ({ ...item, lineDash: chart.data.datasets[item.datasetIndex].borderDash, lineWidth: 2 }));
+}
+
 function configuration(data, colors) {
   const bars = data.kind === "bar";
   const categories = data.kind !== "points" && !data.log.includes("x");
@@ -74,7 +79,7 @@ function configuration(data, colors) {
       interaction: data.kind === "points" ? { mode: "nearest", intersect: false } : { mode: "index", axis: bars ? "y" : "x", intersect: false },
       scales: bars ? { x: values, y: names } : { x: categories ? names : across, y: values },
       plugins: {
-        legend: { display: data.series.length > 1, labels: { color: colors.ink, usePointStyle: true, boxHeight: 7, ...(data.series.some((series) => series.dashed) && { pointStyle: "line", pointStyleWidth: 34 }) } },
+        legend: { display: data.series.length > 1, labels: { color: colors.ink, usePointStyle: true, boxHeight: 7, generateLabels: legend, ...(data.series.some((series) => series.dashed) && { pointStyle: "line", pointStyleWidth: 34 }) } },
         tooltip: {
           usePointStyle: true,
           callbacks: {
