@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from itertools import takewhile
 
 import torch
 
 from benchmarks.common.problems import Bench
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows
+from d4c.comparison.local_workers import LocalWorkers, Task
 
 OpenBench = Callable[[argparse.Namespace, str], Bench]
 Measure = Callable[[argparse.Namespace, Bench, Row], Row]
@@ -57,43 +56,22 @@ def measure_in_workers(args: argparse.Namespace, todo: list[Row], open_bench: Op
         open_bench: Opens what a process needs on a device.
         measure: Makes the row of a cell.
     """
-    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".claims.") as claims:
-        if args.processes == 1:
-            _work(args, todo, open_bench, measure, Path(claims), 0)
-            return
-        context = torch.multiprocessing.get_context("spawn")
-        workers = [
-            context.Process(target=_work, args=(args, todo, open_bench, measure, Path(claims), index), daemon=True)
-            for index in range(args.processes)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    if failed := [worker.exitcode for worker in workers if worker.exitcode]:
-        raise SystemExit(f"{len(failed)} of {args.processes} workers failed; what they have measured is kept.")
-
-
-def _work(
-    args: argparse.Namespace, todo: list[Row], open_bench: OpenBench, measure: Measure, claims: Path, worker: int
-) -> None:
-    """Measure every cell that no other worker has claimed; a claim is a folder, which only one can make."""
-    set_up_torch()
-    device = args.device
-    if device == "cuda":
-        device = f"cuda:{worker % torch.cuda.device_count()}"
-        torch.cuda.set_device(device)
-    bench = open_bench(args, device)
-    for i, cell in enumerate(todo):
-        if time.monotonic() > args.deadline:
-            return
-        try:
-            os.mkdir(claims / str(i))
-        except FileExistsError:
-            continue
-        row = measure(args, bench, cell)
+    in_time = takewhile(lambda _: time.monotonic() <= args.deadline, todo)
+    tasks = (Task(str(cell), _measured, (args, open_bench, measure, cell)) for cell in in_time)
+    for number, row in LocalWorkers(args.processes, args.device).results(tasks):
         append_row(args.out, row)
-        print(cell, row["summary"], f"{row['quantize']['seconds']:.1f} s", flush=True)
+        print(todo[number], row["summary"], f"{row['quantize']['seconds']:.1f} s", flush=True)
+
+
+_benches: dict[str, Bench] = {}
+"""What this process has opened, by device."""
+
+
+def _measured(args: argparse.Namespace, open_bench: OpenBench, measure: Measure, cell: Row, device: str) -> Row:
+    set_up_torch()
+    if device not in _benches:
+        _benches[device] = open_bench(args, device)
+    return measure(args, _benches[device], cell)
 
 
 def set_up_torch() -> None:

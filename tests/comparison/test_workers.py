@@ -29,7 +29,7 @@ def lost_once(marker, device):
         return "done again", device
     os.kill(os.getpid(), signal.SIGKILL)
 
-def deadly(value, name, device):
+def deadly(device):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def refused(device):
@@ -47,10 +47,10 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Task]:
     sys.modules.pop("made_up_tasks", None)
     made_up_tasks = importlib.import_module("made_up_tasks")
     return {
-        "lost once": (made_up_tasks.lost_once, (str(tmp_path / "marker"),)),
-        "deadly": (made_up_tasks.deadly, (0, "a cell")),
-        "refused": (made_up_tasks.refused, ()),
-        **{f"echo {i}": (made_up_tasks.echo, (i,)) for i in range(4)},
+        "lost once": Task("a", made_up_tasks.lost_once, (str(tmp_path / "marker"),)),
+        "deadly": Task("a cell", made_up_tasks.deadly, ()),
+        "refused": Task("b", made_up_tasks.refused, ()),
+        **{f"echo {i}": Task(f"echo {i}", made_up_tasks.echo, (i,)) for i in range(4)},
     }
 
 

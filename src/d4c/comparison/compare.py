@@ -14,9 +14,11 @@ from d4c.comparison.config import REAL, Cell, ComparisonConfig, Source, cells, c
 from d4c.comparison.local_workers import LocalWorkers, Task, Workers
 from d4c.device import resolve_device
 from d4c.errors import ArtifactError, SettingError
+from d4c.evaluation.metrics.record import KIND as METRICS
+from d4c.evaluation.metrics.record import LEADING
 from d4c.progress import Progress, silent
 from d4c.reading.json_file import read_json
-from d4c.reading.schema import Number, Record, Table, Text, check
+from d4c.reading.schema import AnyText, Either, Maybe, Number, OneOf, Record, Table, Text, Whole, check
 from d4c.run.origins import data_origin, model_origin
 from d4c.storage.files import write_json
 from d4c.storage.locks import LOCK, locked
@@ -25,9 +27,27 @@ from d4c.storage.outputs import is_empty
 
 CONFIG = "comparison.json"
 ADVICE = "remove the file, and the cell is measured again"
-RESULT = Record(
-    {"cell": Record(), "key": Text(64)},
-    {"unfit": Text(), "bytes": Number(0, 1 << 62), "seconds": Table(Number(0, 1e9)), "results": Table(Record())},
+MEASURED = Record(
+    {
+        "figure": OneOf(LEADING),
+        "metrics": METRICS,
+        "hits": Maybe(AnyText(1 << 24)),
+        "predictions_sha256": Text(64),
+    }
+)
+RESULT = Either(
+    (
+        Record({"cell": Record(), "key": Text(64), "unfit": Text()}),
+        Record(
+            {
+                "cell": Record(),
+                "key": Text(64),
+                "bytes": Whole(0, 1 << 62),
+                "seconds": Table(Number(0, 1e9)),
+                "results": Table(MEASURED),
+            }
+        ),
+    )
 )
 """What the file of a cell holds."""
 
@@ -146,7 +166,7 @@ class _Job:
         from d4c.comparison.tasks import make_images
 
         for source in sources:
-            yield make_images, (self.config, source)
+            yield Task(f"images of {source.method}", make_images, (self.config, source))
 
     def _cell_tasks(self, missing: list[Cell]) -> Iterator[Task]:
         from d4c.comparison.tasks import Images, measure_cell
@@ -155,7 +175,7 @@ class _Job:
         for cell in missing:
             if not cell.is_float and cell.source != source:
                 source, images = cell.source, Images.of(CalibrationSet.load(self._images(cell.source)))
-            yield measure_cell, (self.config, cell, None if cell.is_float else images)
+            yield Task(str(cell), measure_cell, (self.config, cell, None if cell.is_float else images))
 
     def _keep(self, cell: Cell, result: dict[str, Any]) -> None:
         write_json(self._file(cell), {"cell": asdict(cell), "key": self._cell_key(cell), **result})

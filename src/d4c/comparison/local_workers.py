@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Protocol
 
@@ -18,8 +19,20 @@ from d4c.errors import D4CError
 ATTEMPTS = 3
 """How often a task is begun before it counts as what kills its processes."""
 
-Task = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function of a module, and its arguments; the name of a device follows them."""
+
+@dataclass(frozen=True)
+class Task:
+    """Work that any process can do.
+
+    Args:
+        name: What an error calls it.
+        function: A function of a module.
+        arguments: Its arguments; the name of a device follows them.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
 
 
 class Workers(Protocol):
@@ -48,8 +61,8 @@ class LocalWorkers:
             D4CError: A task was lost with its process several times.
         """
         if self.processes == 1:
-            for number, (function, arguments) in enumerate(tasks):
-                yield number, function(*arguments, self.device)
+            for number, task in enumerate(tasks):
+                yield number, task.function(*task.arguments, self.device)
             return
         waiting = enumerate(tasks)
         again: list[tuple[int, Task]] = []
@@ -60,9 +73,9 @@ class LocalWorkers:
         try:
             while True:
                 while len(running) < self.processes and (following := again.pop() if again else next(waiting, None)):
-                    number, (function, arguments) = following
+                    number, task = following
                     begun[number] = begun.get(number, 0) + 1
-                    running[pool.submit(_call, function, arguments)] = following
+                    running[pool.submit(_call, task)] = following
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -90,10 +103,10 @@ class LocalWorkers:
 
 
 def _refuse_deadly(tasks: Iterable[tuple[int, Task]], begun: dict[int, int]) -> None:
-    for number, (_, arguments) in tasks:
+    for number, task in tasks:
         if begun[number] >= ATTEMPTS:
             raise D4CError(
-                f"A process was lost {ATTEMPTS} times while it worked on {arguments[1]}, most often for want of "
+                f"A process was lost {ATTEMPTS} times while it worked on {task.name}, most often for want of "
                 "memory; use fewer workers or a smaller model."
             )
 
@@ -112,7 +125,7 @@ def _set_up(device: str, processes: int, counter: Synchronized[int]) -> None:
     with counter.get_lock():
         index = counter.value
         counter.value += 1
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // processes)))
     _device = f"cuda:{index % torch.cuda.device_count()}" if device == "cuda" else device
     if device == "cuda":
         torch.cuda.set_device(_device)
@@ -126,5 +139,5 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return function(*arguments, _device)
+def _call(task: Task) -> Any:
+    return task.function(*task.arguments, _device)

@@ -53,14 +53,14 @@ class RayWorkers:
         stored: dict[int, Any] = {}
         kept = []  # what is stored is known by its address, which must not be given away meanwhile
         numbers = {}
-        for number, (function, arguments) in enumerate(tasks):
+        for number, task in enumerate(tasks):
             references = []
-            for argument in arguments:
+            for argument in task.arguments:
                 kept.append(argument)
                 if id(argument) not in stored:
                     stored[id(argument)] = self.ray.put(argument)
                 references.append(stored[id(argument)])
-            numbers[remote.remote(function, self.device, *references)] = number
+            numbers[remote.remote(task.function, self.device, *references)] = number
         while numbers:
             (done,), _ = self.ray.wait(list(numbers), num_returns=1)
             try:

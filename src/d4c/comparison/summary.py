@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d4c.comparison.compare import Comparison
+from d4c.comparison.compare import ADVICE, Comparison
 from d4c.comparison.config import REAL, Cell
+from d4c.errors import ArtifactError
 from d4c.evaluation.metrics.intervals import Interval, bootstrap, mean_of
 from d4c.evaluation.metrics.record import Metrics
 
@@ -162,7 +163,10 @@ def _share_of_seeds(results: list[Result], spec: str) -> NDArray[np.float64] | N
     if not texts or None in texts:
         return None
     count = results[0]["results"][spec]["metrics"]["count"]
-    bits = [np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count) for text in texts]
+    try:
+        bits = [np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count) for text in texts]
+    except ValueError:
+        raise ArtifactError(f"The hits of a cell on {spec} are not hex digits; {ADVICE}.") from None
     return 100 * np.mean(bits, axis=0)
 
 
