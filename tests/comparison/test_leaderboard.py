@@ -16,13 +16,15 @@ from d4c.comparison.leaderboard import COLUMNS, append_rows
 
 def test_rows_say_what_was_measured_and_are_added_once(grid: ComparisonConfig, tmp_path: Path) -> None:
     grid = replace(grid, methods=("noise",), schemes=("W4A8",), seeds=(3,), latency=True)
+    grid = replace(grid, tracks=("deployable", "paper"))
     comparison = compare(grid, tmp_path / "grid")
     board = tmp_path / "board.csv"
-    assert append_rows(comparison, board, "d4c compare ...") == 1
+    assert append_rows(comparison, board, "d4c compare ...") == 2
     assert append_rows(comparison, board, "d4c compare again") == 0
     with board.open(encoding="utf-8") as stream:
-        (row,) = csv.DictReader(stream)
-    (result,) = (result for cell, result in comparison.results.items() if not cell.is_float)
+        row, published = csv.DictReader(stream)
+    _, result, _ = comparison.results.values()
+    assert (published["track"], published["batch_1_ms"]) == ("paper", "")  # which no integer kernel computes
     assert tuple(row) == COLUMNS
     assert (row["scheme"], row["calibration"], row["seed"], row["command"]) == ("W4A8", "noise", "3", "d4c compare ...")
     assert row["artifact_sha256"] == result["artifact_sha256"]

@@ -105,7 +105,8 @@ def measure_cell(config: ComparisonConfig, cell: Cell, images: Images | None, de
         seconds["synthesize"] = float(calibration.provenance.get("seconds", 0.0))
         facts = _facts(model, calibration)
     results = {spec: _measured(config, cell, model, spec, device) for spec in config.datasets}
-    if config.latency and isinstance(model, QuantizedCLIP):
+    # No integer kernel computes the formats of the published track.
+    if config.latency and isinstance(model, QuantizedCLIP) and cell.track == "deployable":
         from d4c.comparison.latency import latencies
 
         facts["latency"] = latencies(clip, model)
