@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from d4c.device import AUTO, resolve_device
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, or of an artifact.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, of an artifact or of a comparison.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write; default: report.html in a run, or beside an artifact."),
@@ -49,8 +49,15 @@ def report(
     Captions before and after, which tower and which layers lose what, the calibration images, and how to make the
     model again; in one file that needs no network.
     """
+    from d4c.report.write_comparison import is_comparison, write_comparison
     from d4c.report.write_report import ReportOptions, write_report
 
+    if is_comparison(folder):
+        if compare is not None:
+            raise typer.BadParameter("A comparison already compares; leave it out.", param_hint="--compare")
+        file, rows = write_comparison(folder, output)
+        _say(file, {"rows": [row.to_dict() for row in rows]}, as_json)
+        return
     settings = ReportOptions(
         model=model,
         pretrained=pretrained,
@@ -65,7 +72,12 @@ def report(
     )
     with progress_bar("report") as progress:
         file, made = write_report(folder, output, compare=compare, options=settings, progress=progress)
+    _say(file, made.to_dict(), as_json)
+
+
+def _say(file: Path, content: dict[str, Any], as_json: bool) -> None:
+    """Where the page is, or all that it says."""
     if as_json:
-        print(json.dumps({"file": str(file), **made.to_dict()}, indent=2))
-        return
-    show(f"{file}: open it in a browser")
+        print(json.dumps({"file": str(file), **content}, indent=2))
+    else:
+        show(f"{file}: open it in a browser")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import count
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from d4c.comparison.summary import SummaryRow
+from d4c.comparison.tables import NOTE
 from d4c.printable import printable
 from d4c.report.gather import ReportData
 from d4c.report.measures.predictions import Predictions, guilty
 from d4c.report.missing import Missing
 from d4c.report.page import charts, set_charts, words
+from d4c.report.page.comparison_charts import comparison_charts
 from d4c.report.page.thumbnails import LARGE, SMALL, Thumbnail, thumbnail
 from d4c.version import __version__
 
@@ -45,7 +49,7 @@ def render(report: ReportData) -> str:
         .get_template("page.html")
         .render(
             report=report,
-            title=printable(f"{report.model} in {' and '.join(report.parts)}"),
+            **_frame(f"{report.model} in {' and '.join(report.parts)}"),
             charts=charts,
             set_charts=set_charts,
             words=words,
@@ -53,16 +57,35 @@ def render(report: ReportData) -> str:
             picture=pictures.large,
             neighbor=pictures.small,
             galleries=galleries,
-            version=__version__,
             number=count(1).__next__,
-            style=_asset("style.css"),
-            script=_asset("report.js"),
-            library=_asset("chartjs/chart.umd.min.js").rpartition("//# sourceMappingURL")[0],
-            licenses=[(ASSETS / "chartjs" / name).read_text(encoding="utf-8") for name in LICENSES],
-            filtered=FILTERED,
             first=FIRST,
         )
     )
+
+
+def render_comparison(rows: Sequence[SummaryRow]) -> str:
+    """Return the page of a comparison.
+
+    Args:
+        rows: Its summary.
+    """
+    charts = comparison_charts(rows)
+    frame = _frame(f"Comparison of {', '.join(dict.fromkeys(row.model for row in rows))}")
+    page = _environment().get_template("comparison.html")
+    return str(page.render(**frame, lead=words.comparison_lead(rows), note=NOTE.replace("*", ""), charts=charts))
+
+
+def _frame(title: str) -> dict[str, Any]:
+    """What every page has."""
+    return {
+        "title": printable(title),
+        "version": __version__,
+        "style": _asset("style.css"),
+        "script": _asset("report.js"),
+        "library": _asset("chartjs/chart.umd.min.js").rpartition("//# sourceMappingURL")[0],
+        "licenses": [(ASSETS / "chartjs" / name).read_text(encoding="utf-8") for name in LICENSES],
+        "filtered": FILTERED,
+    }
 
 
 class _Pictures:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from d4c.comparison.summary import SummaryRow
 from d4c.evaluation.metrics.record import FIGURES
 from d4c.report.measures.before_after import Examples
 from d4c.report.measures.headline import Headline, leading
@@ -23,6 +26,21 @@ def lead(model: str, name: str, head: Headline) -> str:
     figure = FIGURES[head.metrics.leading]
     accuracy = f"{after:.1f} instead of {before:.1f} % {figure} on {head.dataset}"
     return f"{smaller} than in float32 {change}: {accuracy}. {calibrated(head)}"
+
+
+def comparison_lead(rows: Sequence[SummaryRow]) -> str:
+    """Which combination comes out best on the first dataset, and how far it is from float."""
+    first = [row for row in rows if (row.model, row.dataset) == (rows[0].model, rows[0].dataset)]
+    quantized = [row for row in first if row.scheme != row.method]
+    if not quantized:
+        return f"{rows[0].model} was compared with nothing."
+    best = max(quantized, key=lambda row: row.mean)
+    others = f"Of {len(quantized)} combinations" if len(quantized) > 1 else "The only combination,"
+    change = "" if best.change is None else f", {best.change.value:+.1f} points from float"
+    figure = f"{best.mean:.1f} % {FIGURES[best.figure]} on {best.dataset}"
+    verb = " comes out best" if len(quantized) > 1 else ", has"
+    joined = f"{others} {best.scheme} with {best.method}{verb}"
+    return f"{joined}{':' if len(quantized) > 1 else ''} {figure}{change}."
 
 
 def calibrated(head: Headline) -> str:

@@ -1,0 +1,71 @@
+"""The charts of a comparison: one for each model and dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from d4c.comparison.summary import SummaryRow
+from d4c.comparison.tables import groups, name_of
+from d4c.evaluation.metrics.intervals import Interval
+from d4c.evaluation.metrics.record import FIGURES
+from d4c.report.page.chart import Cell, Chart, Series, Table
+
+COLUMNS = (
+    "method",
+    "scheme",
+    "mean, %",
+    "lowest",
+    "highest",
+    "change, points",
+    "from",
+    "to",
+    "beside the first",
+    "gap, %",
+    "same, %",
+    "synthesis, s",
+    "quantization, s",
+    "MB",
+)
+
+
+def comparison_charts(rows: Sequence[SummaryRow]) -> list[Chart]:
+    """Draw the leading figure of every combination, a chart for each model and dataset."""
+    return [_chart(f"group-{i}", title, group) for i, (title, group) in enumerate(groups(rows).items())]
+
+
+def _chart(key: str, title: str, group: Sequence[SummaryRow]) -> Chart:
+    figure = FIGURES[group[0].figure]
+    names = [name_of(row, group) for row in group]
+    return Chart(
+        key=key,
+        kind="bar",
+        title=title,
+        summary=f"Mean {figure} over seeds of every combination.",
+        labels=[name if _is_float(row) else f"{row.scheme}, {name}" for name, row in zip(names, group, strict=True)],
+        series=[Series(f"{figure}, %", [row.mean for row in group], 0)],
+        x=f"{figure}, %",
+        y="",
+        table=Table(title, COLUMNS, tuple(_cells(name, row) for name, row in zip(names, group, strict=True))),
+    )
+
+
+def _is_float(row: SummaryRow) -> bool:
+    return row.scheme == row.method
+
+
+def _cells(name: str, row: SummaryRow) -> tuple[Cell, ...]:
+    change: Interval | None = row.change
+    return (
+        name,
+        "" if _is_float(row) else row.scheme,
+        row.mean,
+        row.lowest,
+        row.highest,
+        *((None, None, None) if change is None else (change.value, change.low, change.high)),
+        None if row.beside is None else row.beside.value,
+        None if row.gap is None else 100 * row.gap,
+        row.same_class,
+        row.synthesis_seconds,
+        row.quantize_seconds,
+        row.bytes / 1e6,
+    )

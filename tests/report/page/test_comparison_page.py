@@ -1,0 +1,80 @@
+"""The page of a comparison shows every combination, and says which is best."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from d4c.comparison.summary import SummaryRow
+from d4c.evaluation.metrics.intervals import Interval
+from d4c.report.page.render import render_comparison
+from d4c.report.page.words import comparison_lead
+
+FLOAT = SummaryRow(
+    dataset="demo",
+    figure="top1",
+    model="<b>model</b>",
+    method="float",
+    scheme="float",
+    track="deployable",
+    reconstruction="none",
+    towers="both",
+    seeds=1,
+    count=496,
+    mean=50.0,
+    lowest=50.0,
+    highest=50.0,
+    spread=None,
+    low=45.0,
+    high=55.0,
+    gap=None,
+    change=None,
+    beside=None,
+    same_class=None,
+    cosine=None,
+    synthesis_seconds=None,
+    quantize_seconds=None,
+    bytes=28_000_000,
+)
+NOISE = replace(FLOAT, method="noise", scheme="W4A8", mean=46.5, change=Interval(-3.5, -5.0, -2.0), bytes=4_000_000)
+BEST = replace(NOISE, method="d4c", mean=49.25, change=Interval(-0.75, -2.0, 0.5), gap=0.8)
+OTHER = replace(BEST, dataset="cifar10:data", mean=90.0)
+
+
+class Cells(HTMLParser):
+    """Collects the text of table cells, and the tags of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] in (["td"], ["th"]):
+            self.cells.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def page() -> Cells:
+    cells = Cells()
+    cells.feed(render_comparison([FLOAT, NOISE, BEST, OTHER]))
+    return cells
+
+
+def test_every_combination_is_in_a_table(page: Cells) -> None:
+    assert page.tags.count("figure") == 2
+    for value in ("50.00", "46.50", "49.25", "90.00", "-0.7500", "80.00", "28.00"):
+        assert value in page.cells
+    assert "b" not in page.tags
+
+
+def test_the_best_combination_is_named() -> None:
+    assert comparison_lead([FLOAT, NOISE, BEST, OTHER]) == (
+        "Of 2 combinations W4A8 with d4c comes out best: 49.2 % top-1 on demo, -0.8 points from float."
+    )
+    assert comparison_lead([FLOAT]) == "<b>model</b> was compared with nothing."
