@@ -77,4 +77,6 @@ def test_the_best_combination_is_named() -> None:
     assert comparison_lead([FLOAT, NOISE, BEST, OTHER]) == (
         "Of 2 combinations W4A8 with d4c comes out best: 49.2 % top-1 on demo, -0.8 points from float."
     )
+    assert comparison_lead([FLOAT, BEST, replace(BEST, method="pink")]).startswith("Of 2 combinations 2 come out alike")
+    assert comparison_lead([FLOAT, BEST]).startswith("The only combination, W4A8 with d4c, has 49.2 %")
     assert comparison_lead([FLOAT]) == "<b>model</b> was compared with nothing."

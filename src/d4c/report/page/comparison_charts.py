@@ -28,9 +28,9 @@ COLUMNS = (
 )
 
 
-def comparison_charts(rows: Sequence[SummaryRow]) -> list[Chart]:
-    """Draw the leading figure of every combination, a chart for each model and dataset."""
-    return [_chart(f"group-{i}", title, group) for i, (title, group) in enumerate(groups(rows).items())]
+def comparison_charts(rows: Sequence[SummaryRow]) -> dict[str, Chart]:
+    """Draw the leading figure of every combination, a chart for each model and dataset, under its title."""
+    return {title: _chart(f"group-{i}", title, group) for i, (title, group) in enumerate(groups(rows).items())}
 
 
 def _chart(key: str, title: str, group: Sequence[SummaryRow]) -> Chart:
@@ -39,8 +39,8 @@ def _chart(key: str, title: str, group: Sequence[SummaryRow]) -> Chart:
     return Chart(
         key=key,
         kind="bar",
-        title=title,
-        summary=f"Mean {figure} over seeds of every combination.",
+        title=f"Mean {figure}",
+        summary="Every combination, the mean over its seeds.",
         labels=[name if _is_float(row) else f"{row.scheme}, {name}" for name, row in zip(names, group, strict=True)],
         series=[Series(f"{figure}, %", [row.mean for row in group], 0)],
         x=f"{figure}, %",

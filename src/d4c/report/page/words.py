@@ -35,12 +35,14 @@ def comparison_lead(rows: Sequence[SummaryRow]) -> str:
     if not quantized:
         return f"{rows[0].model} was compared with nothing."
     best = max(quantized, key=lambda row: row.mean)
-    others = f"Of {len(quantized)} combinations" if len(quantized) > 1 else "The only combination,"
+    alike = sum(row.mean == best.mean for row in quantized)
     change = "" if best.change is None else f", {best.change.value:+.1f} points from float"
-    figure = f"{best.mean:.1f} % {FIGURES[best.figure]} on {best.dataset}"
-    verb = " comes out best" if len(quantized) > 1 else ", has"
-    joined = f"{others} {best.scheme} with {best.method}{verb}"
-    return f"{joined}{':' if len(quantized) > 1 else ''} {figure}{change}."
+    figure = f"{best.mean:.1f} % {FIGURES[best.figure]} on {best.dataset}{change}"
+    if len(quantized) == 1:
+        return f"The only combination, {best.scheme} with {best.method}, has {figure}."
+    if alike > 1:
+        return f"Of {len(quantized)} combinations {alike} come out alike and best: {figure}."
+    return f"Of {len(quantized)} combinations {best.scheme} with {best.method} comes out best: {figure}."
 
 
 def calibrated(head: Headline) -> str:
