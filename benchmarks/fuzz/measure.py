@@ -24,7 +24,8 @@ import torch
 
 from benchmarks.common.arguments import argument_parser, words
 from benchmarks.common.records import setup
-from benchmarks.fuzz.targets import Target, targets
+from benchmarks.fuzz.targets.every_target import targets
+from benchmarks.fuzz.targets.target import Target
 from d4c.errors import D4CError
 from d4c.storage.files import write_json
 

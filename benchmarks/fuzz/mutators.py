@@ -1,10 +1,11 @@
-"""Changes to files: bytes anywhere, values inside JSON, entries inside zip files, headers of safetensors files."""
+"""Changes to files: bytes anywhere, values inside JSON, entries of zip and tar files, headers of safetensors files."""
 
 from __future__ import annotations
 
 import io
 import json
 import random
+import tarfile
 import zipfile
 from collections.abc import Callable
 from copy import deepcopy
@@ -116,6 +117,34 @@ def zip_entries(data: bytes, rng: random.Random) -> bytes:
                     case _:
                         continue
             new.writestr(label, content, how)
+    return target.getvalue()
+
+
+def tar_members(data: bytes, rng: random.Random) -> bytes:
+    """Change the content, the name, the kind or the size of a member of a tar file, with a checksum that fits."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=target, mode="w") as new:
+        members = old.getmembers()
+        chosen = rng.choice(members)
+        for member in members:
+            stream = old.extractfile(member)
+            content = b"" if stream is None else stream.read()
+            if member is chosen:
+                match rng.randrange(6):
+                    case 0 | 1:
+                        content = bytes_anywhere(content, rng)
+                        member.size = len(content)
+                    case 2:
+                        member.name = rng.choice(("../../a.jpg", "/etc/a.cls", "a" * 5000 + ".cls", "\x00", "a", ""))
+                    case 3:
+                        member.type = rng.choice((*tarfile.SUPPORTED_TYPES, b"Z"))
+                    case 4:
+                        member.pax_headers = {
+                            rng.choice(("size", "path", "GNU.sparse.size")): rng.choice(("-1", "9" * 30))
+                        }
+                    case _:
+                        continue
+            new.addfile(member, io.BytesIO(content))
     return target.getvalue()
 
 

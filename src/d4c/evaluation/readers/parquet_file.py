@@ -31,6 +31,12 @@ SPLITS = ("test", "validation", "val", "valid", "train")
 """Beginnings of the names of files that divide a dataset; of several splits the first of these is read."""
 
 
+ROWS = 256
+"""Rows that are read at once."""
+SMALL, INFLATED = 64 << 20, 20
+"""Bytes in memory that any file may take, and how many times its size."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that hold images and labels, and the names of the classes."""
@@ -63,8 +69,8 @@ def read_parquet(spec: str, path: Path) -> Dataset:
     try:
         schema = pq.read_schema(files[0])
         columns = _columns(schema, files[0])
-        table = pa.concat_tables([pq.read_table(file, columns=[columns.image, columns.label]) for file in files])
-    except (pa.ArrowException, OSError) as error:
+        table = pa.concat_tables([_read(file, [columns.image, columns.label]) for file in files])
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one for names of columns
         detail = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as Parquet ({detail}); give a complete Parquet file.") from None
     for name in (columns.image, columns.label):
@@ -76,6 +82,26 @@ def read_parquet(spec: str, path: Path) -> Dataset:
         images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks], kind)
     labels = table[columns.label].to_numpy().astype(np.int64)
     return Dataset(spec, columns.classes, labels, encoded_images(images), location=lambda i: f"row {i} of {path}")
+
+
+def _read(file: Path, columns: list[str]) -> pa.Table:
+    """Read columns, as far as they take memory that fits the file: a few bytes may stand for any number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    most = max(SMALL, INFLATED * file.stat().st_size)
+    batches: list[pa.RecordBatch] = []
+    with pq.ParquetFile(file) as parquet:
+        schema = pa.schema([parquet.schema_arrow.field(name) for name in columns])
+        for batch in parquet.iter_batches(ROWS, columns=columns):
+            batches.append(batch)
+            most -= batch.nbytes
+            if most < 0:
+                raise DataError(
+                    f"{file} inflates to more than {INFLATED} times its size, expected encoded images, which hardly "
+                    "do; write it again."
+                )
+    return pa.Table.from_batches([batch.select(columns) for batch in batches], schema)
 
 
 def _files(path: Path) -> list[Path]:
