@@ -44,6 +44,9 @@ def export(
     fixed_shapes: Annotated[
         bool, typer.Option("--fixed-shapes", help="One picture and one whole prompt at a time, as NPUs want it.")
     ] = False,
+    narrow_table: Annotated[
+        bool, typer.Option("--narrow-table", help="4 bits for the token table: smaller, a little less exact.")
+    ] = False,
     webgpu: Annotated[
         bool, typer.Option("--webgpu", help="Also write graphs for GPUs in browsers, with the same 4-bit weights.")
     ] = False,
@@ -70,6 +73,7 @@ def export(
             tower=tower,
             features=features,
             fixed_shapes=fixed_shapes,
+            narrow_table=narrow_table,
             webgpu=webgpu,
             half=float16,
             unpacked=unpacked,

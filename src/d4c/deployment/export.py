@@ -63,6 +63,7 @@ def export(
     tower: Literal["image", "text"] | None = None,
     features: bool = False,
     fixed_shapes: bool = False,
+    narrow_table: bool = False,
     webgpu: bool = False,
     half: bool = False,
     unpacked: bool = False,
@@ -79,6 +80,7 @@ def export(
         tower: Write nothing but one tower.
         features: The states between blocks are outputs as well.
         fixed_shapes: One picture, or one prompt of full length, at a time, and no infinite numbers, as NPUs want it.
+        narrow_table: Round the token table of an artifact to 4 bits, half of what it has there.
         webgpu: Also write graphs with the same 4-bit weights for GPUs in browsers, and activations in floating point.
         half: Write a float model in float16 instead of float32.
         unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
@@ -95,10 +97,13 @@ def export(
             track "paper".
     """
     is_float = isinstance(artifact, CLIP)
-    options = ExportOptions(unpacked, check, tower, features, fixed_shapes, webgpu, half if is_float else None)
+    options = ExportOptions(
+        unpacked, check, tower, features, fixed_shapes, narrow_table, webgpu, half if is_float else None
+    )
     chosen = find_target(target, options)
-    if is_float and webgpu:
-        raise SettingError("A float model has no packed weights for --webgpu; give an artifact or leave out --webgpu.")
+    if is_float and (webgpu or narrow_table):
+        word = "--webgpu" if webgpu else "--narrow-table"
+        raise SettingError(f"A float model has no packed weights for {word}; give an artifact or leave out {word}.")
     for library, extra in chosen.libraries.items():
         require(library, extra, "An export needs")
     folder = _default_output(artifact, chosen.name) if output is None else Path(output)

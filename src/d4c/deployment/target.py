@@ -23,6 +23,7 @@ class ExportOptions:
         tower: Write nothing but the "image" or the "text" tower.
         features: Make the states between blocks outputs as well.
         fixed_shapes: Write graphs for one picture and one prompt of full length, without infinite numbers.
+        narrow_table: Round the token table to 4 bits.
         webgpu: Also write graphs whose products are MatMulNBits, for GPUs in browsers.
         half: Write a float model in float16; None for an artifact.
         origin: SHA-256 of the artifact's weights, which every graph names, so that graphs of two are not mixed up.
@@ -34,6 +35,7 @@ class ExportOptions:
     tower: Literal["image", "text"] | None = None
     features: bool = False
     fixed_shapes: bool = False
+    narrow_table: bool = False
     webgpu: bool = False
     half: bool | None = None
     origin: str = ""
@@ -42,11 +44,12 @@ class ExportOptions:
     def chosen(self) -> list[str]:
         """Return the options of the command line that change what only some targets can change."""
         words = {"--tower": self.tower, "--features": self.features, "--fixed-shapes": self.fixed_shapes}
+        words |= {"--narrow-table": self.narrow_table}
         words |= {"--webgpu": self.webgpu, "--float16" if self.half else "--float32": self.half is not None}
         return [word for word, value in words.items() if value]
 
 
-SHAPES = ("--tower", "--features", "--fixed-shapes", "--float32", "--float16")
+SHAPES = ("--tower", "--features", "--fixed-shapes", "--narrow-table", "--float32", "--float16")
 """What every layout of another tool can change."""
 
 

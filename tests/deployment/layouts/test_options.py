@@ -22,7 +22,10 @@ from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.target import ExportOptions
 from d4c.deployment.targets import TARGETS, find_target
 from d4c.errors import SettingError
+from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.tokenizer import token_ids
 from d4c.quantization.stages import stages
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.zeroshot.classification import unit_rows
@@ -110,6 +113,39 @@ def test_packed_weights_are_those_of_the_artifact(export_for: ExportFor, small: 
     assert np.array_equal(scales.reshape(len(packed), -1)[:, 3], layer.weight_scale.flatten().numpy())
 
 
+def test_a_narrow_table_takes_half_the_bytes(export_for: ExportFor, ours: RuntimeCLIP, few: Any) -> None:
+    plain, narrow = export_for("graphs") / "text.onnx", export_for("graphs", narrow_table=True) / "text.onnx"
+    codes = 49408 * 64
+    assert narrow.stat().st_size - plain.stat().st_size == pytest.approx(2 * 49408 - codes / 2 - 4 * 49408, rel=0.02)
+    found = onnxruntime.InferenceSession(narrow).run(None, {"input_ids": ours.tokenize(few.prompts)})[0]
+    assert (unit_rows(found) * unit_rows(few.text)).sum(-1).min() > 0.98
+
+
+@pytest.mark.slow
+def test_a_published_text_tower_with_a_narrow_table_fits(quantize: Callable[..., Any], tmp_path: Path) -> None:
+    """That of ViT-B/32 at W4A8, random weights: at most 34 MB, 45.5 with 8 bits in the table."""
+    image = ViTConfig(32, 16, 64, 1, 1, 64)
+    clip = CLIP(CLIPConfig(512, image, TextConfig(512, 12, 8, 2048)), "published").eval().requires_grad_(False)
+    quantize(clip, "W4A8").save_pretrained(tmp_path / "artifact")
+    options: dict[str, Any] = {"target": "graphs", "tower": "text", "check": False}
+    made = d4c.export(tmp_path / "artifact", tmp_path / "narrow", narrow_table=True, **options)
+    assert made.sizes["text.onnx"] < 34e6
+    assert 45e6 < d4c.export(tmp_path / "artifact", tmp_path / "plain", **options).sizes["text.onnx"] < 46e6
+
+
+@pytest.mark.slow
+def test_a_narrow_table_keeps_the_embeddings_of_a_trained_model(artifact: Path, tmp_path: Path) -> None:
+    """Mean cosine to the table of 8 bits over the names of the emoji pack."""
+    tokens = token_ids([f"a {name} icon" for name in demo_dataset().classes])[:, :20]
+    rows = []
+    for narrow in (False, True):
+        folder = tmp_path / str(narrow)
+        d4c.export(artifact, folder, target="graphs", tower="text", narrow_table=narrow, check=False)
+        session = onnxruntime.InferenceSession(folder / "text.onnx")
+        rows.append(unit_rows(session.run(None, {"input_ids": tokens})[0]))
+    assert (rows[0] * rows[1]).sum(-1).mean() > 0.998
+
+
 def test_a_resnet_has_no_form_with_packed_weights_alone(demo_rn: CLIP) -> None:
     with pytest.raises(SettingError, match=r"has a ResNet, .*leave out --webgpu"):
         port_graph(demo_rn, GraphFile("a.onnx", ("image",), Ports(), "weights"))
@@ -139,6 +175,7 @@ OPTIONS = {
     "--tower": ExportOptions(tower="image"),
     "--features": ExportOptions(features=True),
     "--fixed-shapes": ExportOptions(fixed_shapes=True),
+    "--narrow-table": ExportOptions(narrow_table=True),
     "--webgpu": ExportOptions(webgpu=True),
     "--float32": ExportOptions(half=False),
     "--float16": ExportOptions(half=True),

@@ -48,6 +48,7 @@ class Graph:
         unpacked: Store all weights as int8.
         bytes_only: Use no 4-bit types, which runtimes in browsers cannot cast; 5 and 6 bits are stored as int8.
         weights_only: Leave activations in floating point and write products as MatMulNBits.
+        narrow_table: Round the token table to 4 bits.
         masked: Score of a position that may not be attended to.
         all_rows: Compute all rows of the last block, not only the one that reaches the embedding.
     """
@@ -59,11 +60,12 @@ class Graph:
         *,
         bytes_only: bool = False,
         weights_only: bool = False,
+        narrow_table: bool = False,
         masked: float = float("-inf"),
         all_rows: bool = False,
     ) -> None:
         self.name, self.unpacked = name, unpacked
-        self.bytes_only = bytes_only
+        self.bytes_only, self.narrow_table = bytes_only, narrow_table
         self.weights_only, self.masked, self.all_rows = weights_only, masked, all_rows
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}

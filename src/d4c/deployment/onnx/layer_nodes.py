@@ -11,6 +11,7 @@ from torch import nn
 
 from d4c.deployment.onnx.forms import PAIRED_ZERO, fake_quantized, packed_weight, paired_codes, weight_codes
 from d4c.deployment.onnx.graph import Graph, Layer
+from d4c.deployment.onnx.token_table import narrow_embedding
 from d4c.models.layers import QuickGELU
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_activations import LEAST_PEAK, QuantizedAdd, QuantizedAvgPool2d, QuantizedMatMul
@@ -181,6 +182,8 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
         codes = torch.cat([codes[used], torch.zeros_like(codes[:1])])
         scale = torch.cat([scale[used], torch.ones_like(scale[:1])])
         rows = g.node("Gather", [g.constant(f"{name}/row_of_token", row_of_token), tokens], f"{name}/rows")
+    if g.narrow_table:
+        return narrow_embedding(g, rows, codes.float() * scale, name)
     picked = g.node("Gather", [g.constant(f"{name}/weight", codes), rows], f"{name}/codes")
     picked = g.node("Cast", [picked], f"{name}/codes_float", to=TensorProto.FLOAT)
     factor = g.node("Gather", [g.constant(f"{name}/scale", scale), rows], f"{name}/scales")

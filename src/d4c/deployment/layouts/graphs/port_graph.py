@@ -35,6 +35,7 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
         unpacked,
         bytes_only=file.bytes_only,
         weights_only=packed,
+        narrow_table=file.narrow_table,
         masked=file.masked,
         all_rows=file.features,
     )
