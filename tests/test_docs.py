@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -166,6 +167,9 @@ def check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None
             assert importlib.util.find_spec(module) is not None, module
         case ["python", script, *_]:
             assert (ROOT / script).is_file(), script
+        case ["curl", *_, address]:
+            site = (ROOT / "src/d4c/runtime/serving/site.py").read_text(encoding="utf-8")
+            assert f'Route("{urlsplit(address).path}"' in site, address
         case _:
             pytest.fail(f"nobody checks {shlex.join(words)}")
 

@@ -91,21 +91,22 @@ _ROOM = _Room(PIXELS_AT_ONCE)
 
 
 @contextmanager
-def opened_picture(source: Picture, name: str | None = None) -> Iterator[Image.Image]:
+def opened_picture(source: Picture, name: str | None = None, largest: int | None = None) -> Iterator[Image.Image]:
     """Decode a picture for the time of the block; threads that would hold too many pixels together wait.
 
     Args:
         source: The picture.
         name: What an error message calls it, by default its path or what kind of picture was given.
+        largest: Most pixels that are decoded; None for as many as Pillow decodes.
 
     Yields:
         The picture as `as_rgb` makes it.
 
     Raises:
-        DataError: The picture is missing, damaged, of none of `FORMATS` or not a regular file.
+        DataError: The picture is missing, damaged, of none of `FORMATS`, not a regular file or too large.
     """
     name = _name(source) if name is None else name
-    with _decoded(source, name) as picture:
+    with _decoded(source, name, largest) as picture:
         rgb = explained(lambda: as_rgb(picture), name)
         if rgb is not picture and picture is not source:
             picture.close()  # its memory, which others may wait for
@@ -134,8 +135,12 @@ def unreadable(path: Path) -> str | None:
 
 
 @contextmanager
-def _decoded(source: Picture, name: str) -> Iterator[Image.Image]:
+def _decoded(source: Picture, name: str, largest: int | None = None) -> Iterator[Image.Image]:
     picture = explained(lambda: _open(source), name)
+    if largest is not None and picture.width * picture.height > largest:
+        raise DataError(
+            f"{name} has {picture.width} x {picture.height} pixels, expected at most {largest:,}; make it smaller."
+        )
     # A Pillow image is the caller's, who may hold room for it.
     theirs = isinstance(source, Image.Image)
     with nullcontext() if theirs else _ROOM.hold(picture.width * picture.height):

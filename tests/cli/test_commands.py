@@ -141,6 +141,7 @@ COMMANDS = (
     "report",
     "export",
     "search",
+    "serve",
     "inspect",
     "doctor",
     "sensitivity",

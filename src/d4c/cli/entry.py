@@ -46,6 +46,7 @@ COMMANDS = (
     (reporting.report, "d4c report runs/demo"),
     (using.export, "d4c export artifact -o exported"),
     (using.search, 'd4c search exported ~/Pictures "a dog in the snow"'),
+    (using.serve, "d4c serve exported --pictures ~/Pictures"),
     (measuring.inspect, "d4c inspect images -o inspection"),
     (measuring.doctor, "d4c doctor demo-vit --scheme W4A4"),
     (measuring.sensitivity, "d4c sensitivity --model demo-vit --calibration images"),

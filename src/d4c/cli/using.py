@@ -1,4 +1,4 @@
-"""The commands that use an artifact: export, search."""
+"""The commands that use an artifact: export, search, serve."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar, say_skipped, show
 from d4c.deployment.targets import DEFAULT_TARGET, TARGETS, target_help
+from d4c.errors import require, warn
+from d4c.runtime.serving.limits import Limits
 
 if TYPE_CHECKING:
     from d4c.runtime.gallery import Answer, Gallery
@@ -139,6 +141,57 @@ def search(
             print(json.dumps(_search_result(answers, gallery), indent=None if watch else 2), flush=True)
         else:
             _show_answers(answers, gallery)
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures that can be searched.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is reached from this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    megabytes: Annotated[int, typer.Option(help="Size of the largest request.")] = Limits.megabytes,
+    seconds: Annotated[float, typer.Option(help="Time in which a request is read and answered.")] = Limits.seconds,
+    queue: Annotated[int, typer.Option(help="Requests at one time; the next ones get 503.")] = Limits.queue,
+    workers: Annotated[int, typer.Option(help="Requests that are computed at one time.")] = Limits.workers,
+    embeddings: Embeddings = None,
+    runtime: Runtime = "onnxruntime",
+    as_json: options.AsJson = False,
+    _quiet: options.Quiet = False,
+    _verbose: options.Verbose = False,
+) -> None:
+    """Answer over HTTP, with the library's answers.
+
+    POST /embed/image, /embed/text, /classify, GET or POST /search, GET /, /health, /metrics.
+    """
+    for module in ("prometheus_client", "starlette", "uvicorn"):
+        require(module, "serve", "A server needs")
+    from d4c.runtime.gallery import check_folder, open_gallery
+    from d4c.runtime.runtime_clip import RuntimeCLIP
+    from d4c.runtime.serving.server import hosts_of, listen, make_server, url_of
+    from d4c.runtime.serving.site import Site
+
+    limits = Limits(megabytes, seconds, queue, workers)
+    if pictures is not None:
+        check_folder(pictures)
+    with listen(host, port) as listener:  # before a model is loaded
+        clip = RuntimeCLIP(model, runtime)
+        gallery = None
+        if pictures is not None:
+            with progress_bar("embed") as progress:
+                gallery = open_gallery(clip, pictures, embeddings, progress=progress)
+            say_skipped(gallery.skipped.values())
+        hosts = hosts_of(host, listener)
+        if hosts is None:
+            warn(f"Everybody who reaches {host} gets answers, without a password or encryption.")
+        site = Site(clip, gallery, pictures, limits, hosts)
+        if as_json:
+            count = None if gallery is None else len(gallery.paths)
+            print(json.dumps({"url": url_of(listener), "model": clip.name, "pictures": count}), flush=True)
+        else:
+            show(f"{clip.name} answers at {url_of(listener)} until Ctrl-C")
+            sys.stdout.flush()
+        make_server(site, limits).run(sockets=[listener])
 
 
 def _search_result(answers: list[Answer], gallery: Gallery) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from d4c.pictures import opened_picture
+from d4c.pictures import Picture, opened_picture
 from d4c.printable import printable
 from d4c.runtime.gallery import Answer, Match
 from d4c.storage.files import atomic_file
@@ -103,14 +103,14 @@ def link_between(picture: PurePath, page: PurePath, relative: Callable[..., str]
         return picture.as_uri()
 
 
-def thumbnail(path: Path) -> bytes:
+def thumbnail(source: Picture) -> bytes:
     """Return a small JPEG of a picture.
 
     Raises:
         DataError: It does not exist any more or does not decode.
     """
-    with opened_picture(path) as picture:
+    stream = BytesIO()
+    with opened_picture(source) as picture:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        stream = BytesIO()
         picture.save(stream, "JPEG", quality=85)
     return stream.getvalue()
