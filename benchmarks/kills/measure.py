@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.common.arguments import argument_parser
+from benchmarks.common.arguments import argument_parser, words
 from benchmarks.common.records import command, setup
 from d4c.deployment.export import export
 from d4c.models.clip import CLIP
@@ -46,6 +46,7 @@ MANIFEST = "manifest.json"
 """Holds hashes of files with times; that it fits them is checked when a job is started again."""
 TIMED = ("seconds", "checksum")
 """What other JSON says about times, and the hash over it."""
+JOBS = ("run", "export", "search")
 MOST = 6
 """How often a job is killed before it may come to its end."""
 
@@ -205,6 +206,7 @@ def compare(folder: Path, expected: dict[str, str]) -> None:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="how many, of all jobs together")
+    parser.add_argument("--jobs", type=words, default=list(JOBS), help=f"some of {','.join(JOBS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -216,7 +218,7 @@ def main() -> None:
         finished(partial(make_inputs, inputs), log)
         finished(partial(make_artifact, inputs), log)
         counts = []
-        chosen = jobs(inputs)
+        chosen = [job for job in jobs(inputs) if job.name in arguments.jobs]
         for job in chosen:
             counts.append(attack(job, arguments.kills // len(chosen), arguments.seed, scratch))
             print(f"{job.name}: {counts[-1].kills} kills, {counts[-1].ends} ends", flush=True)

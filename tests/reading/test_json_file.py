@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from d4c.errors import DataError
-from d4c.reading import json_file
 from d4c.reading.json_file import DEEPEST, read_json
 from d4c.storage.files import write_json
 
@@ -47,11 +46,10 @@ def test_the_deepest_nesting_is_read(tmp_path: Path) -> None:
     read_json(tmp_path / "a.json", DataError, "")
 
 
-def test_a_large_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_file, "LONGEST", 1 << 20)
+def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b" " * (1 << 20) + b"1")
     with pytest.raises(DataError, match="more than 1 MiB"):
-        read_json(tmp_path / "a.json", DataError, "remove it")
+        read_json(tmp_path / "a.json", DataError, "remove it", longest=1 << 20)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
