@@ -63,6 +63,7 @@ def test_one_process_does_tasks_in_order(tasks: dict[str, Task]) -> None:
     assert results == [(0, (0, "cpu")), (1, (1, "cpu"))]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_lost_is_replaced(tasks: dict[str, Task]) -> None:
     results = dict(LocalWorkers(2, "cpu").results(some(tasks, "echo 0", "lost once", "echo 1", "echo 2")))
     assert results == {0: (0, "cpu"), 1: ("done again", "cpu"), 2: (1, "cpu"), 3: (2, "cpu")}

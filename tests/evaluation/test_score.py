@@ -20,9 +20,9 @@ from d4c.models.clip import CLIP
 
 @pytest.fixture(scope="module")
 def few() -> Dataset:
-    """The first 60 emoji with only their own names as classes."""
+    """The first 30 emoji with only their own names as classes."""
     demo = load_dataset("demo")
-    return replace(demo, classes=demo.classes[:60], labels=demo.labels[:60])
+    return replace(demo, classes=demo.classes[:30], labels=demo.labels[:30])
 
 
 @pytest.fixture(scope="module")
