@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, overload
 from d4c.errors import ArtifactError, SettingError, quantize_extra, warn
 from d4c.reading.json_file import read_json
 from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.runtime.sessions import Provider
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +35,13 @@ def load_quantized(
 
 @overload
 def load_quantized(
-    folder: str | Path, device: str | torch.device = "cpu", *, runtime: Runtime, verify: bool = True
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    runtime: Runtime,
+    threads: int | None = None,
+    providers: Sequence[Provider] = (),
+    verify: bool = True,
 ) -> RuntimeCLIP: ...
 
 
@@ -42,17 +50,22 @@ def load_quantized(
     device: str | torch.device = "cpu",
     *,
     runtime: Literal["torch", "integer"] | Runtime = "torch",
+    threads: int | None = None,
+    providers: Sequence[Provider] = (),
     verify: bool = True,
 ) -> CLIP | RuntimeCLIP:
     """Read a quantized CLIP: `encode_image`, `encode_text`, `classify`, `preprocess`, `tokenize`, `logit_scale`.
 
     Args:
         folder: What `save_pretrained` wrote, or for the last two runtimes what `d4c export` wrote.
-        device: Where PyTorch computes; exports run on the CPU only.
+        device: Where PyTorch computes; exports run on the CPU, or where `providers` says.
         runtime: "torch" simulates the artifact, bit for bit as it was saved, tensors in and out; a warning says once
             that this is slow on a CPU. "integer" multiplies its codes on a GPU, for transformers, and rounds what lies
             between products to bf16 (see `d4c.integer.accelerate`). "onnxruntime" and "openvino" execute an export
             without PyTorch, arrays in and out.
+        threads: Threads of one call of an export; None for as many as the runtime takes by itself.
+        providers: Execution providers that ONNX Runtime uses for an export, the preferred one first, each a name such
+            as "CUDAExecutionProvider" or a name and its options; what none of them can, the CPU computes.
         verify: Compare every file with the hashes that were written with it; without, a change is not noticed.
 
     Returns:
@@ -60,9 +73,14 @@ def load_quantized(
 
     Raises:
         ArtifactError: Something is missing, damaged, changed since it was written or from a newer version.
-        SettingError: The runtime is unknown, not installed or too old.
+        SettingError: The runtime is unknown, not installed or too old, or lacks a provider.
     """
     if runtime in ("torch", "integer"):
+        if threads is not None or providers:
+            raise SettingError(
+                f"Threads and providers are for exports, not for the runtime {runtime!r}; use torch.set_num_threads, "
+                "or runtime='onnxruntime' for an export."
+            )
         _refuse_other_folders(Path(folder))
         with quantize_extra():
             from d4c.integer.accelerate import accelerate
@@ -75,8 +93,11 @@ def load_quantized(
             _say_that_simulation_is_slow()
         return clip
     if str(device) != "cpu":
-        raise SettingError(f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out.")
-    return RuntimeCLIP(folder, runtime, verify=verify)
+        raise SettingError(
+            f"The runtime {runtime!r} computes on the CPU, not on {device}; leave the device out, or give ONNX Runtime "
+            "providers."
+        )
+    return RuntimeCLIP(folder, runtime, threads=threads, providers=providers, verify=verify)
 
 
 def _refuse_other_folders(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from d4c.loading import _say_that_simulation_is_slow, load_quantized
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.runtime_clip import RuntimeCLIP
+from d4c.runtime.sessions import Provider
 from d4c.templates import EMOJI_TEMPLATES
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow under a very old oak", ""]
@@ -196,6 +198,60 @@ def test_runtimes_are_known_and_compute_on_the_cpu(exported: Path) -> None:
         load_quantized(exported, runtime="tflite")  # type: ignore[call-overload]
     with pytest.raises(SettingError, match="computes on the CPU, not on cuda"):
         load_quantized(exported, "cuda", runtime="onnxruntime")
+
+
+PROVIDERS = onnxruntime.get_available_providers()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("options", [False, True], ids=["name", "options"])
+def test_an_installed_provider_gives_what_the_cpu_gives(
+    provider: str, options: bool, exported: Path, model: RuntimeCLIP
+) -> None:
+    providers: list[Provider] = [(provider, {}) if options else provider]
+    other = pickle.loads(pickle.dumps(load_quantized(exported, runtime="onnxruntime", threads=1, providers=providers)))
+    tokens = model.tokenize(PROMPTS)
+    expected = model.encode_text(tokens)
+    assert np.allclose(other.encode_text(tokens), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_openvino_gives_the_same_on_one_thread(exported: Path, model: RuntimeCLIP) -> None:
+    tokens = model.tokenize(PROMPTS)
+    one, many = (load_quantized(exported, runtime="openvino", threads=threads) for threads in (1, None))
+    expected = many.encode_text(tokens)
+    assert np.allclose(one.encode_text(tokens), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["CUDA", "TensorRT", "CoreML", "Dml", "OpenVINO"])
+def test_a_provider_that_is_not_installed_is_named(name: str, exported: Path) -> None:
+    name = f"{name}ExecutionProvider".replace("TensorRT", "Tensorrt")
+    if name in PROVIDERS:
+        pytest.skip("it is installed")
+    with pytest.raises(SettingError, match=f"has no execution provider '{name}', only .*CPUExecutionProvider"):
+        load_quantized(exported, runtime="onnxruntime", providers=[name])
+
+
+def test_a_provider_that_does_not_start_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *PROVIDERS])
+    if "CUDAExecutionProvider" in PROVIDERS:
+        pytest.skip("it is installed")
+    with pytest.raises(SettingError, match="CUDAExecutionProvider, but cannot start it here"):
+        load_quantized(exported, runtime="onnxruntime", providers=["CUDAExecutionProvider"])
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, 5000])
+def test_a_number_of_threads_that_is_none_is_refused(threads: Any, exported: Path) -> None:
+    with pytest.raises(SettingError, match=f"The number of threads is {threads}, expected a whole number from 1"):
+        load_quantized(exported, runtime="onnxruntime", threads=threads)
+
+
+def test_threads_and_providers_are_for_exports_in_their_runtime(exported: Path, artifact: Path) -> None:
+    with pytest.raises(SettingError, match="'openvino' takes no execution providers such as 'CPUExecutionProvider'"):
+        load_quantized(exported, runtime="openvino", providers=["CPUExecutionProvider"])
+    with pytest.raises(SettingError, match="expected a list of names"):
+        load_quantized(exported, runtime="onnxruntime", providers="CPUExecutionProvider")
+    with pytest.raises(SettingError, match="Threads and providers are for exports"):
+        load_quantized(artifact, threads=2)  # type: ignore[call-overload]
 
 
 def test_a_missing_runtime_is_named_with_its_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from d4c.models.preprocess import pixels
 from d4c.pictures import Picture
 from d4c.runtime.exported import ExportedModel, read_export
 from d4c.runtime.processor import saturates
-from d4c.runtime.sessions import Graph, onnxruntime_graph, openvino_graph
+from d4c.runtime.sessions import Execution, Graph, Provider, onnxruntime_graph, openvino_graph
 from d4c.templates import PHOTO_TEMPLATES
 from d4c.zeroshot.classification import classify
 from d4c.zeroshot.flaws import flaw
@@ -34,19 +34,39 @@ class RuntimeCLIP:
     Args:
         folder: Folder that `d4c export` wrote.
         runtime: "onnxruntime" or "openvino".
+        threads: Threads of one call; None for as many as the runtime takes by itself.
+        providers: Execution providers of ONNX Runtime, the preferred one first, each a name or a name and options; what
+            none of them can, the CPU computes.
         verify: Compare every file with the hashes in export.json.
 
     Raises:
         ArtifactError: The export is damaged, incomplete, changed since it was written or from a newer version.
-        SettingError: The runtime is unknown, not installed or too old, or would compute wrong values on this processor.
+        SettingError: The runtime is unknown, not installed or too old, lacks a provider, or would compute wrong values
+            on this processor.
     """
 
-    def __init__(self, folder: str | Path, runtime: str = "onnxruntime", *, verify: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        runtime: str = "onnxruntime",
+        *,
+        threads: int | None = None,
+        providers: Sequence[Provider] = (),
+        verify: bool = True,
+    ) -> None:
         if runtime not in ("onnxruntime", "openvino"):
             raise SettingError(
                 f"The runtime {runtime!r} is neither 'onnxruntime' nor 'openvino', which execute exports; "
                 "choose one of them."
             )
+        if runtime == "openvino" and providers:
+            raise SettingError(
+                f"The runtime 'openvino' takes no execution providers such as {providers[0]!r}, which are those of "
+                "ONNX Runtime; use runtime='onnxruntime', which may have OpenVINOExecutionProvider."
+            )
+        if isinstance(providers, str):
+            raise SettingError(f"The providers are {providers!r}, expected a list of names; put it in brackets.")
+        self._execution = Execution(threads, tuple(providers))
         self.exported = read_export(Path(folder), verify)
         self.runtime, self._verify = runtime, verify
         wide_sums = bool(self.exported.saturating) and saturates(runtime)
@@ -59,9 +79,9 @@ class RuntimeCLIP:
     def _graph(self, file: str, wide_sums: bool) -> Graph:
         path, opset = self.exported.folder / file, self.exported.opset
         if self.runtime == "openvino":
-            graph = openvino_graph(path, opset)
+            graph = openvino_graph(path, opset, self._execution.threads)
         else:
-            graph = onnxruntime_graph(path, opset, wide_sums=wide_sums)
+            graph = onnxruntime_graph(path, opset, wide_sums=wide_sums, execution=self._execution)
 
         def run(values: NDArray[Any]) -> NDArray[np.float32]:
             try:
@@ -80,7 +100,8 @@ class RuntimeCLIP:
         return run
 
     def __reduce__(self) -> tuple[Callable[..., RuntimeCLIP], tuple[Path, str]]:
-        return partial(RuntimeCLIP, verify=self._verify), (self.exported.folder.absolute(), self.runtime)
+        settings = {**vars(self._execution), "verify": self._verify}
+        return partial(RuntimeCLIP, **settings), (self.exported.folder.absolute(), self.runtime)
 
     @property
     def name(self) -> str:
