@@ -142,7 +142,10 @@ def export_with(**changes: Any) -> Callable[[Path], object]:
     def run(folder: Path) -> object:
         names = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json")
         files = {name: {"bytes": 0, "sha256": "0" * 64} for name in names}
-        sizes = {"opset": 21, "embed_dim": 8, "image_size": 32, "context_length": 77, "eos_id": None, "begin_id": None}
+        sizes: dict[str, Any] = {"opset": 21, "embed_dim": 8, "image_size": 32, "context_length": 77}
+        sizes["vocab_size"] = 49408
+        sizes |= {"eos_id": None, "begin_id": None, "every_position_counts": False, "logit_bias": None}
+        sizes["tokenizer"] = "clip"
         origin: dict[str, Any] = {"artifact": "0" * 64, "model": None, "saturating": []}
         data = {"format_version": 1, "format": "onnx", "name": "x", "logit_scale": 100.0, "files": files}
         write_sealed(folder / "export.json", {**data, **sizes, **origin, **changes})
@@ -198,7 +201,7 @@ ATTACKS: dict[str, Attack] = {
     "nested prompts": Attack(prompts_of(DEEP), "is nested more than 64 levels deep"),
     # Sizes that are declared are not sizes that are there
     "a token table that inflates": Attack(token_table, "and the width of the text tower"),
-    "a billion tokens": Attack(vocabulary, "vocab_size is 1000000000, expected a whole number from 1 to 262144"),
+    "a billion tokens": Attack(vocabulary, "vocab_size is 1000000000, expected a whole number from 1 to 1048576"),
     "a petabyte of embeddings": Attack(
         index_of({"embeddings": declared("(1000000000000, 256)")}), "declares the shape"
     ),

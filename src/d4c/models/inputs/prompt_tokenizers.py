@@ -160,7 +160,9 @@ def parse_tokenizer(text: str, source: str, error: type[D4CError]) -> Tokenizer:
     """Parse the content of a tokenizer.json; raises an error of class `error` for anything else."""
     reason = ""
     try:
-        return Tokenizer.from_str(text)
+        whole = Tokenizer.from_str(text)
+        whole.encode("a photo")  # what is missing from templates shows here
+        return whole
     except Exception as problem:
         reason = reason_of(problem)
     except BaseException as panic:  # of the library, which is written in Rust
