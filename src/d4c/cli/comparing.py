@@ -48,7 +48,7 @@ def compare(
     towers: Annotated[str | None, typer.Option(help="With commas: both, image, text.")] = None,
     seeds: Annotated[str | None, typer.Option(help="With commas, such as 0,1,2.")] = None,
     dataset: Annotated[list[str] | None, typer.Option(help="As in evaluate; may be repeated. [default: demo]")] = None,
-    preset: options.Preset = None,
+    preset: options.ComparisonPreset = None,
     images: options.Images = None,
     iterations: options.SynthesisSteps = None,
     steps: Annotated[int | None, typer.Option(help="Reconstruction steps for each unit; by preset and track.")] = None,

@@ -72,12 +72,13 @@ Verbose = Annotated[
 Data = Annotated[str, typer.Option(help=dataset_help())]
 CalibrationFolder = Annotated[Path, typer.Option(help="Folder that synthesize wrote, or one with pictures.")]
 
-Preset = Annotated[
-    presets.Preset | None,
-    typer.Option(
-        help="Fills in what is not set otherwise: quick (two cores, weights in closed form), default, or paper (every "
-        f"published setting and the paper track). [default: {presets.DEFAULT_PRESET}]"
-    ),
+_PRESETS = (
+    "Fills in what is not set otherwise: quick (two cores, weights in closed form), default, or paper (every "
+    "published setting and the paper track)."
+)
+Preset = Annotated[presets.Preset | None, typer.Option(help=f"{_PRESETS} [default: {presets.DEFAULT_PRESET}]")]
+ComparisonPreset = Annotated[
+    presets.Preset | None, typer.Option("--preset", help=f"{_PRESETS} [default: {presets.COMPARISON_PRESET}]")
 ]
 Method = Annotated[
     str | None,

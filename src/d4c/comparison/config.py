@@ -10,7 +10,7 @@ from d4c.errors import SettingError, require
 from d4c.evaluation.load_dataset import find_data
 from d4c.quantization.config import QuantizeConfig, Reconstruction, TowerName, quantize_config
 from d4c.quantization.formats.scheme import FLOAT, Scheme, Track
-from d4c.settings.presets import Preset
+from d4c.settings.presets import COMPARISON_PRESET, Preset
 from d4c.settings.records import check_types
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
 from d4c.synthesis.methods.table import METHODS
@@ -40,7 +40,7 @@ class ComparisonConfig:
     towers: tuple[Towers, ...] = ("both",)
     seeds: tuple[int, ...] = (0,)
     datasets: tuple[str, ...] = ("demo",)
-    preset: Preset = "quick"
+    preset: Preset = COMPARISON_PRESET
     """Fills in the settings of synthesis and quantization that are not given here."""
     images: int | None = None
     """Calibration images; by preset."""

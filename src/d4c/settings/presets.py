@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Preset = Literal["quick", "default", "paper"]
 DEFAULT_PRESET: Preset = "default"
+COMPARISON_PRESET: Preset = "quick"
 
 
 @dataclass(frozen=True)
