@@ -109,7 +109,7 @@ def load_comparison(folder: Path) -> Comparison:
     job = _Job(config, folder)
     for cell in cells(config):
         if not job.is_done(cell):
-            raise ArtifactError(f"{folder} lacks {cell}, since it is not finished; run d4c compare again.")
+            raise ArtifactError(f"{folder} is not finished; run d4c compare again.")
     return Comparison(config, {cell: job.result(cell) for cell in cells(config)})
 
 

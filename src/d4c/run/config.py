@@ -109,12 +109,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(path))
     except OSError as error:
-        raise SettingError(f"{path} cannot be read ({error.strerror}); give a TOML file of run settings.") from None
+        raise SettingError(f"{path} cannot be read ({error.strerror}); give a TOML file of settings.") from None
     # Besides its own error, tomllib raises ValueError for long numbers and recurses without a limit.
     except (ValueError, RecursionError) as error:
-        raise SettingError(
-            f"{path} is not TOML ({reason_of(error)}); write it as `d4c run --dry-run` prints it."
-        ) from None
+        raise SettingError(f"{path} is not TOML ({reason_of(error)}); write it as --dry-run prints it.") from None
 
 
 def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
