@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-from d4c.errors import ArtifactError, SettingError, quantize_extra, warn
-from d4c.reading.json_file import read_json
+from d4c.errors import SettingError, quantize_extra, warn
+from d4c.reading.folder_kind import refuse_other_folders
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.runtime.sessions import Provider
 
@@ -81,7 +81,7 @@ def load_quantized(
                 f"Threads and providers are for exports, not for the runtime {runtime!r}; use torch.set_num_threads, "
                 "or runtime='onnxruntime' for an export."
             )
-        _refuse_other_folders(Path(folder))
+        refuse_other_folders(Path(folder))
         with quantize_extra():
             from d4c.integer.accelerate import accelerate
             from d4c.quantization.artifact.read import read_artifact
@@ -98,23 +98,6 @@ def load_quantized(
             "providers."
         )
     return RuntimeCLIP(folder, runtime, threads=threads, providers=providers, verify=verify)
-
-
-def _refuse_other_folders(folder: Path) -> None:
-    """Raise ArtifactError for a folder that something else reads, with the call that does."""
-    if (folder / "export.json").is_file():
-        raise ArtifactError(
-            f"{folder} is an export, which runtimes execute, expected an artifact; use "
-            f"d4c.load_quantized({str(folder)!r}, runtime='onnxruntime')."
-        )
-    if (folder / "artifact").is_dir():
-        raise ArtifactError(f"{folder} is the folder of a run, expected an artifact; use {folder / 'artifact'}.")
-    if (folder / "config.json").is_file():
-        config = read_json(folder / "config.json", ArtifactError, "give the folder that save_pretrained wrote")
-        if isinstance(config, dict) and "quantization_config" not in config:
-            raise ArtifactError(
-                f"{folder} is not a quantized model, expected what d4c quantize wrote; use d4c.load for a float one."
-            )
 
 
 @lru_cache(maxsize=1)

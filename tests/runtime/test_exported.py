@@ -67,6 +67,15 @@ def test_damage_is_named(damage: str, copy: Path) -> None:
 def test_an_artifact_is_told_from_its_export(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=rf"holds no graphs for this runtime; run d4c export {artifact} and give"):
         RuntimeCLIP(artifact)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "artifact").symlink_to(artifact)
+    with pytest.raises(ArtifactError, match=rf"run d4c export {run / 'artifact'} and give"):
+        RuntimeCLIP(run)
+    (run / "float").mkdir()
+    (run / "float" / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ArtifactError, match=r"is not a quantized model, .* export it with --float32"):
+        RuntimeCLIP(run / "float")
     with pytest.raises(ArtifactError, match=r"gone holds no export\.json"):
         RuntimeCLIP(tmp_path / "gone")
 

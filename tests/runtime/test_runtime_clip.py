@@ -313,5 +313,7 @@ def test_a_folder_of_another_kind_names_what_reads_it(exported: Path, artifact: 
     }.items():
         with pytest.raises(ArtifactError, match=message):
             load_quantized(folder)
+        with pytest.raises(ArtifactError, match=message):
+            d4c.export(folder, tmp_path / "out")
     with pytest.raises(ArtifactError, match=r"run d4c export .* and give the folder that it writes"):
         load_quantized(artifact, runtime="onnxruntime")

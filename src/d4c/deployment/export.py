@@ -25,6 +25,7 @@ from d4c.progress import WHOLE, Report, reporting
 from d4c.quantization.artifact.folder import WEIGHTS
 from d4c.quantization.artifact.read import read_artifact
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.reading.folder_kind import refuse_other_folders
 from d4c.reading.seal import file_hashes, write_sealed
 from d4c.runtime.exported import FORMAT_VERSION
 from d4c.storage.files import sha256, write_json
@@ -140,6 +141,7 @@ def _opened(artifact: str | Path | CLIP, scratch: Path) -> tuple[CLIP, str, Path
     if isinstance(artifact, CLIP):
         save_reader_files(scratch, artifact.config, artifact.prompt_tokenizer())
         return artifact, model_hash(artifact), scratch
+    refuse_other_folders(Path(artifact))
     clip = read_artifact(artifact)
     _refuse_paper_track(clip)
     source = Path(artifact)

@@ -10,6 +10,7 @@ from d4c.errors import ArtifactError
 from d4c.models.config import Interpolation, Resize, TokenizerKind
 from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer, read_own_tokenizer
 from d4c.models.inputs.reader_files import PROCESSOR, PROCESSOR_KIND, read_resize
+from d4c.reading.folder_kind import refuse_other_folders
 from d4c.reading.json_file import read_json
 from d4c.reading.onnx_graph import FLOAT, INT64, ORIGIN, Foreign, Value, read_summary
 from d4c.reading.ranges import CONTEXT_LENGTH, IMAGE_SIZE, LOGIT_BIAS, LOGIT_SCALE, TOKEN_ID, VOCAB_SIZE, WIDTH
@@ -183,8 +184,10 @@ def _read_description(folder: Path) -> Any:
 
 
 def _not_an_export(folder: Path) -> ArtifactError:
-    if (folder / "config.json").is_file():
+    source = folder / "artifact" if (folder / "artifact").is_dir() else folder
+    if (source / "config.json").is_file():
+        refuse_other_folders(source)
         return ArtifactError(
-            f"{folder} holds no graphs for this runtime; run d4c export {folder} and give the folder that it writes."
+            f"{folder} holds no graphs for this runtime; run d4c export {source} and give the folder that it writes."
         )
     return ArtifactError(f"{folder} holds no export.json; give the folder that d4c export wrote.")

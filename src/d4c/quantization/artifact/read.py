@@ -23,6 +23,7 @@ from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, Quantiz
 from d4c.quantization.placement import LayerPlan, convert
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms
+from d4c.reading.folder_kind import CONFIG_ADVICE
 from d4c.reading.json_file import read_json
 from d4c.reading.ranges import SEED, TOKEN_ID
 from d4c.reading.schema import List, Maybe, OneOf, Record, Table, Text, Whole, check, check_version
@@ -119,9 +120,9 @@ def read_artifact(folder: str | Path, device: str | torch.device = "cpu", *, ver
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
-        raise ArtifactError(f"{folder} holds no config.json; give the folder that save_pretrained wrote.")
+        raise ArtifactError(f"{folder} holds no config.json; {CONFIG_ADVICE}.")
     config = read_json(path, ArtifactError, ADVICE)
-    check_version(config, FORMAT_VERSION, str(path), ArtifactError, "give the folder that save_pretrained wrote")
+    check_version(config, FORMAT_VERSION, str(path), ArtifactError, CONFIG_ADVICE)
     check(config, CONTENT, str(path), ArtifactError, ADVICE)
     return dict(config)
 
