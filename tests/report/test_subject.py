@@ -15,6 +15,7 @@ from d4c.report.subject import Subject, float_model, open_subject
 from d4c.report.write_report import default_file
 
 
+@pytest.mark.usefixtures("subject")
 def test_an_artifact_alone_has_nothing_beside_it(root: Path) -> None:
     alone = open_subject(root / "artifact")
     assert (alone.images, alone.export, alone.run, alone.rows) == (None, None, None, ())
@@ -27,12 +28,14 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         open_subject(tmp_path)
 
 
+@pytest.mark.usefixtures("subject")
 def test_other_images_are_refused(tmp_path: Path, small: CLIP, root: Path) -> None:
     d4c.synthesize(small, "noise", images=4, progress=None).save(tmp_path / "noise")
     with pytest.raises(SettingError, match="does not hold the images that"):
         open_subject(root / "artifact", tmp_path / "noise")
 
 
+@pytest.mark.usefixtures("subject")
 def test_a_folder_that_is_no_export_is_refused(root: Path) -> None:
     with pytest.raises(ArtifactError, match="is not an export"):
         open_subject(root / "artifact", export=root / "images")

@@ -68,8 +68,8 @@ def start(model: RuntimeCLIP) -> Iterator[Callable[..., Client]]:
 
     yield start
     for server, thread, listener in running:
-        server.should_exit = True
-        thread.join(30)
+        server.should_exit = server.force_exit = True  # without waiting for clients that left connections open
+        thread.join(60)
         listener.close()
         assert not thread.is_alive()
 
