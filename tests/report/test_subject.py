@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,12 @@ def test_an_export_that_cannot_be_executed_is_no_end(small: CLIP, tmp_path: Path
     assert isinstance(speed, Missing)
     assert speed.reason.startswith("Speed was not measured: ")
     assert speed.reason.endswith(".")
+
+
+def test_of_several_exports_that_of_our_runtime_is_taken(tmp_path: Path, subject: Subject, root: Path) -> None:
+    artifact = shutil.copytree(root / "artifact", tmp_path / "a")
+    for name, kind in (("a-graphs", "graphs"), ("a-onnx", "onnx")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "export.json").write_text(json.dumps({"artifact": subject.digest, "format": kind}))
+        (tmp_path / name / "image.onnx").touch()
+    assert open_subject(artifact).export == tmp_path / "a-onnx"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from d4c.calibration.images import CalibrationSet, is_calibration_set
 from d4c.deployment.export import is_export
+from d4c.deployment.targets import DEFAULT_TARGET
 from d4c.errors import ArtifactError, SettingError
 from d4c.models.formats import load as formats
 from d4c.models.formats.identity import model_hash
@@ -182,17 +183,18 @@ def _images(artifact: Path, model: QuantizedCLIP, folder: Path, named: bool) -> 
 
 
 def _export(artifact: Path, digest: str, export: Path | None) -> Path | None:
-    """The export of an artifact: the named one, or one beside it."""
+    """The export of an artifact: the named one, or one beside it, if possible one that our runtime executes."""
     if export is not None and not is_export(export):
         raise ArtifactError(f"{export} is not an export; give the folder that d4c export wrote.")
+    exports: dict[str, Path] = {}
     for folder in [export] if export else sorted(artifact.parent.glob(f"{artifact.name}-*")):
         if is_export(folder):
             record = read_json(folder / "export.json", ArtifactError, "run d4c export again")
             if isinstance(record, dict) and record.get("artifact") == digest and (folder / "image.onnx").is_file():
-                return folder
-    if export is not None:
+                exports.setdefault(str(record.get("format")), folder)
+    if export is not None and not exports:
         raise SettingError(f"{export} is not an export of {artifact}; export that one with d4c export.")
-    return None
+    return exports.get(DEFAULT_TARGET) or next(iter(exports.values()), None)
 
 
 def _seconds_of_stages(folder: Path) -> dict[str, float]:

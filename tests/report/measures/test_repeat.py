@@ -38,7 +38,7 @@ def test_hashes_and_seeds_are_those_of_the_files(subject: Subject) -> None:
 
 def test_pictures_of_a_user_are_calibrated_on_by_a_command(subject: Subject) -> None:
     model = subject.model
-    recipe = {**model.recipe, "calibration": {**model.recipe["calibration"], "method": "pictures"}}
+    recipe = {**model.recipe, "calibration": {**model.recipe["calibration"], "method": "pictures"}, "towers": ["image"]}
     try:
         model.recipe, kept = recipe, model.recipe
         again = how_to_repeat(replace(subject, images_folder=None))
@@ -50,3 +50,4 @@ def test_pictures_of_a_user_are_calibrated_on_by_a_command(subject: Subject) -> 
     assert words[words.index("--scheme") + 1] == "W4A8"
     assert words[words.index("--reconstruction") + 1] == "gptq"
     assert "--no-full-range" in words
+    assert words[words.index("--towers") + 1] == "image"

@@ -87,6 +87,8 @@ def _quantize_command(recipe: dict[str, Any]) -> str:
     for name in ("scheme", "track", "ranges", "reconstruction", "iterations", "importance", "seed"):
         if recipe.get(name) is not None:
             words += [f"--{name}", str(recipe[name])]
+    if len(recipe["towers"]) == 1:
+        words += ["--towers", *recipe["towers"]]
     for pattern, scheme in recipe["overrides"].items():
         words += ["--override", f"{pattern}={scheme}"]
     words += [f"--{'' if recipe.get(name) else 'no-'}{name.replace('_', '-')}" for name in ("full_range", "soften")]
