@@ -62,11 +62,16 @@ def test_evaluate_judges_one_tower_and_writes_what_clip_benchmark_reads(
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "change from float, points, paired: " in out
+    assert "image tower" in " ".join(out.split())
     assert "cosine of patches" in out
     assert "tower alone" not in out
+    code, out, _ = d4c_command(*words, "--towers", "image", "--format", "clip-benchmark")
+    assert json.loads(out)["pretrained"] == "W8A8, image tower"
     code, out, _ = d4c_command(*words, "--format", "clip-benchmark", "-o", tmp_path / "a.json")
     record = json.loads((tmp_path / "a.json").read_text())
     assert (code, json.loads(out)) == (0, record)
     assert record["metrics"].keys() == {"acc1", "acc5", "mean_per_class_recall"}
+    code, _, err = d4c_command("evaluate", artifact, "--image-size", "64")
+    assert (code, "as they were quantized" in " ".join(err.replace("│", " ").split())) == (2, True)
     code, _, err = d4c_command("evaluate", artifact, "--towers", "text")
     assert (code, "there is none; give reference" in err) == (1, True)

@@ -60,6 +60,8 @@ def evaluate(
     find_data(dataset)  # before a model is loaded
     if runtime == "torch" and is_export(Path(source)):
         runtime = "onnxruntime"
+    if (runtime != "torch" or is_artifact(Path(source))) and reference is None:
+        _refuse_loading_options(pretrained=pretrained, activation=activation, heads=heads, image_size=image_size)
     model: CLIP | RuntimeCLIP
     if runtime != "torch":
         model = d4c.load_quantized(source, "cpu" if device == AUTO else device, runtime=runtime)
@@ -87,15 +89,27 @@ def evaluate(
             progress=progress,
         )
     data = metrics.to_dict()
+    scheme = getattr(model, "recipe", {}).get("scheme")
+    one_tower = "" if towers == "both" else f", {towers} tower"
     if format == "clip-benchmark":
-        recipe = getattr(model, "recipe", {})
-        data = clip_benchmark_record(metrics, model.name, recipe.get("scheme") or pretrained or "float")
+        data = clip_benchmark_record(metrics, model.name, f"{scheme or pretrained or 'float'}{one_tower}")
     if output is not None:
         write_json(output, data)
     if as_json or format != "table":
         print(json.dumps(data, indent=2))
     else:
-        print_metrics(model.name, metrics)
+        print_metrics(" ".join(filter(None, (model.name, scheme))) + one_tower, metrics)
+
+
+def _refuse_loading_options(**given: object) -> None:
+    """Refuse options that say how a checkpoint is loaded where none is."""
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter(
+                "Artifacts and exports are as they were quantized; leave it out, or name the float model with "
+                "--reference.",
+                param_hint=f"--{name.replace('_', '-')}",
+            )
 
 
 def inspect(
