@@ -42,7 +42,17 @@ def comparison_lead(rows: Sequence[SummaryRow]) -> str:
         return f"The only combination, {best.scheme} with {best.method}, has {figure}."
     if alike > 1:
         return f"Of {len(quantized)} combinations {alike} come out alike and best: {figure}."
-    return f"Of {len(quantized)} combinations {best.scheme} with {best.method} comes out best: {figure}."
+    sentence = f"Of {len(quantized)} combinations {best.scheme} with {best.method} comes out best: {figure}."
+    close = sum(row is not best and _may_be_as_good(row, best) for row in quantized)
+    if not close:
+        return sentence
+    others = "that of another one" if close == 1 else f"those of {close} others"
+    return f"{sentence} Its 95 % interval overlaps with {others}: more pictures may turn the order."
+
+
+def _may_be_as_good(row: SummaryRow, best: SummaryRow) -> bool:
+    """Whether the intervals of two changes from float overlap."""
+    return row.change is not None and best.change is not None and row.change.high >= best.change.low
 
 
 def calibrated(head: Headline) -> str:
