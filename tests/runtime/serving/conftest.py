@@ -47,7 +47,8 @@ class Client:
         return Reply(response.status, content, {name.lower(): value for name, value in response.headers.items()})
 
 
-@pytest.fixture(scope="session")
+# Per module: other tests move the clock of the process, by which the loop of a running server keeps time.
+@pytest.fixture(scope="module")
 def start(model: RuntimeCLIP) -> Iterator[Callable[..., Client]]:
     """Start a server of the session's model, or of another one."""
     running = []
@@ -61,7 +62,7 @@ def start(model: RuntimeCLIP) -> Iterator[Callable[..., Client]]:
         limits = limits or Limits()
         listener = listen("127.0.0.1", 0)
         server = make_server(Site(served, gallery, folder, limits, hosts_of("127.0.0.1", listener)), limits)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         running.append((server, thread, listener))
         return Client(listener.getsockname()[1])
@@ -74,7 +75,7 @@ def start(model: RuntimeCLIP) -> Iterator[Callable[..., Client]]:
         assert not thread.is_alive()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served_folder(emoji: dict[str, Image.Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures that the server searches."""
     folder = tmp_path_factory.mktemp("served") / "pictures"
@@ -85,13 +86,13 @@ def served_folder(emoji: dict[str, Image.Image], tmp_path_factory: pytest.TempPa
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served_gallery(model: RuntimeCLIP, served_folder: Path) -> Gallery:
     """The same pictures in the library."""
     return open_gallery(model, served_folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(start: Callable[..., Client], served_folder: Path, served_gallery: Gallery) -> Client:
     """A client of a server with pictures."""
     return start(None, served_gallery, served_folder)
