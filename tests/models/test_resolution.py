@@ -54,6 +54,11 @@ def test_a_model_of_another_size_reads_and_is_saved(model: str, size: int, tmp_p
     assert torch.equal(again.encode_image(pixels), clip.encode_image(pixels))
 
 
+def test_pixels_that_no_patch_sees_are_named() -> None:
+    with pytest.warns(UserWarning, match="68 is no multiple of 8: 4 pixels"):
+        d4c.load("demo-vit", image_size=68)
+
+
 def test_the_same_size_changes_nothing(demo_vit: CLIP) -> None:
     pixels = torch.randn(1, 3, 64, 64)
     assert torch.equal(d4c.load("demo-vit", image_size=64).encode_image(pixels), demo_vit.encode_image(pixels))

@@ -249,6 +249,7 @@ def test_float_size_leaves_out_unused_tokens(demo_vit: CLIP) -> None:
     width = demo_vit.config.text.width
     everything = sum(p.numel() for p in demo_vit.parameters())
     assert float_size(demo_vit) == 4 * (everything - (demo_vit.config.text.vocab_size - used) * width)
+    assert float_size(demo_vit, whole_table=True) == 4 * everything
 
 
 REFUSALS = {

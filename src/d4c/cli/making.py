@@ -233,6 +233,7 @@ def quantize(
         return
     show(f"{quantized.effective_bits():.2f} bits per weight in {output}")
     for pattern, exception in quantized.recipe["overrides"].items():
-        show(f"exception: {pattern} at {exception}")
+        if exception != quantized.recipe["scheme"]:
+            show(f"exception: {pattern} at {exception}")
     for layer, channels in quantized.loud_channels().items():
         show(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")

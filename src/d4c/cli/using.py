@@ -86,9 +86,8 @@ def export(
         print(json.dumps({"folder": str(made.folder), **made.to_dict()}, indent=2))
         return
     for file, size in made.sizes.items():
-        if size < 50_000:
-            continue  # settings
-        show(f"{made.folder / file}: {size / 1e6:.1f} MB")
+        if not file.endswith(".json"):  # settings
+            show(f"{made.folder / file}: {size / 1e6:.1f} MB")
     for name, parity in (made.parity or {}).items():
         show(f"{name}: {parity.summary()}")
 

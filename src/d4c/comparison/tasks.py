@@ -114,7 +114,7 @@ def measure_cell(config: ComparisonConfig, cell: Cell, images: Images | None, de
         **facts,
         "seconds": {**seconds, "evaluate": sum(result["metrics"]["seconds"] for result in results.values())},
         "model_sha256": model_hash(clip),
-        "float_bytes": float_size(clip),
+        "float_bytes": float_size(clip, whole_table=cell.towers == "image"),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else processor_name(),
         "versions": versions(),
         "results": results,

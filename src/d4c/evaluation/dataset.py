@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class PictureSet:
+class PictureSet(ABC):
     """What all datasets have: pictures by number, which may be read, named and thinned out."""
 
     name: str
     read: Callable[[int], Picture]
     location: Callable[[int], str]
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @property
+    @abstractmethod
     def texts(self) -> int:
         """The number of texts that pictures are compared with."""
-        raise NotImplementedError
 
     def picture(self, i: int) -> Image:
         """Read picture i in the mode and the orientation it is stored in.
@@ -75,9 +76,9 @@ class PictureSet:
             return self
         return self._at([k * len(self) // limit for k in range(limit)])
 
+    @abstractmethod
     def _at(self, indices: Sequence[int]) -> Self:
         """The images with these numbers."""
-        raise NotImplementedError
 
     def _read_at(self, indices: Sequence[int]) -> tuple[Callable[[int], Picture], Callable[[int], str]]:
         """The functions of a set of only these images that read and name them."""

@@ -18,7 +18,7 @@ from d4c.evaluation.metrics.accuracy import (
     tag_figures,
 )
 from d4c.evaluation.metrics.fidelity import fidelity
-from d4c.evaluation.metrics.intervals import Interval, Statistic, bootstrap, mean_of
+from d4c.evaluation.metrics.intervals import Interval, Statistic, bootstrap, mean_of, wilson
 from d4c.evaluation.metrics.record import Fidelity, Metrics
 from d4c.evaluation.metrics.retrieval import caption_ranks, retrieval_figures
 
@@ -99,12 +99,19 @@ def _fidelity(model: Embeddings, reference: Embeddings, dataset: AnyDataset) -> 
     measured = replace(fidelity(model, reference), change=paired_difference(model, reference, dataset))
     if torch.equal(model.image, reference.image) or torch.equal(model.text, reference.text):
         return measured
-    statistics = {
-        "image": _leading(replace(model, text=reference.text), dataset),
-        "text": _leading(replace(reference, text=model.text), dataset),
-    }
-    alone = bootstrap(statistics, len(model.image))
-    return replace(measured, image_tower=alone["image"], text_tower=alone["text"])
+    return replace(
+        measured,
+        image_tower=_leading_figure(replace(model, text=reference.text), dataset),
+        text_tower=_leading_figure(replace(reference, text=model.text), dataset),
+    )
+
+
+def _leading_figure(embeddings: Embeddings, dataset: AnyDataset) -> Interval:
+    """The leading figure in percent with the interval that it has among all figures."""
+    counted = hits(embeddings, dataset)
+    if counted is None:
+        return bootstrap({"leading": _leading(embeddings, dataset)}, len(embeddings.image))["leading"]
+    return wilson(int(counted.sum()), len(counted))
 
 
 def _leading(embeddings: Embeddings, dataset: AnyDataset) -> Statistic:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d4c.errors import SettingError
+from d4c.errors import SettingError, warn
 from d4c.models.clip import CLIP
 from d4c.models.tower import replace_parameter
 from d4c.reading.ranges import IMAGE_SIZE
@@ -41,6 +41,8 @@ def with_image_size(clip: CLIP, size: int) -> CLIP:
         raise SettingError(f"The image size is {size}, which does not suit {clip.name!r}: {clause}; choose another.")
     positions = clip.image.positions
     table = clip.image.get_parameter(positions.table)
+    if rest := size % positions.cell:
+        warn(f"The image size {size} is no multiple of {positions.cell}: {rest} pixels at two edges are not seen.")
     resized = interpolated(table, positions.first, size // positions.cell)
     replace_parameter(clip.image, positions.table, nn.Parameter(resized, requires_grad=False))
     clip.config = config

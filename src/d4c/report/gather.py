@@ -14,6 +14,7 @@ from d4c.evaluation.dataset import AnyDataset, CaptionedDataset
 from d4c.progress import Progress, parts, silent
 from d4c.quantization.doctor.diagnosis import Diagnosis
 from d4c.quantization.doctor.examine import examine
+from d4c.quantization.layers.quantized_weight import weighted_layers
 from d4c.report.measures.activation_ranges import ActivationRange, activation_ranges
 from d4c.report.measures.before_after import Examples, examples
 from d4c.report.measures.float_form import FloatForm, float_form
@@ -167,6 +168,11 @@ def gather(
     )
 
 
+def _has_narrow_table(subject: Subject) -> bool:
+    """Whether the token table is quantized."""
+    return "text.token_embedding" in weighted_layers(subject.model)
+
+
 def _part(
     subject: Subject, clip: CLIP, dataset: AnyDataset | None, measured: Accuracy | Missing, progress: Progress
 ) -> Part:
@@ -176,7 +182,7 @@ def _part(
     speed = _speed(clip, subject.export)
     return Part(
         name=subject.name,
-        headline=headline(subject, float_size(clip), metrics, speed),
+        headline=headline(subject, float_size(clip, not _has_narrow_table(subject)), metrics, speed),
         layers=_layers(subject, clip, dataset, progress),
         speed=speed,
         seconds=subject.seconds,

@@ -143,10 +143,13 @@ def read_rows(file: Path) -> list[Row]:
     return [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved["rows"]]
 
 
-def float_size(clip: CLIP) -> int:
-    """Bytes of a CLIP in float32, without the rows of its token table that are all zero."""
+def float_size(clip: CLIP, whole_table: bool = False) -> int:
+    """Bytes of a CLIP in float32; rows of its token table that are all zero count with `whole_table` alone.
+
+    Artifacts leave them out where the table is quantized.
+    """
     table = clip.text.token_embedding.weight
-    unused = int((~table.any(1)).sum()) * table.shape[1]
+    unused = 0 if whole_table else int((~table.any(1)).sum()) * table.shape[1]
     return 4 * (sum(p.numel() for p in clip.parameters()) - unused)
 
 
@@ -263,7 +266,8 @@ class _Job:
         with self.report("evaluate float") as progress:
             reference = embed(self.clip, self.dataset, strict=strict, progress=progress)
         metrics = score(reference, self.dataset, reference=None)
-        rows = [{"name": "float", "scheme": None, "bytes": float_size(self.clip), "metrics": metrics.to_dict()}]
+        size = float_size(self.clip, whole_table="text" not in self.config.quantization.towers)
+        rows = [{"name": "float", "scheme": None, "bytes": size, "metrics": metrics.to_dict()}]
         for path, scheme, name in artifacts:
             model = read_artifact(path, device=self.clip.device)
             with self.report(f"evaluate {scheme} with {name}") as progress:

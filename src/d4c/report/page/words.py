@@ -12,7 +12,9 @@ from d4c.report.measures.headline import Headline, leading
 
 def lead(model: str, name: str, head: Headline) -> str:
     """What happened to a model, in one or two sentences."""
-    smaller = f"{model} in {name.partition(',')[0]} is {head.times_smaller:.1f} times smaller"
+    times = head.times_smaller
+    size = f"{times:.1f} times smaller" if times >= 1 else f"{1 / times:.1f} times larger"
+    smaller = f"{model} in {name.partition(',')[0]} is {size}"
     before, after = leading(head.float_metrics), leading(head.metrics)
     if head.metrics is None or before is None or after is None:
         return f"{smaller} than in float32. {calibrated(head)}"
