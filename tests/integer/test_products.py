@@ -13,7 +13,13 @@ from d4c.models.layers import QuickGELU
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 
-CASES = [(None, False, False), (QuickGELU(), True, False), (nn.GELU(), False, False), (None, False, True)]
+CASES = [
+    (None, False, False),
+    (QuickGELU(), True, False),
+    (nn.GELU("tanh"), True, False),
+    (nn.GELU(), False, False),
+    (None, False, True),
+]
 
 
 def rounding_of(outputs: int) -> Rounding:
