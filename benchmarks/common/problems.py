@@ -33,7 +33,7 @@ from d4c.models.formats.identity import model_hash
 from d4c.models.preprocess import resized
 from d4c.settings.presets import Preset
 from d4c.storage.files import atomic_file
-from d4c.synthesis.config import PRESETS
+from d4c.synthesis.config import PRESETS, PromptForm
 
 PHOTOS = ("tiny-imagenet-val", "cifar10-test")
 """What the bench models are judged on; the demo models, on the embedded emoji pack."""
@@ -51,8 +51,9 @@ class Places:
     batch: int
 
     def clip(self, name: str) -> CLIP:
-        """A demo model by its name, or a checkpoint of the folder."""
-        path = name if name.startswith("demo") else self.models / f"{name}.safetensors"
+        """A demo model by its name, or a checkpoint of the folder: a file, or a folder of its own."""
+        file = self.models / f"{name}.safetensors"
+        path = name if name.startswith("demo") else file if file.exists() else self.models / name
         return d4c.load(path, device=self.device)
 
     def problem(self, clip: CLIP, data: str) -> Problem:
@@ -64,11 +65,18 @@ def datasets(model: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def made_once(path: Path) -> Iterator[Path | None]:
-    """A temporary file to write where `path` is missing, else None; other processes wait meanwhile."""
+def alone_with(path: Path) -> Iterator[None]:
+    """Other processes wait here while one works on `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def made_once(path: Path) -> Iterator[Path | None]:
+    """A temporary file to write where `path` is missing, else None; other processes wait meanwhile."""
+    with alone_with(path):
         if path.exists():
             yield None
         else:
@@ -153,17 +161,20 @@ class Bench:
             self.problems[model, data] = Problem(self.places, self.clip(model), data)
         return self.problems[model, data]
 
-    def calibration(self, model: str, method: str, seed: int) -> CalibrationSet:
+    def calibration(self, model: str, method: str, seed: int, prompt_form: PromptForm = "softmax") -> CalibrationSet:
         """Images of a method, of which `real` draws from the parquet file of real images."""
-        folder = self.sets / f"{model}-{method}-{self.preset}-{seed}"
-        if not folder.exists():
-            clip = self.clip(model)
-            if method == "real":
-                made = real_images(clip, self.real, PRESETS[self.preset].images, seed)
-            else:
-                made = d4c.synthesize(clip, method, self.preset, seed=seed, precision=self.precision)
-            made.save(folder)
+        form = "" if prompt_form == "softmax" else f"-{prompt_form}"
+        folder = self.sets / f"{model}-{method}{form}-{self.preset}-{seed}"
+        with alone_with(folder):
+            if not folder.exists():
+                self._made(model, method, seed, prompt_form).save(folder)
         return CalibrationSet.load(folder)
+
+    def _made(self, model: str, method: str, seed: int, prompt_form: PromptForm) -> CalibrationSet:
+        clip = self.clip(model)
+        if method == "real":
+            return real_images(clip, self.real, PRESETS[self.preset].images, seed)
+        return d4c.synthesize(clip, method, self.preset, seed=seed, precision=self.precision, prompt_form=prompt_form)
 
 
 def real_images(clip: CLIP, path: Path, count: int, seed: int) -> CalibrationSet:

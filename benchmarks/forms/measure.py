@@ -13,32 +13,22 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 import d4c
 from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
-from benchmarks.common.problems import PHOTOS, Bench, Places, Problem
+from benchmarks.common.each_tower import scores
+from benchmarks.common.problems import PHOTOS, Bench, Places
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row
 from benchmarks.common.tables import SCHEMES
 from benchmarks.common.workers import run_cells
-from d4c.evaluation.embed import Embeddings, text_embeddings
-from d4c.evaluation.score import score
-from d4c.models.clip import CLIP
 from d4c.quantization.symmetries.uneven import uneven
 from d4c.synthesis.config import PRESETS
 
 MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn", "stress-vit")
 SIGMAS = (0.0, 0.5, 1.0, 2.0)
 RECONSTRUCTIONS = ("none", "gptq", "block")
-TOWERS = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
-"""What is quantized, by its name in a row."""
 
 
 def open_bench(args: argparse.Namespace, device: str) -> Bench:
@@ -82,30 +72,6 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
         "results": results,
         "summary": " / ".join(f"{result['top1']['both']:.2f}" for result in results.values()),
     }
-
-
-@torch.no_grad()
-def scores(problem: Problem, model: CLIP) -> dict[str, Any]:
-    """Top-1 % with both towers quantized and with each alone, beside that of float, and the mean cosine of each."""
-    reference, dataset = problem.reference, problem.dataset
-    image, text = problem.images(model), text_embeddings(model, dataset, problem.places.batch)
-
-    def top1(towers: tuple[str, ...]) -> float:
-        embeddings: Embeddings = reference
-        embeddings = replace(embeddings, image=image) if "image" in towers else embeddings
-        embeddings = replace(embeddings, text=text) if "text" in towers else embeddings
-        return score(embeddings, dataset).top1.value
-
-    return {
-        "top1": {name: top1(towers) for name, towers in TOWERS.items()},
-        "float_top1": top1(()),
-        "image_cosine": mean_cosine(image, reference.image),
-        "text_cosine": mean_cosine(text, reference.text),
-    }
-
-
-def mean_cosine(a: Tensor, b: Tensor) -> float:
-    return float(F.cosine_similarity(torch.as_tensor(a), torch.as_tensor(b), dim=-1).mean())
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ LARGEST = 1e6
 """Of a factor or a weight."""
 
 Precision = Literal["float32", "bf16", "auto"]
+PromptForm = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class SynthesisConfig:
     """Learning rate of Adam, in units of normalized pixels."""
     temperature: float = 0.1
     """Divides cosines in the cross-entropy to the prompt (methods with prompts, in the form "softmax")."""
-    prompt_form: Literal["softmax", "sigmoid"] = "softmax"
+    prompt_form: PromptForm = "softmax"
     """The published cross-entropy, or the loss of single pairs as in the training of a SigLIP, at its scale and bias
     (methods with prompts)."""
     tv_weight: float = 0.1

@@ -1,0 +1,101 @@
+"""Accuracy of a small SigLIP after quantization, beside that of bench-vit in the same run.
+
+    python -m benchmarks.siglip.measure --models DIR --data DIR --real FILE --out FILE.jsonl --processes 40
+
+`--models` holds bench-vit.safetensors and the folder small-siglip that `benchmarks.siglip.train` wrote. Deployable
+track, all rows of both test sets, for both towers and for each alone. Images: noise, dead leaves, those of d4c with the
+prompt loss as published and in the sigmoid form of SigLIP, and photographs. `--processes` workers take cells from one
+list, spread over the GPUs there are, and make what they share on first use, in the folder `cache` beside the output;
+each cell is one line of the output, written when it is done, so that a second call resumes, and `--minutes` ends one.
+`benchmarks.siglip.table` makes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import d4c
+from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
+from benchmarks.common.each_tower import scores
+from benchmarks.common.problems import PHOTOS, Bench, Places
+from benchmarks.common.records import command, measured, setup
+from benchmarks.common.rows import Row
+from benchmarks.common.tables import SCHEMES
+from benchmarks.common.workers import run_cells
+from d4c.synthesis.config import PRESETS, PromptForm
+
+MODELS = ("small-siglip", "bench-vit")
+METHODS: dict[str, tuple[str, PromptForm]] = {
+    "noise": ("noise", "softmax"),
+    "leaves": ("leaves", "softmax"),
+    "d4c": ("d4c", "softmax"),
+    "d4c-sigmoid": ("d4c", "sigmoid"),
+    "real": ("real", "softmax"),
+}
+"""Methods of synthesis and forms of the prompt loss, by their names in a row."""
+RECONSTRUCTIONS = ("gptq", "block")
+
+
+def open_bench(args: argparse.Namespace, device: str) -> Bench:
+    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
+    return Bench(places, args.cache / "calibration", args.preset, args.real)
+
+
+def cells(args: argparse.Namespace) -> list[Row]:
+    """All cells, everything of one seed before the next seed; the sigmoid form only where a model has one."""
+    shared = {"preset": args.preset, "rows": args.rows}
+    axes = itertools.product(args.seeds, args.reconstructions, args.only, args.methods, args.schemes)
+    keys = ("seed", "reconstruction", "model", "method", "scheme")
+    every = [shared | dict(zip(keys, values, strict=True)) for values in axes]
+    return [cell for cell in every if cell["model"] != "bench-vit" or METHODS[cell["method"]][1] == "softmax"]
+
+
+def prepare(args: argparse.Namespace, todo: list[Row]) -> None:
+    """Workers make what they share."""
+
+
+def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
+    """Quantize a model with one set of images and evaluate it."""
+    method, form = METHODS[cell["method"]]
+    clip = bench.clip(cell["model"])
+    calibration = bench.calibration(cell["model"], method, cell["seed"], form)
+    device = bench.places.device
+    with measured(device) as figures:
+        quantized = d4c.quantize(
+            clip, calibration, cell["scheme"], reconstruction=cell["reconstruction"], seed=cell["seed"]
+        )
+    results = {data: scores(bench.problem(cell["model"], data), quantized) for data in PHOTOS}
+    return {
+        **cell,
+        "quantize": figures,
+        "processes": args.processes,
+        "setup": setup(device) | {"command": command("siglip.measure")},
+        "results": results,
+        "summary": " / ".join(f"{result['top1']['both']:.2f}" for result in results.values()),
+    }
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    add_models_and_data(parser)
+    add_real(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", type=words, default=MODELS, help="models")
+    parser.add_argument("--methods", type=words, default=tuple(METHODS), help="images")
+    parser.add_argument("--schemes", type=words, default=SCHEMES)
+    parser.add_argument("--reconstructions", type=words, default=RECONSTRUCTIONS)
+    add_seeds(parser)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
+    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
+    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
+    parser.add_argument("--processes", type=int, default=1)
+    add_device(parser)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
+    args = parser.parse_args()
+    run_cells(args, cells, prepare, open_bench, measure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Tables from the rows that `benchmarks.siglip.measure` and `benchmarks.siglip.full_size` wrote.
+
+    python -m benchmarks.siglip.table benchmarks/siglip/results/siglip.jsonl benchmarks/siglip/results/full_size.jsonl
+
+Writes a Markdown file beside the first.
+"""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from benchmarks.common.problems import PHOTOS
+from benchmarks.common.rows import Row
+from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, SCHEMES, conditions, over_seeds, table, table_command
+from benchmarks.siglip.full_size import PLANNED
+from benchmarks.siglip.measure import METHODS, MODELS
+
+KINDS = ("gptq", "block")
+GOALS = {"W8A8": 0.2, "W4A8": 0.7, "W6A6": 0.7, "W4A4": 5.0}
+"""Points of top-1 below float that quantization may cost, as for bench-vit."""
+IMAGES = {
+    "noise": "noise",
+    "leaves": "dead leaves",
+    "d4c": "d4c",
+    "d4c-sigmoid": "d4c, sigmoid",
+    "real": "photographs",
+}
+TOWERS = {"both": "Both towers", "image": "Image tower alone", "text": "Text tower alone"}
+FORMS = ("d4c", "d4c-sigmoid")
+
+
+def page(rows: list[Row]) -> str:
+    """What each kind of images keeps of both models, whether the goals are met, and what full sizes take."""
+    cells = [row for row in rows if "results" in row]
+    stages = [row for row in rows if "stage" in row]
+    where = "; ".join(sorted({conditions(row["setup"]) for row in cells}))
+    seeds = sorted({row["seed"] for row in cells})
+    lines = [
+        "# A small SigLIP",
+        "",
+        "A SigLIP that was trained for this benchmark beside bench-vit. Deployable track, top-1 % on Tiny ImageNet / "
+        "CIFAR-10 (10,000 images each), mean over seeds "
+        f"{', '.join(map(str, seeds))}; `d4c, sigmoid`: the prompt loss in the sigmoid form of SigLIP. Measured by "
+        f"`benchmarks/siglip/measure.py` on {where}.",
+        "",
+        "## Points lost, beside the goals",
+        "",
+        "Points of top-1 below float with both towers quantized, mean over seeds, the larger loss of both sets.",
+        "",
+        *_losses(cells),
+        "## Which form of the prompt loss",
+        "",
+        "Top-1 with the sigmoid form less that with the published form, small SigLIP, paired by seed: mean (lowest to "
+        "highest).",
+        "",
+        *_forms(cells),
+    ]
+    for model in MODELS:
+        if chosen := _chosen(cells, model=model):
+            lines += [f"## {model}", "", f"Float: {_float(chosen[0])}.", ""]
+            for tower, title in TOWERS.items():
+                lines += [f"{title}:", "", *_top1s(chosen, tower)]
+    return "\n".join(lines + (_stages(stages) if stages else []))
+
+
+def _losses(rows: list[Row]) -> list[str]:
+    body = []
+    for model in MODELS:
+        for scheme in SCHEMES:
+            for kind in KINDS:
+                cells = _chosen(rows, model=model, scheme=scheme, reconstruction=kind)
+                if cells:
+                    losses = [_loss(_chosen(cells, method=method)) for method in METHODS]
+                    body.append([model, f"{scheme}, {_kind(kind)}", f"{GOALS[scheme]:.1f}", *losses])
+    return table(["model", "scheme, reconstruction", "goal", *IMAGES.values()], body, texts=2)
+
+
+def _loss(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    return f"{max(mean(_values(rows, data, 'float')) - mean(_values(rows, data, 'both')) for data in PHOTOS):.2f}"
+
+
+def _forms(rows: list[Row]) -> list[str]:
+    body = []
+    for scheme in SCHEMES:
+        for kind in KINDS:
+            by_form = [
+                {
+                    row["seed"]: row
+                    for row in _chosen(rows, scheme=scheme, reconstruction=kind, method=form, model=MODELS[0])
+                }
+                for form in FORMS
+            ]
+            seeds = sorted(by_form[0].keys() & by_form[1].keys())
+            if seeds:
+                pairs = [
+                    [_value(by_form[1][seed], data, "both") - _value(by_form[0][seed], data, "both") for seed in seeds]
+                    for data in PHOTOS
+                ]
+                body.append([f"{scheme}, {_kind(kind)}", *(over_seeds(values, len(seeds)) for values in pairs)])
+    return table(["scheme, reconstruction", *(DATASETS[data] for data in PHOTOS)], body)
+
+
+def _top1s(rows: list[Row], tower: str) -> list[str]:
+    body = []
+    for scheme in SCHEMES:
+        for kind in KINDS:
+            cells = _chosen(rows, scheme=scheme, reconstruction=kind)
+            if cells:
+                pairs = [_pair(_chosen(cells, method=method), tower) for method in METHODS]
+                body.append([f"{scheme}, {_kind(kind)}", *pairs])
+    return table(["scheme, reconstruction", *IMAGES.values()], body)
+
+
+def _pair(rows: list[Row], tower: str) -> str:
+    return " / ".join(f"{mean(_values(rows, data, tower)):.1f}" for data in PHOTOS) if rows else ""
+
+
+def _stages(rows: list[Row]) -> list[str]:
+    """Seconds and memory of each stage of full-size models."""
+    body = [
+        [
+            row["model"],
+            row["stage"],
+            f"{row['seconds']:.0f}" + (f" for {row['iterations']} iterations" if "iterations" in row else ""),
+            f"{row['extrapolated_seconds']:.0f}" if "extrapolated_seconds" in row else "",
+            "" if row["memory_gib"] is None else f"{row['memory_gib']:.1f}",
+            f"{row['bytes'] / 1e6:.0f}" if "bytes" in row else "",
+        ]
+        for row in rows
+    ]
+    setup = rows[0]["setup"]
+    return [
+        "## Full size",
+        "",
+        f"SigLIPs of published sizes with random weights, {rows[0]['scheme']}, measured by "
+        f"`benchmarks/siglip/full_size.py` on {conditions(setup)}. `extrapolated`: to the {PLANNED} iterations of the "
+        "preset default, from the difference of a long and a short run.",
+        "",
+        *table(["model", "stage", "seconds", "extrapolated", "GPU: GiB", "MB written"], body, texts=2),
+    ]
+
+
+def _values(rows: list[Row], data: str, tower: str) -> list[float]:
+    return [_value(row, data, tower) for row in rows]
+
+
+def _value(row: Row, data: str, tower: str) -> float:
+    result = row["results"][data]
+    return float(result["float_top1"] if tower == "float" else result["top1"][tower])
+
+
+def _float(row: Row) -> str:
+    return " / ".join(f"{result['float_top1']:.2f}" for result in row["results"].values())
+
+
+def _kind(kind: str) -> str:
+    return RECONSTRUCTIONS.get(kind, kind)
+
+
+def _chosen(rows: list[Row], **entries: object) -> list[Row]:
+    return [row for row in rows if entries.items() <= row.items()]
+
+
+if __name__ == "__main__":
+    table_command(__doc__, page)
