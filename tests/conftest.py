@@ -17,6 +17,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 import d4c
+from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
 from d4c.models.formats import load as load_module
@@ -69,6 +70,20 @@ def demo_vit() -> CLIP:
 def demo_rn() -> CLIP:
     """The embedded ResNet; tests must not change it."""
     return d4c.load("demo-rn")
+
+
+@pytest.fixture(scope="session")
+def leaves(demo_vit: CLIP) -> CalibrationSet:
+    """Dead leaves for the embedded transformer."""
+    return d4c.synthesize(demo_vit, "leaves", images=8, seed=5)
+
+
+@pytest.fixture(scope="session")
+def prompted(demo_vit: CLIP) -> CalibrationSet:
+    """Images with prompts, some steps on the way to them."""
+    return d4c.synthesize(
+        demo_vit, "pgsi", "quick", images=6, iterations=3, prompts=["dog", "cat", "tree", "car", "ship", "apple"]
+    )
 
 
 @pytest.fixture(scope="module")

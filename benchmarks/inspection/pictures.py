@@ -1,4 +1,4 @@
-"""The pictures of docs/synthesis.md: images of each set, and what `d4c inspect` draws of them."""
+"""The pictures of docs/synthesis.md: images of each set, and figures of what `d4c inspect` measures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.inspection.figures import activations_figure, coverage_figure, embedding_figure, structure_figure
 from benchmarks.inspection.table import ORDER, TERMS
 from d4c.calibration.images import CalibrationSet
-from d4c.inspection.embedding import embedding_map
-from d4c.inspection.figures import activations_figure, coverage_figure, embedding_figure, structure_figure
+from d4c.inspection.embedding import principal_map
 from d4c.inspection.report import Inspection
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def make_pictures(model: str, baseline: str, inspection: Inspection, sets: dict[
     """All sets where each has a row to itself; where they are drawn over one another only the ones to compare."""
     reports = {name: inspection.sets[name] for name in ORDER if name in inspection.sets}
     few = [name for name in ("noise", "leaves", baseline, "d4c", "real") if name in reports]
-    points = embedding_map({name: inspection.features[name] for name in few})
+    points, _ = principal_map({name: inspection.features[name] for name in few})
     pictures = {
         "images": picture_rows({name: sets[name] for name in (baseline, *TERMS)}),
         "coverage": drawn(coverage_figure({name: report.coverage for name, report in reports.items()})),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d4c.errors import DataError, SettingError
-from d4c.inspection.embedding import embedding_map, likeness
+from d4c.errors import DataError
+from d4c.inspection.embedding import likeness, principal_map
 
 
 def cluster(n: int, axis: int, noise: float = 0.1, seed: int = 0) -> Tensor:
@@ -56,19 +54,17 @@ def test_single_images_and_other_widths_are_refused() -> None:
         likeness(torch.ones(3, 4), torch.ones(3, 5))
 
 
-def test_the_map_keeps_sets_in_order_and_clusters_together() -> None:
-    features = {"a": cluster(9, 0), "b": cluster(8, 1)}
-    threads = torch.get_num_threads()
-    points = embedding_map(features, seed=1)
-    assert torch.get_num_threads() == threads
+def test_the_map_keeps_sets_in_order_and_clusters_apart() -> None:
+    points, share = principal_map({"a": cluster(9, 0), "b": cluster(8, 1)})
     assert {name: len(part) for name, part in points.items()} == {"a": 9, "b": 8}
-    assert points == embedding_map(features, seed=1)
     a, b = (torch.tensor(points[name]) for name in "ab")
     distance = torch.cdist(torch.cat([a, b]), torch.cat([a, b])).fill_diagonal_(torch.inf).argmin(1)
     assert bool(((distance < 9) == (torch.arange(17) < 9)).all())
+    assert 0.5 < share <= 1
 
 
-def test_without_umap_the_map_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(SettingError, match=r"need umap, which is not installed; run pip install 'd4c\[inspect\]'"):
-        embedding_map({"a": cluster(9, 0)})
+def test_points_of_a_plane_keep_their_distances_on_the_map() -> None:
+    plane = torch.randn(12, 2).double() @ torch.linalg.qr(torch.randn(16, 16).double()).Q[:2]
+    points, share = principal_map({"plane": plane})
+    assert share == pytest.approx(1)
+    torch.testing.assert_close(torch.pdist(torch.tensor(points["plane"]).double()), torch.pdist(plane))

@@ -117,7 +117,7 @@ def inspect(
     model: Annotated[str | None, typer.Option(help="As elsewhere; default: the embedded model of the images.")] = None,
     real: Annotated[str | None, typer.Option(help="Real images to compare with, as --dataset elsewhere.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder to write inspection.json and the figures to.")
+        Path | None, typer.Option("-o", "--output", help="Folder to write inspection.json and report.html to.")
     ] = None,
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
@@ -129,11 +129,12 @@ def inspect(
     _quiet: options.Quiet = False,
     _verbose: options.Verbose = False,
 ) -> None:
-    """Explain images by numbers and figures.
+    """Explain images by numbers and charts.
 
     Prompts, structure and activation ranges, beside those of noise, dead leaves and real images.
     """
-    from d4c.inspection.inspect_sets import inspect_folders
+    from d4c.report.inspect_folders import inspect_folders
+    from d4c.run.job import REPORT
 
     place = resolve_device(device)
     with progress_bar("inspect") as progress:
@@ -154,7 +155,7 @@ def inspect(
         print(json.dumps(inspection.to_dict(), indent=2))
         return
     print_inspection(inspection)
-    show(f"written to {output}" if output else "-o DIR writes all numbers and figures")
+    show(f"{output / REPORT}: open it in a browser" if output else "-o DIR writes all numbers, and a page with charts")
 
 
 def doctor(

@@ -10,10 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d4c.errors import DataError
-from d4c.inspection.extra import require
-
-NEIGHBORS = 15
-"""Neighbors that the map keeps together."""
 
 Points = tuple[tuple[float, float], ...]
 """Coordinates of the images of a set on the map."""
@@ -64,30 +60,20 @@ def likeness(features: Tensor, reference: Tensor) -> Likeness:
     )
 
 
-def embedding_map(features: Mapping[str, Tensor], seed: int = 0) -> dict[str, Points]:
-    """Map the images of several sets to the plane with one UMAP (McInnes et al. 2018).
-
-    It uses cosine distance, 15 neighbors (fewer if there are fewer images) and a minimal distance of 0.1. Only
-    neighborhoods have a meaning: the axes have no unit and large distances say little.
+def principal_map(features: Mapping[str, Tensor]) -> tuple[dict[str, Points], float]:
+    """Project the embeddings of several sets on the first two principal components of all of them.
 
     Args:
         features: Unit embeddings [N, D] of each set, by name.
-        seed: Seed of the map, which reproduces it on one machine.
 
     Returns:
-        N points for each set, by name.
-
-    Raises:
-        SettingError: umap-learn is not installed.
+        N points for each set, and the share of the variance that the map shows.
     """
-    umap = require("umap")
-    rows = torch.cat(list(features.values())).float().numpy()
-    neighbors = min(NEIGHBORS, len(rows) - 1)
-    # A seed allows only one thread; n_jobs=1 keeps umap from warning about it.
-    reducer = umap.UMAP(metric="cosine", n_neighbors=neighbors, min_dist=0.1, random_state=seed, n_jobs=1)
-    threads = torch.get_num_threads()
-    try:
-        points = torch.from_numpy(reducer.fit_transform(rows)).split([len(part) for part in features.values()])
-    finally:
-        torch.set_num_threads(threads)  # umap changes it for the whole process
-    return {name: tuple((x, y) for x, y in part.tolist()) for name, part in zip(features, points, strict=True)}
+    rows = torch.cat(list(features.values())).double()
+    rows = rows - rows.mean(0)
+    _, values, axes = torch.linalg.svd(rows, full_matrices=False)
+    largest = axes[:2].abs().argmax(1, keepdim=True)
+    axes = axes[:2] * axes[:2].gather(1, largest).sign()  # the sign of an axis is arbitrary
+    points = (rows @ axes.T).split([len(part) for part in features.values()])
+    share = float(values[:2].square().sum() / values.square().sum().clamp(min=1e-30))
+    return {name: tuple((x, y) for x, y in part.tolist()) for name, part in zip(features, points, strict=True)}, share

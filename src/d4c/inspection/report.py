@@ -1,10 +1,8 @@
-"""The results of an inspection, as numbers and as figures."""
+"""The results of an inspection as frozen records."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -12,12 +10,8 @@ from torch import Tensor
 
 from d4c.inspection.activations import Fit, Range
 from d4c.inspection.coverage import Coverage
-from d4c.inspection.embedding import Likeness, embedding_map
-from d4c.inspection.figures import activations_figure, coverage_figure, embedding_figure, structure_figure
+from d4c.inspection.embedding import Likeness, Points
 from d4c.inspection.structure import Structure
-
-RECORD = "inspection.json"
-"""File with all numbers of an inspection."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +20,7 @@ class SetReport:
 
     Args:
         source: Where the images came from: a folder, a dataset, "made here" or, for sets in memory, "given".
+        targets: Prompt that each image was made for, "" where it has none; empty for controls and real images.
         coverage: How the images correspond to prompts.
         structure: How the images are built.
         likeness: Comparison with the reference in embedding space; None for the reference itself.
@@ -34,6 +29,7 @@ class SetReport:
     """
 
     source: str
+    targets: tuple[str, ...]
     coverage: Coverage
     structure: Structure
     likeness: Likeness | None
@@ -51,7 +47,9 @@ class Inspection:
         reference: Name of the set that likeness and ranges are relative to.
         prompts: Prompts that coverage is about.
         sets: Measures by name of the set.
-        features: Unit embeddings [images, D] by name of the set, from which the map is made.
+        features: Unit embeddings [images, D] by name of the set.
+        map: Coordinates of each image along the two directions in which the embeddings of all sets vary most, by set.
+        map_share: Share of the variance that these two directions have.
     """
 
     model: str
@@ -60,6 +58,8 @@ class Inspection:
     prompts: tuple[str, ...]
     sets: dict[str, SetReport]
     features: dict[str, Tensor] = field(repr=False)
+    map: dict[str, Points] = field(repr=False)
+    map_share: float
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """Summarize each set: means over images, medians over layers, and the layer that fits the reference least."""
@@ -97,23 +97,6 @@ class Inspection:
             "summary": self.summary(),
             "prompts": self.prompts,
             "sets": {name: asdict(measured) for name, measured in self.sets.items()},
+            "map": self.map,
+            "map_share": self.map_share,
         }
-
-    def write(self, folder: Path) -> None:
-        """Write inspection.json, coverage.png, structure.png, embedding.png and activations.png into a folder.
-
-        Raises:
-            SettingError: matplotlib or umap-learn is not installed.
-        """
-        points = embedding_map(self.features)
-        record = json.dumps({**self.to_dict(), "map": points}, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / RECORD).write_text(record + "\n", encoding="utf-8")
-        fits = {name: measured.fits for name, measured in self.sets.items()}
-        figures = {
-            "coverage": coverage_figure({name: measured.coverage for name, measured in self.sets.items()}),
-            "structure": structure_figure({name: measured.structure for name, measured in self.sets.items()}),
-            "embedding": embedding_figure(points),
-            "activations": activations_figure(fits, self.reference),
-        }
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png")

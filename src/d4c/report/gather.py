@@ -11,6 +11,7 @@ import torch
 
 from d4c.errors import D4CError
 from d4c.evaluation.dataset import AnyDataset, CaptionedDataset
+from d4c.inspection.report import Inspection
 from d4c.progress import Progress, parts, silent
 from d4c.quantization.doctor.diagnosis import Diagnosis
 from d4c.quantization.doctor.examine import examine
@@ -19,7 +20,7 @@ from d4c.report.measures.activation_ranges import ActivationRange, activation_ra
 from d4c.report.measures.before_after import Examples, examples
 from d4c.report.measures.float_form import FloatForm, float_form
 from d4c.report.measures.headline import Headline, headline, run_metrics
-from d4c.report.measures.image_sets import ImageSets, can_inspect, image_sets
+from d4c.report.measures.image_sets import can_inspect, image_sets
 from d4c.report.measures.layer_errors import LayerError, layer_errors
 from d4c.report.measures.predictions import Accuracy, Predictions, accuracy, predict
 from d4c.report.measures.remedies import Remedy, remedies
@@ -106,13 +107,13 @@ class ReportData:
     examples: Examples | Missing
     predictions: Predictions | Missing
     diagnosis: Diagnosis | Missing
-    sets: ImageSets | Missing
+    sets: Inspection | Missing
     images: dict[str, CalibrationSet]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form of all numbers, without pictures and embeddings."""
         left_out = ("predictions", "images", "sets")
-        sets = None if isinstance(self.sets, Missing) else self.sets.inspection.summary()
+        sets = None if isinstance(self.sets, Missing) else self.sets.summary()
         return {**{f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in left_out}, "sets": sets}
 
 
@@ -268,7 +269,7 @@ def _diagnosis(clip: CLIP, subject: Subject, progress: Progress) -> Diagnosis | 
 
 def _sets(
     clip: CLIP, images: Mapping[str, CalibrationSet], dataset: AnyDataset | None, progress: Progress
-) -> ImageSets | Missing:
+) -> Inspection | Missing:
     """Sets with the method of a control are not inspected: the same images are drawn as the control."""
     shown: dict[str, CalibrationSet] = {}
     for own in images.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import count
@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from d4c.comparison.summary import SummaryRow
 from d4c.comparison.tables import NOTE
+from d4c.inspection.report import Inspection
 from d4c.printable import printable
 from d4c.report.gather import ReportData
 from d4c.report.measures.predictions import Predictions, guilty
@@ -43,7 +44,6 @@ def render(report: ReportData) -> str:
         report: Everything that it says.
     """
     pictures = _Pictures(report.predictions)
-    galleries = {name: _gallery(images) for name, images in report.images.items()}
     return str(
         _environment()
         .get_template("page.html")
@@ -51,16 +51,26 @@ def render(report: ReportData) -> str:
             report=report,
             **_frame(f"{report.model} in {' and '.join(report.parts)}"),
             charts=charts,
-            set_charts=set_charts,
             words=words,
             guilty=guilty,
             picture=pictures.large,
             neighbor=pictures.small,
-            galleries=galleries,
+            **_image_sets(report.images, report.sets),
             number=count(1).__next__,
-            first=FIRST,
         )
     )
+
+
+def render_inspection(inspection: Inspection, images: Mapping[str, CalibrationSet]) -> str:
+    """Return the page of an inspection: the section about calibration images alone.
+
+    Args:
+        inspection: All measures.
+        images: The sets that were inspected, by name.
+    """
+    page = _environment().get_template("inspection.html")
+    title = f"Images for {inspection.model}: {', '.join(images)}"
+    return str(page.render(**_frame(title), **_image_sets(images, inspection)))
 
 
 def render_comparison(rows: Sequence[SummaryRow]) -> str:
@@ -85,6 +95,17 @@ def _frame(title: str) -> dict[str, Any]:
         "library": _asset("chartjs/chart.umd.min.js").rpartition("//# sourceMappingURL")[0],
         "licenses": [(ASSETS / "chartjs" / name).read_text(encoding="utf-8") for name in LICENSES],
         "filtered": FILTERED,
+    }
+
+
+def _image_sets(images: Mapping[str, CalibrationSet], sets: Inspection | Missing) -> dict[str, Any]:
+    """What the section about calibration images needs."""
+    return {
+        "images": images,
+        "sets": sets,
+        "galleries": {name: _gallery(own) for name, own in images.items()},
+        "set_charts": set_charts,
+        "first": FIRST,
     }
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from d4c.calibration.images import CalibrationSet
-from d4c.report.measures.image_sets import ImageSets
-from d4c.report.page.chart import Chart, Series, Table
+from d4c.inspection.report import Inspection
+from d4c.report.page.chart import Cell, Chart, Series, Table
 
 
-def sets_table(sets: ImageSets) -> Table:
+def sets_table(sets: Inspection) -> Table:
     """The summary of an inspection."""
     columns = {
         "nearest_prompts": "prompts covered",
@@ -26,13 +25,13 @@ def sets_table(sets: ImageSets) -> Table:
         "overlap": "range overlap",
         "worst_layer": "worst layer",
     }
-    rows = [(name, *(summary[key] for key in columns)) for name, summary in sets.inspection.summary().items()]
+    rows = [(name, *(summary[key] for key in columns)) for name, summary in sets.summary().items()]
     return Table("Measures of each set of images", ("set", *columns.values()), tuple(rows))
 
 
-def coverage_chart(sets: ImageSets) -> Chart:
+def coverage_chart(sets: Inspection) -> Chart:
     """How many prompts are the nearest one of some image."""
-    measured = {name: report.coverage for name, report in sets.inspection.sets.items()}
+    measured = {name: report.coverage for name, report in sets.sets.items()}
     prompts = next(iter(measured.values())).prompts
     rows = [
         (name, each.nearest_prompts, each.expected_prompts, fmean(each.kl), each.kl_of_mean)
@@ -59,9 +58,59 @@ def coverage_chart(sets: ImageSets) -> Chart:
     )
 
 
-def structure_chart(sets: ImageSets) -> Chart:
+def prompts_chart(sets: Inspection) -> Chart:
+    """How near each prompt is to the image that shows it best."""
+    measured = {name: sorted(report.coverage.best_cosine, reverse=True) for name, report in sets.sets.items()}
+    rows = [(name, rank, cosine) for name, cosines in measured.items() for rank, cosine in enumerate(cosines, 1)]
+    return Chart(
+        key="prompts",
+        kind="line",
+        title="Prompts",
+        summary="Cosine of each prompt with the image nearest to it, sorted: the flatter, the more prompts are shown.",
+        labels=[],
+        series=[
+            Series(name, [(float(rank), cosine) for rank, cosine in enumerate(cosines, 1)], color)
+            for color, (name, cosines) in enumerate(measured.items())
+        ],
+        x="prompts, those shown best first",
+        y="cosine",
+        table=Table("Prompts by their cosine with the nearest image", ("set", "rank", "cosine"), tuple(rows)),
+    )
+
+
+def fits_chart(sets: Inspection) -> Chart:
+    """How wide the ranges of activations are at each layer, relative to those of the reference."""
+    shown = {name: report.fits for name, report in sets.sets.items() if name != sets.reference}
+    layers = list(next(iter(shown.values())))
+    rows: list[tuple[Cell, ...]] = [
+        (layer, *(figure for fits in shown.values() for figure in (fits[layer].width, fits[layer].overlap)))
+        for layer in layers
+    ]
+    return Chart(
+        key="fits",
+        kind="line",
+        title="Activation ranges",
+        summary=f"Width of the range that enters each layer relative to {sets.reference}: above 1, quantization steps "
+        "are coarser than they need to be; below 1, values are clamped.",
+        labels=[layer.removeprefix("image.") for layer in layers],
+        series=[
+            Series(name, [fits[layer].width for layer in layers], color)
+            for color, (name, fits) in enumerate(shown.items())
+        ],
+        x="layers in the order in which they run",
+        y=f"width, {sets.reference} = 1",
+        log="y",
+        table=Table(
+            "Activation ranges by layer",
+            ("layer", *(f"{name}, {what}" for name in shown for what in ("width", "overlap"))),
+            tuple(rows),
+        ),
+    )
+
+
+def structure_chart(sets: Inspection) -> Chart:
     """How far the attended part of an image differs from the rest."""
-    measured = {name: report.structure for name, report in sets.inspection.sets.items()}
+    measured = {name: report.structure for name, report in sets.sets.items()}
     rows = [
         (name, fmean(each.contrast), fmean(each.variance), fmean(each.entropy), fmean(each.slope))
         for name, each in measured.items()
@@ -80,9 +129,9 @@ def structure_chart(sets: ImageSets) -> Chart:
     )
 
 
-def spectrum_chart(sets: ImageSets) -> Chart:
+def spectrum_chart(sets: Inspection) -> Chart:
     """Power of brightness by frequency."""
-    measured = {name: report.structure for name, report in sets.inspection.sets.items()}
+    measured = {name: report.structure for name, report in sets.sets.items()}
     rows = [
         (name, frequency, power)
         for name, each in measured.items()
@@ -107,19 +156,18 @@ def spectrum_chart(sets: ImageSets) -> Chart:
     )
 
 
-def map_chart(sets: ImageSets, images: dict[str, CalibrationSet]) -> Chart:
+def map_chart(sets: Inspection) -> Chart:
     """Where the images lie in the embedding space of the float model."""
-    prompts = {str(own.provenance.get("method")): own.prompts for own in images.values()}
     rows = [(name, i, x, y) for name, points in sets.map.items() for i, (x, y) in enumerate(points)]
     return Chart(
         key="map",
         kind="points",
         title="Map of embeddings",
         summary="Each point is an image, projected on the two directions in which the embeddings of all sets vary "
-        f"most; these have {100 * sets.share:.0f} % of the variance.",
+        f"most; these have {100 * sets.map_share:.0f} % of the variance.",
         labels=[],
         series=[
-            Series(name, points, color, notes=prompts.get(name, ())[: len(points)])
+            Series(name, points, color, notes=sets.sets[name].targets)
             for color, (name, points) in enumerate(sets.map.items())
         ],
         x="first principal component",

@@ -1,31 +1,30 @@
-"""Draws the figures of an inspection from the measures of several sets by name."""
+"""Still figures of an inspection, for pages that hold no scripts; `d4c inspect -o` draws charts of the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import Any, ParamSpec
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from d4c.inspection.activations import Fit
 from d4c.inspection.coverage import Coverage
 from d4c.inspection.embedding import Points
-from d4c.inspection.extra import require
 from d4c.inspection.spectrum import fit_band
 from d4c.inspection.structure import Structure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 
 WIDTH = 6.5
 """Width in inches; at 150 dots per inch a figure is readable on a page and on a phone."""
 
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -67,7 +66,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with require("matplotlib").rc_context(STYLE):
+        with rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return wrapper
@@ -75,8 +74,6 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def blank(height: float) -> Figure:
     """Return an empty figure of a height in inches, without a window, laid out so that nothing overlaps."""
-    from matplotlib.figure import Figure
-
     figure = Figure((WIDTH, height), layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
@@ -161,8 +158,8 @@ def embedding_figure(points: Mapping[str, Points]) -> Figure:
     for name, part in points.items():
         x, y = np.array(part).T
         axes.scatter(x, y, 22, color=look[name][0], marker=look[name][1], linewidths=0.8, alpha=0.8, label=name)
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    axes.set_title("image embeddings; only neighborhoods have a meaning")
+    axes.set(xlabel="first principal component", ylabel="second")
+    axes.set_title("image embeddings")
     figure.legend(loc="outside lower center", ncols=5)
     return figure
 
@@ -178,8 +175,6 @@ def activations_figure(sets: Mapping[str, Mapping[str, Fit]], reference: str) ->
     Returns:
         The figure.
     """
-    from matplotlib.ticker import LogLocator
-
     shown = {name: fits for name, fits in sets.items() if name != reference}
     layers = list(next(iter(shown.values())))
     height = min(9.0, 1.6 + 0.19 * len(layers))
