@@ -37,13 +37,18 @@ class Repeated:
     def __call__(self) -> None:
         if self.device.type != "cuda":
             self.step()
-        elif self.calls < EAGER_CALLS:
-            self._warm()
         else:
-            if self.graph is None:
-                self.graph = self._capture()
-            self.graph.replay()
+            with torch.cuda.device(self.device):
+                self._call_on_gpu()
         self.calls += 1
+
+    def _call_on_gpu(self) -> None:
+        if self.calls < EAGER_CALLS:
+            self._warm()
+            return
+        if self.graph is None:
+            self.graph = self._capture()
+        self.graph.replay()
 
     def _warm(self) -> None:
         current = torch.cuda.current_stream(self.device)
@@ -57,9 +62,24 @@ class Repeated:
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        # PyTorch's own stream for captures is of the GPU that was the current one at the first capture.
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(self.device)):
             self.step()
         return graph
+
+
+def on_its_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Decorate a function that launches kernels, so that they run where its first argument is.
+
+    Triton launches on the current GPU, which need not be the one that holds a model.
+    """
+
+    @wraps(function)
+    def call(first: torch.Tensor, *rest: Any, **named: Any) -> Result:
+        with torch.cuda.device_of(first):
+            return function(first, *rest, **named)
+
+    return call
 
 
 def fused(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from d4c.compiled import on_its_gpu
 from d4c.kernels.round_half_even import to_code
 
 LOG2_E = 1.4426950408889634
@@ -140,6 +141,7 @@ def fits(qkv: Tensor, heads: int) -> bool:
     return qkv.dtype in (torch.bfloat16, torch.float16) and qkv.shape[-1] // (3 * heads) in WIDTHS
 
 
+@on_its_gpu
 def forward(qkv: Tensor, heads: int, scale: float, grid: Tensor | None = None, logs: Tensor | None = None) -> Tensor:
     """Compute softmax(scale q k^T) v.
 
@@ -165,6 +167,7 @@ def forward(qkv: Tensor, heads: int, scale: float, grid: Tensor | None = None, l
     return out
 
 
+@on_its_gpu
 def backward(qkv: Tensor, heads: int, scale: float, out: Tensor, logs: Tensor, gradient: Tensor) -> Tensor:
     """Compute the gradient of `forward`.
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from d4c.compiled import on_its_gpu
 from d4c.kernels.round_half_even import to_code
 
 Grid = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -93,6 +94,7 @@ def _kernel(
     tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
+@on_its_gpu
 def fused_product(
     codes: Tensor,
     weight: Tensor,

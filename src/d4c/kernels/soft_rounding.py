@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from d4c.compiled import on_its_gpu
 from d4c.kernels.round_half_even import nearest
 
 BLOCK = 1024
@@ -109,6 +110,7 @@ def fits(x: Tensor, scale: Tensor) -> bool:
     return x.dtype == torch.float32 and scale.numel() == 1 and 0 < x.numel() < 2**31
 
 
+@on_its_gpu
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, dropped: Tensor | None) -> Tensor:
     """Fake-quantize a tensor with one scale; see `d4c.quantization.formats.affine.fake_quantize`.
 
@@ -163,6 +165,7 @@ class _FakeQuantize(torch.autograd.Function):
         return of_x, of_scale, None, None, None, None
 
 
+@on_its_gpu
 def soft_weight(
     alpha: Tensor, floor: Tensor, scale: Tensor, zero_point: Tensor, temperature: Tensor, qmin: int, qmax: int
 ) -> Tensor:
