@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common.problems import Bench
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows
-from d4c.comparison.local_workers import LocalWorkers, Task
+from d4c.comparison.workers.local_workers import LocalWorkers, Task
 
 OpenBench = Callable[[argparse.Namespace, str], Bench]
 Measure = Callable[[argparse.Namespace, Bench, Row], Row]

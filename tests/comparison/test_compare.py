@@ -17,9 +17,9 @@ import d4c
 from d4c import ArtifactError, DataError, SettingError
 from d4c.comparison.compare import Comparison, compare, load_comparison
 from d4c.comparison.config import Cell, ComparisonConfig, cells
-from d4c.comparison.local_workers import LocalWorkers, Task
 from d4c.comparison.summary import summary
 from d4c.comparison.tables import markdown, write_tables
+from d4c.comparison.workers.local_workers import LocalWorkers, Task
 from d4c.evaluation.metrics.record import Metrics
 from d4c.models.formats.load import load
 
@@ -31,7 +31,7 @@ class Counted(LocalWorkers):
         super().__init__(1, "cpu")
         self.done, self.most = 0, most
 
-    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
         for number, result in super().results(tasks):
             self.done += 1
             if self.done > self.most:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from d4c import SettingError
-from d4c.comparison.config import Cell, ComparisonConfig, cells, comparison_config
+from d4c import DataError, SettingError
+from d4c.comparison.config import Cell, ComparisonConfig, cells, comparison_config, prompts_file
 
 FULL = ComparisonConfig(
     models=("demo-vit", "demo-rn"),
@@ -62,3 +63,16 @@ def test_a_cell_says_how_it_is_quantized() -> None:
 def test_other_grids_are_refused(change: dict[str, Any], about: str) -> None:
     with pytest.raises(SettingError, match=about):
         comparison_config(FULL.to_dict() | change)
+
+
+def test_a_method_may_name_a_file_of_prompts(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    method = f"d4c:{file}"
+    grid = ComparisonConfig(models=("demo-vit",), methods=(method,))
+    assert (grid.synthesis(method, 2).method, prompts_file(method), prompts_file("real:demo")) == ("d4c", file, None)
+    with pytest.raises(DataError, match="cannot be read as a text file"):
+        grid.check_data()
+    with pytest.raises(SettingError, match="names prompts, but leaves needs none"):
+        ComparisonConfig(models=("demo-vit",), methods=("leaves:prompts.txt",))
+    with pytest.raises(SettingError, match=r"'d5c:prompts\.txt' is unknown"):
+        ComparisonConfig(models=("demo-vit",), methods=("d5c:prompts.txt",))

@@ -11,8 +11,8 @@ import pytest
 from d4c import D4CError, SettingError
 from d4c.comparison.compare import compare
 from d4c.comparison.config import ComparisonConfig
-from d4c.comparison.local_workers import LocalWorkers, Task
-from d4c.comparison.ray_workers import RayWorkers
+from d4c.comparison.workers.local_workers import LocalWorkers, Task
+from d4c.comparison.workers.ray_workers import RayWorkers
 
 TASKS = '''
 import os, signal

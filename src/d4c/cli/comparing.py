@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,7 +38,11 @@ def compare(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the grid as TOML and do nothing.")] = False,
     methods: Annotated[
-        str | None, typer.Option(help="With commas: names of --method, and real:SPEC for images of a dataset.")
+        str | None,
+        typer.Option(
+            help="With commas: names of --method, METHOD:FILE for the prompts of a file, real:SPEC for images of a "
+            "dataset."
+        ),
     ] = None,
     schemes: Annotated[str | None, typer.Option(help="With commas, such as W8A8,W4A4.")] = None,
     tracks: Annotated[str | None, typer.Option(help="With commas: deployable, paper.")] = None,
@@ -59,6 +64,9 @@ def compare(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Share the cells out over this Ray cluster, one task each.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Begin nothing after so long; the same command resumes.")
+    ] = None,
     recipe: Annotated[
         Literal["paper-table"] | None, typer.Option(help="The published table on --cifar10, --cifar100, --imagenet.")
     ] = None,
@@ -77,17 +85,18 @@ def compare(
     """Compare methods, schemes and seeds on datasets.
 
     Every combination is a cell. A comparison that was stopped resumes where it stopped, and a grid that grows keeps the
-    cells it has. The tables are in summary.md, summary.csv and summary.parquet.
+    cells it has. The tables are in summary.md, summary.csv and summary.parquet, the report is report.html.
     """
     from d4c.comparison.compare import compare as compare_grid
     from d4c.comparison.config import comparison_config
     from d4c.comparison.leaderboard import append_rows
-    from d4c.comparison.local_workers import LocalWorkers, Workers
     from d4c.comparison.paper_table import paper_page, paper_settings, paper_specs
-    from d4c.comparison.ray_workers import RayWorkers
     from d4c.comparison.summary import summary
     from d4c.comparison.tables import write_tables
+    from d4c.comparison.workers.local_workers import LocalWorkers, Workers
+    from d4c.comparison.workers.ray_workers import RayWorkers
     from d4c.device import resolve_device
+    from d4c.report.write_comparison import write_comparison
     from d4c.run.config import merged, read_toml
     from d4c.storage.files import atomic_file
     from d4c.storage.outputs import check_output_file
@@ -129,7 +138,11 @@ def compare(
     place = resolve_device(record.device)
     team: Workers = LocalWorkers(workers, place) if ray is None else RayWorkers(ray, place, workers)
     with progress_bar("compare") as progress:
-        comparison = compare_grid(record, output, team, progress)
+        comparison = compare_grid(record, output, team, progress, math.inf if minutes is None else minutes)
+    if comparison.missing:
+        measured = len(comparison.results)
+        say(f"{measured} of {measured + comparison.missing} cells are measured; the same command resumes")
+        return
     rows = summary(comparison)
     write_tables(rows, output)
     if recipe is not None:
@@ -138,6 +151,7 @@ def compare(
     if leaderboard is not None:
         added = append_rows(comparison, leaderboard, " ".join(["d4c", *sys.argv[1:]]))
         say(f"{added} rows added to {leaderboard}")
+    report, _ = write_comparison(output)
     for what, reason in comparison.unfit.items():
         say(f"left out, {what}: {reason}")
     if as_json:
@@ -147,3 +161,4 @@ def compare(
     if recipe is not None:
         show(f"beside the published gains: {output / 'paper_table.md'}")
     show(f"written to {output / 'summary.md'}, .csv and .parquet")
+    show(f"report: {report}")

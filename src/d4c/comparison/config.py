@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
+from d4c.calibration.prompts import resolve_prompts
 from d4c.errors import SettingError, require
 from d4c.evaluation.load_dataset import find_data
 from d4c.quantization.config import QuantizeConfig, Reconstruction, TowerName, quantize_config
@@ -33,7 +35,8 @@ class ComparisonConfig:
     pretrained: str | None = None
     """Weights of open_clip names."""
     methods: tuple[str, ...] = ("noise", "leaves", "d4c")
-    """Methods of synthesis, or "real:SPEC" for images of a dataset; others are compared with the first one."""
+    """Methods of synthesis; "METHOD:FILE" for the prompts of a file, "real:SPEC" for images of a dataset. Others are
+    compared with the first one."""
     schemes: tuple[str, ...] = ("W8A8", "W4A4")
     tracks: tuple[Track, ...] = ("deployable",)
     reconstructions: tuple[str, ...] = (BY_TRACK,)
@@ -68,23 +71,23 @@ class ComparisonConfig:
                     f"The comparison setting {name} is {list(values)!r}, expected different values; correct the list."
                 )
         for method in self.methods:
-            if not method.startswith(REAL) and method not in METHODS:
-                raise SettingError(
-                    f"The method {method!r} is unknown; use {', '.join(METHODS)} or {REAL}SPEC with a dataset."
-                )
+            if not method.startswith(REAL):
+                _check_method(method, self.synthesis(method, 0) if name_of(method) in METHODS else None)
         for kind in self.reconstructions:
             if kind != BY_TRACK and kind not in get_args(Reconstruction):
                 choices = ", ".join((BY_TRACK, *get_args(Reconstruction)))
                 raise SettingError(f"The reconstruction {kind!r} is unknown; use one of {choices}.")
 
     def check_data(self) -> None:
-        """Raise an error for data that do not exist, before any work."""
-        for spec in (*self.datasets, *(method.removeprefix(REAL) for method in self.methods if REAL in method)):
+        """Raise an error for data and prompts that do not exist, before any work."""
+        for spec in (*self.datasets, *real_specs(self.methods)):
             find_data(spec)
+        for file in filter(None, map(prompts_file, self.methods)):
+            resolve_prompts(file)
 
     def synthesis(self, method: str, seed: int) -> SynthesisConfig:
         """The settings that images are made with; of real images only their number counts."""
-        name = "noise" if method.startswith(REAL) else method
+        name = "noise" if method.startswith(REAL) else name_of(method)
         return synthesis_config(name, self.preset, {"images": self.images, "iterations": self.iterations, "seed": seed})
 
     def quantization(self, cell: Cell) -> QuantizeConfig:
@@ -141,6 +144,32 @@ class Cell:
     def source(self) -> Source:
         """The images that it is calibrated with."""
         return Source(self.model, self.method, self.seed)
+
+
+def name_of(method: str) -> str:
+    """The method without its prompts or dataset."""
+    return method.partition(":")[0]
+
+
+def prompts_file(method: str) -> Path | None:
+    """The file of prompts that a method names."""
+    _, colon, file = method.partition(":")
+    return Path(file) if colon and not method.startswith(REAL) else None
+
+
+def real_specs(methods: Sequence[str]) -> list[str]:
+    """The datasets among methods, whose images calibrate."""
+    return [method.removeprefix(REAL) for method in methods if method.startswith(REAL)]
+
+
+def _check_method(method: str, settings: SynthesisConfig | None) -> None:
+    if settings is None:
+        raise SettingError(
+            f"The method {method!r} is unknown; use {', '.join(METHODS)}, METHOD:FILE with prompts or {REAL}SPEC with "
+            "a dataset."
+        )
+    if prompts_file(method) is not None and not settings.needs.prompts:
+        raise SettingError(f"The method {method!r} names prompts, but {name_of(method)} needs none; leave them out.")
 
 
 def comparison_config(data: Mapping[str, Any]) -> ComparisonConfig:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d4c.comparison.compare import ADVICE, Comparison
+from d4c.comparison.compare import Comparison
 from d4c.comparison.config import REAL, Cell
+from d4c.comparison.store import ADVICE
 from d4c.errors import ArtifactError
 from d4c.evaluation.metrics.intervals import Interval, bootstrap, mean_of
 from d4c.evaluation.metrics.record import Metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -127,6 +127,7 @@ def embed(
     batch_size: int = 64,
     strict: bool = False,
     dense: bool = False,
+    decoded: Iterable[Tensor] | None = None,
     progress: Progress = silent,
 ) -> Embeddings:
     """Encode the texts and the images of a dataset.
@@ -139,6 +140,7 @@ def embed(
         batch_size: Images, and prompts, that are encoded at once.
         strict: Whether an image that does not decode is an error.
         dense: Also encode the patches of at most `PATCH_IMAGES` images.
+        decoded: Preprocessed batches of all images in their order, where they are at hand.
         progress: Called with (thousandths of the prompts and images done, 1000).
 
     Returns:
@@ -159,7 +161,9 @@ def embed(
     rows_of_batches: list[Tensor] = []
     done = 0
     skipped: dict[int, str] = {}
-    for pixels in pixel_batches(dataset, model.preprocess, batch_size, None if strict else skipped):
+    if decoded is None:
+        decoded = pixel_batches(dataset, model.preprocess, batch_size, None if strict else skipped)
+    for pixels in decoded:
         features = torch.as_tensor(model.encode_image(to_device(model, pixels))).float().cpu()
         refuse_flawed(features, "image", dataset)
         rows_of_batches.append(F.normalize(features, dim=-1))

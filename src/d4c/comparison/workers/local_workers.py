@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, Protocol
 
@@ -38,8 +39,16 @@ class Task:
 class Workers(Protocol):
     """Whatever does tasks."""
 
-    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
-        """Yield number and result of each task as it is done, in any order."""
+    @property
+    def several(self) -> bool:
+        """Whether tasks are done side by side."""
+        ...
+
+    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
+        """Yield number and result of each task as it is done, in any order.
+
+        None among the tasks says that the next one needs a result that is still to come.
+        """
         ...
 
 
@@ -54,17 +63,22 @@ class LocalWorkers:
     def __init__(self, processes: int, device: str) -> None:
         self.processes, self.device = processes, device
 
-    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
+    @property
+    def several(self) -> bool:
+        """See `Workers`."""
+        return self.processes > 1
+
+    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
         """See `Workers`. Tasks are taken from the iterable when there is a process for them.
 
         Raises:
             D4CError: A task was lost with its process several times.
         """
         if self.processes == 1:
-            for number, task in enumerate(tasks):
+            for number, task in enumerate(task for task in tasks if task is not None):
                 yield number, task.function(*task.arguments, self.device)
             return
-        waiting = enumerate(tasks)
+        waiting, numbers = iter(tasks), count()
         again: list[tuple[int, Task]] = []
         begun: dict[int, int] = {}
         running: dict[Future[Any], tuple[int, Task]] = {}
@@ -72,10 +86,14 @@ class LocalWorkers:
         pool = self._pool()
         try:
             while True:
-                while len(running) < self.processes and (following := again.pop() if again else next(waiting, None)):
-                    number, task = following
+                while len(running) < self.processes:
+                    if not again:
+                        if (following := next(waiting, None)) is None:
+                            break
+                        again.append((next(numbers), following))
+                    number, task = again.pop()
                     begun[number] = begun.get(number, 0) + 1
-                    running[pool.submit(_call, task)] = following
+                    running[pool.submit(_call, task)] = number, task
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import Any
 
-from d4c.comparison.local_workers import Task
+from d4c.comparison.workers.local_workers import Task
 from d4c.errors import D4CError, SettingError, reason_of, require
 
 PATIENCE = 10
@@ -41,30 +42,32 @@ class RayWorkers:
                     f"There is no Ray cluster at {address!r} ({reason_of(error)}); start one with 'ray start --head'."
                 ) from None
 
-    def results(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Any]]:
-        """Yield number and result of each task as it is done, in any order.
+    @property
+    def several(self) -> bool:
+        """See `Workers`."""
+        return True
+
+    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
+        """See `Workers`. Tasks are taken from the iterable when the cluster has room for them.
 
         Raises:
             D4CError: What a task raised, or that it was lost with its worker several times.
         """
-        remote = self.ray.remote(_call).options(
-            num_cpus=1, num_gpus=1 if self.device.startswith("cuda") else 0, max_retries=RETRIES
-        )
-        stored: dict[int, Any] = {}
-        kept = []  # what is stored is known by its address, which must not be given away meanwhile
-        numbers = {}
-        for number, task in enumerate(tasks):
-            references = []
-            for argument in task.arguments:
-                kept.append(argument)
-                if id(argument) not in stored:
-                    stored[id(argument)] = self.ray.put(argument)
-                references.append(stored[id(argument)])
-            numbers[remote.remote(task.function, self.device, *references)] = number
-        while numbers:
-            (done,), _ = self.ray.wait(list(numbers), num_returns=1)
+        kind = "GPU" if self.device.startswith("cuda") else "CPU"
+        remote = self.ray.remote(_call).options(num_cpus=1, num_gpus=int(kind == "GPU"), max_retries=RETRIES)
+        waiting, numbers = iter(tasks), count()
+        running: dict[Any, int] = {}
+        while True:
+            # One more for each, which begins at once where another one ends.
+            while len(running) < 2 * max(1, int(self.ray.cluster_resources().get(kind, 1))):
+                if (task := next(waiting, None)) is None:
+                    break
+                running[remote.remote(task.function, self.device, *task.arguments)] = next(numbers)
+            if not running:
+                return
+            (done,), _ = self.ray.wait(list(running), num_returns=1)
             try:
-                yield numbers.pop(done), self.ray.get(done)
+                yield running.pop(done), self.ray.get(done)
             except self.ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, D4CError) else error from None
             except self.ray.exceptions.WorkerCrashedError:

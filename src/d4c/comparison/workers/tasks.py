@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from d4c.calibration.images import CalibrationSet
-from d4c.comparison.config import REAL, Cell, ComparisonConfig, Source
+from d4c.comparison.config import REAL, Cell, ComparisonConfig, Source, name_of, prompts_file
+from d4c.comparison.workers.decoded import decode, normalized
 from d4c.device import processor_name
 from d4c.errors import SettingError
 from d4c.evaluation.dataset import AnyDataset
@@ -23,6 +25,7 @@ from d4c.evaluation.embed import Embeddings, embed
 from d4c.evaluation.load_dataset import load_pictures
 from d4c.evaluation.score import hits, score
 from d4c.models.clip import CLIP
+from d4c.models.config import Interpolation, Resize
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import load
 from d4c.quantization.layers.quantized_weight import effective_bits
@@ -75,15 +78,15 @@ def make_images(config: ComparisonConfig, source: Source, device: str) -> Images
     if source.method.startswith(REAL):
         return Images.of(_real_images(clip, source.method.removeprefix(REAL), settings.images, source.seed))
     try:
-        METHODS[source.method].check(clip)
+        METHODS[name_of(source.method)].check(clip)
     except SettingError as error:
         return Images(None, unfit=str(error))
-    return Images.of(synthesize(clip, settings, progress=None))
+    return Images.of(synthesize(clip, settings, prompts=prompts_file(source.method), progress=None))
 
 
 def _real_images(clip: CLIP, spec: str, count: int, seed: int) -> CalibrationSet:
     """Images of a dataset, drawn by the seed without repetition."""
-    dataset = load_pictures(spec)
+    dataset = _data(spec, None)
     if count > len(dataset):
         raise SettingError(f"{spec} has {len(dataset)} images, expected {count} to calibrate with; ask for fewer.")
     chosen = np.random.default_rng(seed).choice(len(dataset), count, replace=False)
@@ -113,7 +116,7 @@ def measure_cell(config: ComparisonConfig, cell: Cell, images: Images | None, de
     return {
         **facts,
         "seconds": {**seconds, "evaluate": sum(result["metrics"]["seconds"] for result in results.values())},
-        "model_sha256": model_hash(clip),
+        "model_sha256": _hash(cell.model, config.pretrained, device),
         "float_bytes": float_size(clip, whole_table=cell.towers == "image"),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else processor_name(),
         "versions": versions(),
@@ -139,7 +142,8 @@ def _facts(model: QuantizedCLIP, calibration: CalibrationSet) -> Result:
 def _measured(config: ComparisonConfig, cell: Cell, model: CLIP, spec: str, device: str) -> Result:
     """Metrics on a dataset, and what each image says: whether it counts for the leading figure, as bits in hex."""
     dataset, reference = _float_embeddings(cell.model, config.pretrained, device, spec, config.limit)
-    embeddings = reference if cell.is_float else embed(model, dataset)
+    clip = _clip(cell.model, config.pretrained, device)
+    embeddings = reference if cell.is_float else _embed(model, clip, spec, config.limit)
     metrics = score(embeddings, dataset, reference=None if cell.is_float else reference)
     counted = hits(embeddings, dataset)
     choices = embeddings.scores().argmax(-1).numpy().astype("<i4")
@@ -151,17 +155,46 @@ def _measured(config: ComparisonConfig, cell: Cell, model: CLIP, spec: str, devi
     }
 
 
-@lru_cache(maxsize=1)
+def _embed(model: CLIP, clip: CLIP, spec: str, limit: int | None) -> Embeddings:
+    """Embeddings of a dataset by a model made from `clip`; a process decodes the pictures once if it can keep them."""
+    batch = GPU_BATCH if clip.device.type == "cuda" else CPU_BATCH
+    pixels = _decoded(spec, limit, clip.image_size, clip.config.resize, clip.config.interpolation)
+    decoded = None if pixels is None else normalized(clip, pixels, batch)
+    return embed(model, _data(spec, limit), batch_size=batch, decoded=decoded)
+
+
+CPU_BATCH, GPU_BATCH = 64, 512
+"""Pictures that a tower takes at once."""
+KEPT = 8
+"""Models, datasets and embeddings that a process keeps, in the order of their use."""
+
+
+@lru_cache(maxsize=KEPT)
 def _clip(model: str, pretrained: str | None, device: str) -> CLIP:
-    """A float model, of which a process keeps the last one."""
+    """A float model."""
     return load(model, pretrained, device=device)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=KEPT)
+def _hash(model: str, pretrained: str | None, device: str) -> str:
+    return model_hash(_clip(model, pretrained, device))
+
+
+@lru_cache(maxsize=KEPT)
+def _data(spec: str, limit: int | None) -> AnyDataset:
+    dataset = load_pictures(spec)
+    return dataset if limit is None else dataset.subset(limit)
+
+
+@lru_cache(maxsize=KEPT)
+def _decoded(spec: str, limit: int | None, size: int, resize: Resize, interpolation: Interpolation) -> Tensor | None:
+    return decode(_data(spec, limit), size, resize, interpolation)
+
+
+@lru_cache(maxsize=2 * KEPT)
 def _float_embeddings(
     model: str, pretrained: str | None, device: str, spec: str, limit: int | None
 ) -> tuple[AnyDataset, Embeddings]:
     """A dataset, and the float model's embeddings of it."""
-    dataset = load_pictures(spec)
-    dataset = dataset if limit is None else dataset.subset(limit)
-    return dataset, embed(_clip(model, pretrained, device), dataset)
+    clip = _clip(model, pretrained, device)
+    return _data(spec, limit), _embed(clip, clip, spec, limit)

@@ -1,0 +1,110 @@
+"""Measures the grids of this folder, which share images, cells and workers, for some minutes.
+
+    python -m benchmarks.experiments.measure --out DIR --processes 48 --minutes 8
+
+Call it where the folders `models` (bench-vit, bench-rn and stress-vit as .safetensors) and `data` (tiny-imagenet-val,
+tiny-imagenet-train and cifar10-test as .parquet) are. A second call resumes. A cell that fails is named and left out.
+`benchmarks.experiments.table` makes the tables.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common.arguments import argument_parser, words
+from d4c.comparison.compare import compare_all
+from d4c.comparison.config import ComparisonConfig, comparison_config
+from d4c.comparison.workers.local_workers import ATTEMPTS, LocalWorkers, Task
+from d4c.device import resolve_device
+from d4c.run.config import read_toml
+
+FOLDER = Path(__file__).parent / "grids"
+GRIDS = (
+    *("methods-4bit", "methods-8bit", "domain", "prompts"),
+    *(f"images-{count}" for count in (32, 8, 64, 16, 256)),
+    *(f"iterations-{count}" for count in (100, 1000, 50, 200, 3000)),
+    *("emoji-4bit", "emoji-8bit", "published-4bit", "published-8bit"),
+)
+"""In the order of their importance."""
+
+
+def read_grid(name: str, toy: bool = False) -> ComparisonConfig:
+    grid = comparison_config(read_toml(FOLDER / f"{name}.toml"))
+    if not toy:
+        return grid
+    small = replace(grid, models=("demo-vit",), seeds=(0,), schemes=grid.schemes[:1], reconstructions=("none",))
+    return replace(small, images=4, iterations=2, limit=8)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a task ended with that raised an error."""
+
+    text: str
+
+
+class PatientWorkers(LocalWorkers):
+    """Leaves out tasks that fail, so that hours of others are not lost, and says what is done."""
+
+    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
+        names: list[str] = []
+        started = time.monotonic()
+
+        def guarded() -> Iterator[Task | None]:
+            for task in tasks:
+                if task is None:
+                    yield None
+                    continue
+                names.append(str(task.arguments[1]))
+                yield replace(task, function=attempt, arguments=(task.function, task.arguments))
+
+        for number, result in super().results(guarded()):
+            print(f"{time.monotonic() - started:6.1f} s  {names[number]}", flush=True)
+            if isinstance(result, Failure):
+                print(result.text, flush=True)
+            else:
+                yield number, result
+
+
+def attempt(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> Any:
+    """Do a task, again where others had left no memory of a GPU; what it raises is its result."""
+    for _ in range(ATTEMPTS):
+        try:
+            return function(*arguments, device)
+        except torch.OutOfMemoryError:
+            failure = Failure(traceback.format_exc())
+        except Exception:
+            return Failure(traceback.format_exc())
+        finally:
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()  # what one process keeps, others on its GPU lack
+    return failure
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of images and cells")
+    parser.add_argument("--only", type=words, default=GRIDS, help="grids, of which the first are begun first")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing after so long")
+    parser.add_argument("--toy", action="store_true", help="embedded models, few images and steps, to try the script")
+    args = parser.parse_args()
+    # An end from outside, such as a time limit, ends the workers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    grids = [read_grid(name, args.toy) for name in args.only]
+    workers = PatientWorkers(args.processes, resolve_device("auto"))
+    for name, comparison in zip(args.only, compare_all(grids, args.out, workers, minutes=args.minutes), strict=True):
+        print(f"{name}: {comparison.missing} cells missing, {len(comparison.results)} measured")
+
+
+if __name__ == "__main__":
+    main()
