@@ -2,8 +2,8 @@
 
     python -m benchmarks.experiments.maps --store DIR --out FOLDER
 
-Writes inspection.json (what `d4c inspect` measures) and features.safetensors (embeddings, for the map). With `--wait MINUTES`
-it waits for images that `measure` is still making.
+Writes inspection.json (what `d4c inspect` measures) and features.safetensors (embeddings for the map, some pictures).
+With `--wait MINUTES` it waits for images that `measure` is still making.
 """
 
 from __future__ import annotations
