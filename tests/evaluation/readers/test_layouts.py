@@ -19,7 +19,7 @@ from d4c import DataError
 from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
-from d4c.evaluation.readers.imagenet1k import imagenet_names
+from d4c.evaluation.readers.words.class_names import names_from
 from d4c.models.clip import CLIP
 from d4c.templates import EMOJI_TEMPLATES, PHOTO_TEMPLATES
 
@@ -265,19 +265,23 @@ def test_imagenet_names_are_distinct_where_the_usual_files_repeat_themselves(tmp
     rows = {"n02012849": "crane", "n03126707": "crane", "n02113186": "Cardigan, Cardigan Welsh corgi"}
     rows |= {"n02963159": "cardigan", "n03710637": "maillot", "n03710721": "maillot, tank suit"}
     (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"{wnid} {name}\n" for wnid, name in rows.items()))
-    names = imagenet_names(tmp_path, sorted(rows)).values()
-    assert len({name.lower() for name in names}) == len(rows)
+    names = names_from(tmp_path, sorted(rows))
+    assert names is not None
+    assert len({name.lower() for name in names.values()}) == len(rows)
 
 
 def test_imagenet_without_names_is_refused(imagenet: Path) -> None:
-    with pytest.raises(DataError, match=r"has no class names, expected classes\.txt"):
+    with pytest.raises(
+        DataError, match=r"WordNet ids such as n01440764 and no file there names them, expected classes\.txt"
+    ):
         load_dataset(f"imagenet1k:{imagenet}")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "sentence"),
     [
-        ("classes.txt", "only one\n", "names 1 classes, and n00000001 has no name"),
+        ("classes.txt", "only one\n", "names 1 classes, expected 1000"),
+        ("LOC_synset_mapping.txt", "n00000000 tench, Tinca\n", "names 1 classes, and n00000001 has no name"),
         ("imagenet_class_index.json", "[]", "expected"),
         ("imagenet_class_index.json", '{"0": 3}', "expected"),
     ],

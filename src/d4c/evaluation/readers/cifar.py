@@ -15,8 +15,8 @@ import numpy as np
 
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
-from d4c.evaluation.readers.openai_prompts import CIFAR_TEMPLATES
 from d4c.evaluation.readers.reader import Reader
+from d4c.evaluation.readers.words.openai_prompts import CIFAR_TEMPLATES
 from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
 
 if TYPE_CHECKING:

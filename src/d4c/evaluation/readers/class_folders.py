@@ -11,9 +11,9 @@ import numpy as np
 from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.reader import Reader
+from d4c.evaluation.readers.words.class_names import LISTS, MAPPINGS, are_synsets, nameless, names_from
 from d4c.picture_files import none_readable, pictures_below
 from d4c.pictures import unreadable
-from d4c.storage.files import read_text
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
 """Names of folders that divide a dataset, in lower case."""
@@ -22,16 +22,19 @@ SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "t
 def read_folder(spec: str, path: Path) -> Dataset:
     """Read one sub-folder per class; "_" in a folder's name is a space in the class name.
 
+    Folders that are called by WordNet ids, as ImageNet's are, need a file of names (see `class_names`) beside them or
+    beside their parent.
+
     Args:
         spec: Name of the dataset.
-        path: Parent of the folders, with class names in classes.txt if there is such a file.
+        path: Parent of the folders, with names in a file of `class_names.LISTS` if there is one.
 
     Returns:
         The images below the folders, in sorted order.
 
     Raises:
         DataError: There are no folders or no images, a class has files and no picture that can be read, the folders are
-            splits of a dataset and not classes, or classes.txt does not fit the folders.
+            splits of a dataset and not classes, or a file of names does not fit the folders or is missing.
     """
     folders = class_folders(path) if path.is_dir() else []
     if not folders:
@@ -43,16 +46,24 @@ def read_folder(spec: str, path: Path) -> Dataset:
             f"{path} is divided into {names}, expected one folder of images for each class; give one of these parts, "
             f"such as {spec.partition(':')[0]}:{splits[-1]}."
         )
-    # Names that are not UTF-8 come as surrogates, which no tokenizer takes.
-    classes = [os.fsencode(folder.name).decode("utf-8", "replace").replace("_", " ") for folder in folders]
-    if (path / "classes.txt").is_file():
-        classes = text_lines(path / "classes.txt")
-        if len(classes) != len(folders):
-            raise DataError(
-                f"{path / 'classes.txt'} names {len(classes)} classes, expected {len(folders)}, one for each folder; "
-                "write one name per line in the sorted order of the folders."
-            )
-    return tree_dataset(spec, folders, range(len(folders)), classes)
+    return tree_dataset(spec, folders, range(len(folders)), _class_names(path, [folder.name for folder in folders]))
+
+
+def _class_names(path: Path, ids: list[str]) -> list[str]:
+    """The name of each folder: that in a file, or what it is called."""
+    synsets = are_synsets(ids)
+    names = names_from(path, ids, (*LISTS, *MAPPINGS) if synsets else LISTS)
+    if synsets:
+        names = names or names_from(path.resolve().parent, ids, MAPPINGS)
+        if names is None:
+            raise nameless(path)
+    if names is None:
+        # Names that are not UTF-8 come as surrogates, which no tokenizer takes.
+        return [os.fsencode(each).decode("utf-8", "replace").replace("_", " ") for each in ids]
+    missing = [each for each in ids if each not in names]
+    if missing:
+        raise DataError(f"{path / missing[0]} has no name in the file of class names; complete the file.")
+    return [names[each] for each in ids]
 
 
 def class_folders(path: Path) -> list[Path]:
@@ -100,12 +111,10 @@ def _pictures_of_class(folder: Path) -> list[Path]:
     return pictures
 
 
-def text_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file that are not blank; raise DataError for other encodings."""
-    try:
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text, expected lines of text; save it as UTF-8.") from None
-
-
-FOLDER = Reader("folder:DIR", "one sub-folder of images per class, class names optionally in classes.txt", read_folder)
+FOLDER = Reader(
+    "folder:DIR",
+    "one sub-folder of images per class, names optionally in classes.txt or a file of ImageNet's",
+    read_folder,
+    # ImageNet's files lie beside its folders val and train.
+    parts=("", *(f"../{name}" for name in MAPPINGS)),
+)

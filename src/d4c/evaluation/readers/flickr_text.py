@@ -13,8 +13,8 @@ from pathlib import Path
 from d4c.errors import DataError
 from d4c.evaluation.dataset import CaptionedDataset
 from d4c.evaluation.readers.captions import captioned
-from d4c.evaluation.readers.class_folders import text_lines
 from d4c.evaluation.readers.reader import Reader
+from d4c.evaluation.readers.words.text_lines import text_lines
 
 LINE = re.compile(r"(?P<name>[^,|\t#]+?)(#\d+\t|,|\| *\d+\|)\s*(?P<caption>.+)")
 HEADINGS = ("image,caption", "image_name| comment_number| comment")

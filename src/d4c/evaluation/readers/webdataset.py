@@ -20,8 +20,8 @@ import numpy as np
 
 from d4c.errors import DataError, reason_of
 from d4c.evaluation.dataset import AnyDataset, CaptionedDataset, Dataset, TaggedDataset
-from d4c.evaluation.readers.class_folders import text_lines
 from d4c.evaluation.readers.reader import Reader
+from d4c.evaluation.readers.words.text_lines import text_lines
 from d4c.templates import PHOTO_TEMPLATES
 
 if TYPE_CHECKING:

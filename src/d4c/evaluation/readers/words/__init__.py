@@ -1,0 +1,1 @@
+"""The words of datasets: names of classes, prompts, lines of text."""
