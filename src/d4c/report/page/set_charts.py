@@ -61,20 +61,18 @@ def coverage_chart(sets: Inspection) -> Chart:
 def prompts_chart(sets: Inspection) -> Chart:
     """How near each prompt is to the image that shows it best."""
     measured = {name: sorted(report.coverage.best_cosine, reverse=True) for name, report in sets.sets.items()}
-    rows = [(name, rank, cosine) for name, cosines in measured.items() for rank, cosine in enumerate(cosines, 1)]
+    ranks = [str(rank) for rank in range(1, len(sets.prompts) + 1)]
+    rows = [(rank, *cosines) for rank, *cosines in zip(ranks, *measured.values(), strict=True)]
     return Chart(
         key="prompts",
         kind="line",
         title="Prompts",
         summary="Cosine of each prompt with the image nearest to it, sorted: the flatter, the more prompts are shown.",
-        labels=[],
-        series=[
-            Series(name, [(float(rank), cosine) for rank, cosine in enumerate(cosines, 1)], color)
-            for color, (name, cosines) in enumerate(measured.items())
-        ],
+        labels=ranks,
+        series=[Series(name, cosines, color) for color, (name, cosines) in enumerate(measured.items())],
         x="prompts, those shown best first",
         y="cosine",
-        table=Table("Prompts by their cosine with the nearest image", ("set", "rank", "cosine"), tuple(rows)),
+        table=Table("Prompts by their cosine with the nearest image", ("rank", *measured), tuple(rows)),
     )
 
 
