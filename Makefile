@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 # The theme's makers advertise their next generator on every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo search test test-slow test-dropin fuzz lint format docs check dependencies audit dist hooks clean
+.PHONY: help demo search test test-slow test-dropin fuzz lint format docs tutorial check dependencies audit dist hooks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -68,6 +68,11 @@ format: $(VENV)/.dev ## Format the code.
 
 docs: $(VENV)/.docs ## Build the documentation into site/; a broken link or a missing table fails.
 	$(BIN)/mkdocs build --strict
+
+tutorial: $(VENV)/.docs ## Execute docs/tutorial.ipynb again, some minutes, and keep its outputs.
+	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False docs/tutorial.ipynb
+	rm -r docs/tutorial
 
 dependencies: $(VENV)/.dev $(VENV)/.docs ## Check that what is installed is pinned, consistent and permissively licensed.
 	$(BIN)/python .ci/dependencies.py

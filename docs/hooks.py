@@ -1,4 +1,4 @@
-"""What `make docs` generates: the page of commands, and a page for each committed table of results."""
+"""What `make docs` generates: the page of commands, and one for each notebook and each committed table of results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
 
 from d4c.cli import app
 
@@ -29,9 +30,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Make a page of each table under benchmarks/ as it was committed."""
+    """Make a page of each table under benchmarks/, and of each notebook with its outputs, as they were committed."""
     for name, path in committed_tables().items():
         files.append(File.generated(config, f"results/{name}.md", content=path.read_text(encoding="utf-8")))
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        name = notebook.src_uri.removesuffix(".ipynb")
+        for path, content in notebook_page(Path(notebook.abs_src_path or ""), name).items():
+            files.append(File.generated(config, path, content=content))
     return files
 
 
@@ -44,6 +49,13 @@ def committed_tables() -> dict[str, Path]:
     """The committed tables by the name of their page; one that is only half of a page is not one of its own."""
     paths = sorted(BENCHMARKS.glob("*/results/*.md"))
     return {_page_name(path): path for path in paths if path.read_text(encoding="utf-8").startswith("# ")}
+
+
+def notebook_page(file: Path, name: str) -> dict[str, str | bytes]:
+    """A notebook as Markdown, and the pictures among its outputs, by path; nothing is executed."""
+    where = {"unique_key": name, "output_files_dir": f"images/{name}"}
+    text, resources = MarkdownExporter().from_filename(str(file), where)
+    return {f"{name}.md": text.replace("![png]", "![What the code above shows]"), **resources["outputs"]}
 
 
 def _labels() -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import json
 import re
 import runpy
 import shlex
@@ -46,7 +47,10 @@ from d4c.synthesis.config import PRESETS as SYNTHESIS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+NOTEBOOKS = sorted(DOCS.glob("*.ipynb"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), *NOTEBOOKS]
+LARGEST_NOTEBOOK = 300_000
+"""Bytes of a notebook with its outputs."""
 BLOCK = re.compile(r"^(?:<!-- not run: (?P<reason>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="a source distribution has no documentation")
@@ -85,7 +89,17 @@ class Block:
         return commands
 
 
+def code_cells(notebook: Path) -> list[dict[str, Any]]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
 def blocks_of(page: Path) -> list[Block]:
+    if page.suffix == ".ipynb":
+        return [
+            Block(page.name, number, "python", "".join(cell["source"]), None)
+            for number, cell in enumerate(code_cells(page), 1)
+        ]
     text = page.read_text(encoding="utf-8")
     return [
         Block(page.name, text.count("\n", 0, match.start()) + 1, match["language"], match["text"], match["reason"])
@@ -96,10 +110,15 @@ def blocks_of(page: Path) -> list[Block]:
 PAGES_WITH_CODE = [page for page in PAGES if any(block.language in ("python", "sh") for block in blocks_of(page))]
 
 
+FIRST = 100
+"""The first of 30 emoji that pages are tried with: animals, which the tutorial looks at."""
+
+
 def few(spec: str, path: Path) -> Dataset:
     dataset = DEMO.read(spec, path)
     assert isinstance(dataset, Dataset)
-    return replace(dataset, classes=dataset.classes[:30], labels=dataset.labels[:30])
+    some = dataset.classes[FIRST : FIRST + 30]
+    return replace(dataset, classes=some, labels=dataset.labels[:30], read=lambda i: dataset.read(FIRST + i))
 
 
 @pytest.fixture
@@ -148,6 +167,31 @@ def test_code_of_a_page_runs(page: Path, prepared: Path, tmp_path: Path, monkeyp
                     run_command(command, where, monkeypatch)
         else:
             assert block.language == "text", f"{where}: a block is python, sh or text"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda page: page.name)
+def test_a_notebook_runs_whole_and_says_what_its_text_says(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in blocks_of(notebook):
+        exec(compile(block.text, f"{block.page}:{block.line}", "exec"), namespace)
+    change = namespace["after"].fidelity.change
+    assert change.low < 0 < change.high
+    assert namespace["probabilities"].argmax() == namespace["labels"].index("owl")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda page: page.name)
+def test_a_notebook_is_committed_as_it_was_executed_and_small(notebook: Path) -> None:
+    assert notebook.stat().st_size < LARGEST_NOTEBOOK
+    cells = code_cells(notebook)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output.get("name", output["output_type"]) for output in outputs} == {"stdout", "execute_result"}
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "text/plain"} <= kinds <= {"image/png", "image/jpeg", "text/plain"}
 
 
 def check_command(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
