@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typer.testing import CliRunner
 
+from d4c.cli import app
 from d4c.comparison.compare import compare
 from d4c.comparison.config import Cell, ComparisonConfig, Source
 from d4c.comparison.workers.decoded import decode, normalized
@@ -67,6 +69,26 @@ def test_nothing_is_begun_after_the_time(grid: ComparisonConfig, tmp_path: Path)
     assert compare(grid, tmp_path, minutes=-1).missing == 2
     assert not list((tmp_path / "cells").iterdir())
     assert compare(grid, tmp_path, minutes=math.inf).missing == 0
+
+
+def test_the_command_says_what_is_left_and_ends_with_a_report(grid: ComparisonConfig, tmp_path: Path) -> None:
+    words = ["compare", "--model", grid.models[0], "--methods", "noise", "--schemes", "W3A3", "--images", "8"]
+    words += [
+        "--dataset",
+        grid.datasets[0],
+        "--reconstructions",
+        "none",
+        "--device",
+        "cpu",
+        "-o",
+        str(tmp_path / "grid"),
+    ]
+    stopped = CliRunner().invoke(app, [*words, "--minutes", "0"])
+    assert stopped.exit_code == 0
+    assert "0 of 2 cells are measured; the same command resumes" in stopped.output
+    assert not (tmp_path / "grid" / "report.html").exists()
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert "W3A3" in (tmp_path / "grid" / "report.html").read_text(encoding="utf-8")
 
 
 def test_pictures_that_are_kept_are_those_of_the_preprocessing(tiny_model: Path, shapes: Path) -> None:
