@@ -3,7 +3,7 @@
     R=benchmarks/calibration/results
     python -m benchmarks.calibration.ablation $R/bench.jsonl $R/ablation.jsonl --out $R/ablation.md
 
-Reads the lines that `benchmarks.calibration.measure` writes and uses what is there: each cell says how many seeds it
+Reads rows of comparisons (`benchmarks.common.compared`) and uses what is there: each cell says how many seeds it
 has, and a cell that was never measured stays empty. Of several lines for one cell and seed the last one counts. Each
 table of reconstruction is followed by the differences between methods, seed by seed.
 """

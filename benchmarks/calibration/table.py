@@ -1,4 +1,4 @@
-"""Tables of means over seeds from the rows that `benchmarks.calibration.measure` wrote.
+"""Tables of means over seeds from the rows of comparisons (`benchmarks.common.compared`).
 
     python -m benchmarks.calibration.table benchmarks/calibration/results/demo.jsonl
 
@@ -42,14 +42,14 @@ def accuracy_table(rows: list[Row], data: str) -> list[str]:
 
 def table_key(row: Row) -> tuple[str, str, str, int, str]:
     """What the rows of one table have in common."""
-    return row["part"], row["model"], row["reconstruction"], row["steps"], row["preset"]
+    return row["part"], row["model"], row["reconstruction"], row["steps"] or 0, row["preset"]
 
 
 def page(rows: list[Row]) -> str:
     """A section for each part, model and reconstruction, with a table for each dataset."""
     devices = sorted({f"{r['device']}, torch {r['versions']['torch']}, d4c {r['versions']['d4c']}" for r in rows})
     lines = ["# Calibration images and accuracy", ""]
-    lines += [f"Measured on {'; '.join(devices)}, by `benchmarks/calibration/measure.py`.", ""]
+    lines += [f"Measured on {'; '.join(devices)}.", ""]
     keys = sorted({table_key(row) for row in rows})
     for key in (key for part in TITLES for key in keys if key[0] == part):
         part, model, reconstruction, steps, preset = key

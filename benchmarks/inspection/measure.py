@@ -1,11 +1,10 @@
 """What each term of the synthesis changes: the measures and pictures of `d4c inspect` for all methods side by side.
 
-    python -m benchmarks.inspection.measure --models DIR --sets DIR --real FILE.parquet
+    python -m benchmarks.inspection.measure --store DIR --real FILE.parquet
 
-`--sets` holds the folders MODEL-METHOD-default-0 that `benchmarks.calibration.measure --part images --preset default
---seeds 0` writes with `--methods pink,pse,pgsi,pgsi+scg,pgsi+pae,d4c` (for bench-rn bns in the place of pse); noise and
-dead leaves are made here. Writes the report, its tables and the pictures of docs/synthesis.md. One to two minutes a
-model on a CPU core.
+`--store` is what `d4c compare --config benchmarks/calibration/grids/ablation-ranges.toml` wrote; its first seed counts.
+Noise and dead leaves are made here. Writes the report, its tables and the pictures of docs/synthesis.md. One to two
+minutes a model on a CPU core.
 """
 
 from __future__ import annotations
@@ -20,9 +19,13 @@ from benchmarks.inspection.pictures import COLUMNS, FOLDER, make_pictures, pictu
 from benchmarks.inspection.table import TERMS, page
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import prompt_features
+from d4c.comparison.config import Source, comparison_config
+from d4c.comparison.store import Store
 from d4c.inspection.inspect_sets import inspect
 from d4c.models.clip import CLIP
+from d4c.run.config import read_toml
 
+GRID = Path(__file__).parents[1] / "calibration" / "grids" / "ablation-ranges.toml"
 BASELINES = {"bench-vit": "pse", "bench-rn": "bns"}
 FREE = ("noise", "pink", "leaves")
 PROVENANCE = ("seed", "precision", "recognized", "pixels")
@@ -36,16 +39,17 @@ def twins(clip: CLIP, prompts: tuple[str, ...]) -> int:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--sets", type=Path, required=True)
+    parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--real", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "inspection.json")
     args = parser.parse_args()
     report: Row = {}
-    for model, baseline in BASELINES.items():
-        clip = d4c.load(args.models / f"{model}.safetensors")
+    store = Store(comparison_config(read_toml(GRID)), args.store)
+    for path in store.config.models:
+        clip, model = d4c.load(path), Path(path).stem
+        baseline = BASELINES[model]
         methods = ("pink", baseline, *TERMS)
-        sets = {method: CalibrationSet.load(args.sets / f"{model}-{method}-default-0") for method in methods}
+        sets = {method: CalibrationSet.load(store.images(Source(path, method, 0))) for method in methods}
         inspection = inspect(clip, sets, f"parquet:{args.real}")
         report[model] = {
             "images": inspection.images,

@@ -1,4 +1,4 @@
-"""Tables from the rows that `benchmarks.quantization.measure` wrote.
+"""Tables from the rows of `benchmarks.common.compared` and `benchmarks.quantization.measure`.
 
     python -m benchmarks.quantization.table benchmarks/quantization/results/quantization.jsonl
 
@@ -83,7 +83,7 @@ def _costs(rows: list[Row]) -> list[str]:
     for name in distinct(rows):
         figures = [row["quantize"] for row in rows if kind(row) == name]
         body.append([name, over_seeds([took["seconds"] for took in figures], len(figures)), _memory(figures)])
-    processes = ", ".join(map(str, sorted({row["processes"] for row in rows})))
+    processes = ", ".join(map(str, sorted({row["processes"] for row in rows if "processes" in row}))) or "not known"
     names = ["reconstruction", "seconds", "GPU memory, GiB"]
     return [*table(names, body), f"Processes that shared the device: {processes}.", ""]
 
@@ -114,7 +114,7 @@ def page(rows: list[Row]) -> str:
     """Tables of accuracy, then seconds of models in full size."""
     accuracy, times = ([row for row in rows if row["part"] == part] for part in ("accuracy", "time"))
     where = "; ".join(sorted({conditions(row["setup"]) for row in rows}))
-    lines = ["# Both towers quantized", "", f"Measured by `benchmarks/quantization/measure.py` on {where}.", ""]
+    lines = ["# Both towers quantized", "", f"Measured on {where}.", ""]
     return "\n".join([*lines, *accuracy_tables(accuracy), *(time_tables(times) if times else [])])
 
 
