@@ -73,7 +73,7 @@ def few_classes(monkeypatch: pytest.MonkeyPatch, two_blocks: None) -> Callable[[
 @pytest.fixture
 def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize_module, "PROMPTS", 8)
-    monkeypatch.setattr("d4c.quantization.sensitivity.measure.NOUNS", ["noun"] * 8)
+    monkeypatch.setattr("d4c.quantization.sensitivity.prepared.NOUNS", ["noun"] * 8)
 
 
 @pytest.fixture(scope="session")

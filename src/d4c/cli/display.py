@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from d4c.inspection.report import Inspection
     from d4c.quantization.doctor.diagnosis import Diagnosis, TowerDiagnosis
     from d4c.quantization.sensitivity.measure import Sensitivity
+    from d4c.quantization.sensitivity.tokens import TokenSensitivity
     from d4c.run.job import RunResult
 
 SHOWN = 20
@@ -221,3 +222,17 @@ def print_sensitivity(costs: Sensitivity) -> None:
     show(
         f"all layers quantized: {1000 * costs.divergence:.2f}; {towers}; {costs.images} images, {costs.prompts} prompts"
     )
+
+
+def print_tokens(costs: TokenSensitivity) -> None:
+    """One row for each kind of token."""
+    show(f"{costs.model}, inputs of {costs.layer} in {costs.bits} bits: divergence in 1/1000 nats")
+    rows = [
+        [cost.token, f"{cost.per_sample:.1f}", f"{100 * cost.error:.1f}", f"{1000 * cost.alone:.3f}"]
+        for cost in costs.tokens
+    ]
+    whole = ["all", f"{sum(cost.per_sample for cost in costs.tokens):.1f}", "100.0", f"{1000 * costs.divergence:.3f}"]
+    print_table(("rounded", "per sample", "squared error, %", "divergence"), [*rows, whole])
+    if costs.constant:
+        show("begin of text is a constant here, which is not rounded")
+    show(f"{costs.images} images, {costs.prompts} prompts")

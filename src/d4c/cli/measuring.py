@@ -11,7 +11,7 @@ import typer
 import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar, show
-from d4c.cli.display import print_diagnosis, print_inspection, print_metrics, print_sensitivity
+from d4c.cli.display import print_diagnosis, print_inspection, print_metrics, print_sensitivity, print_tokens
 from d4c.device import AUTO, resolve_device
 from d4c.reading.ranges import SEED
 
@@ -193,6 +193,9 @@ def sensitivity(
     model: options.Model,
     calibration: options.CalibrationFolder,
     scheme: options.Scheme = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this layer: which tokens carry the error of its inputs.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     pretrained: options.Pretrained = None,
     activation: options.Activation = None,
@@ -205,10 +208,12 @@ def sensitivity(
 ) -> None:
     """Measure what each layer costs.
 
-    Each is quantized alone, at other bits, and left in float when all others are quantized.
+    Each is quantized alone, at other bits, and left in float when all others are quantized. With --layer, the inputs
+    of one layer are rounded for one kind of token at a time: class token, loud patches, other patches, words.
     """
     from d4c.calibration.images import check_calibration, load_calibration
-    from d4c.quantization.sensitivity.measure import measure_sensitivity
+    from d4c.quantization.sensitivity.measure import Sensitivity, measure_sensitivity
+    from d4c.quantization.sensitivity.tokens import TokenSensitivity, measure_tokens
     from d4c.storage.files import write_json
     from d4c.storage.outputs import check_output_file
 
@@ -219,12 +224,19 @@ def sensitivity(
     )
     images = load_calibration(calibration, clip)
     with progress_bar("sensitivity") as progress:
-        costs = measure_sensitivity(clip, images, scheme or options.DEFAULTS.scheme, progress=progress)
+        costs: Sensitivity | TokenSensitivity
+        if layer is None:
+            costs = measure_sensitivity(clip, images, scheme or options.DEFAULTS.scheme, progress=progress)
+        else:
+            costs = measure_tokens(clip, images, layer, scheme or options.DEFAULTS.scheme, progress=progress)
     if output:
         write_json(output, costs.to_dict())
     if as_json:
         print(json.dumps(costs.to_dict(), indent=2))
         return
-    print_sensitivity(costs)
+    if isinstance(costs, TokenSensitivity):
+        print_tokens(costs)
+    else:
+        print_sensitivity(costs)
     if output:
         show(f"written to {output}")

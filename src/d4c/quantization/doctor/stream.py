@@ -34,7 +34,7 @@ def loud_in_stream(tower: Tower, name: str, inputs: Tensor) -> tuple[list[LoudTo
     channels: dict[int, LoudChannel] = {}
     stages: defaultdict[int, list[str]] = defaultdict(list)
     batches = [tower.crop(batch) for batch in tower.batches(inputs, SAMPLES)]
-    kinds = [kind for batch in batches for kind in _kinds(tower, name, batch)]
+    kinds = [kind for batch in batches for kind in row_kinds(tower, name, batch)]
     states = batches
     for stage in tower.stages()[:-1]:
         states = [stage.run(tower, state, batch) for state, batch in zip(states, batches, strict=True)]
@@ -75,7 +75,7 @@ def _loud_channels(rows: Tensor, kinds: list[str], place: str) -> list[LoudChann
     ]
 
 
-def _kinds(tower: Tower, name: str, inputs: Tensor) -> list[str]:
+def row_kinds(tower: Tower, name: str, inputs: Tensor) -> list[str]:
     """What each row of the states of a batch is, sample by sample; nothing where they are no sequences."""
     if name == "text":
         ends = tower.read_rows(inputs)

@@ -11,23 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.models.clip import CLIP, TOWERS
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
-from d4c.quantization.calibrate import prepare
 from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.formats.scheme import Scheme, check_bits
 from d4c.quantization.layers.quantized_weight import weighted_layers
-from d4c.quantization.placement import LayerPlan, default_overrides, make_plan
-from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
-from d4c.quantization.sensitivity.probe import NO_WEIGHTS, Probe
+from d4c.quantization.placement import LayerPlan
+from d4c.quantization.sensitivity.prepared import prepared_probe
+from d4c.quantization.sensitivity.probe import NO_WEIGHTS
 
 if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet
 
 WIDTHS = (4, 6, 8)
 """Bits per weight that layers are measured at; every runtime stores these without waste."""
-FOLDING, RANGES, MEASURING = 1.0, 2.0, 30.0
+PREPARING, MEASURING = 3.0, 30.0
 """About how long each part of the work takes relative to the others, for the progress."""
 
 
@@ -171,14 +169,8 @@ def _measure(
     progress: Progress,
 ) -> Sensitivity:
     """`measure_sensitivity` with checked settings."""
-    folding, ranging, measuring = parts(progress, [FOLDING, RANGES, MEASURING])
-    float_clip = working_copy(clip, "deployable")
-    texts = generic_prompts(len(NOUNS)) if prompts is None else prompts
-    pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften=True)
-    plan = make_plan(float_clip, scheme, "deployable", default_overrides(float_clip, "deployable"))
-    prepare(float_clip, pixels, tokens, TOWERS, plan, folding)
-    quantized, plan = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS, progress=ranging)
-    probe = Probe(float_clip, quantized, pixels, tokens)
+    preparing, measuring = parts(progress, [PREPARING, MEASURING])
+    probe, plan = prepared_probe(clip, calibration, scheme, prompts, preparing)
     weight_bits = {name: entry.weights.num_bits if entry.weights else NO_WEIGHTS for name, entry in plan.items()}
     choices = {name: sorted({*widths, bits} if bits else {NO_WEIGHTS}) for name, bits in weight_bits.items()}
     runs = sum(map(len, choices.values()))
@@ -186,12 +178,12 @@ def _measure(
     alone = probe.alone(choices, lambda done: measuring(done, steps))
     without = probe.without(plan, lambda done: measuring(runs + done, steps))
     whole = probe.divergence()
-    layers = weighted_layers(quantized)
+    layers = weighted_layers(probe.quantized)
     return Sensitivity(
         model=clip.name,
         scheme=str(scheme),
-        images=len(pixels),
-        prompts=len(tokens),
+        images=probe.samples("image"),
+        prompts=probe.samples("text"),
         divergence=whole,
         towers={tower: probe.divergence((tower,)) for tower in TOWERS},
         layers=tuple(

@@ -46,6 +46,10 @@ class Probe:
         }
         self.expected = self._log_p(*(self.features[tower, False] for tower in TOWERS))
 
+    def samples(self, tower: str) -> int:
+        """The number of images or of prompts."""
+        return sum(map(len, self.inputs[tower]))
+
     def divergence(self, towers: Sequence[str] = TOWERS) -> float:
         """Divergence in nats of the model with these towers quantized."""
         return self._divergence(*(self.features[tower, tower in towers] for tower in TOWERS))
@@ -67,6 +71,11 @@ class Probe:
                 yield bits, at_width(module, bits) if isinstance(module, QuantizedLayer) else module
 
         return self._scan(widths, False, variants, step)
+
+    def with_features(self, tower: str, features: Tensor) -> float:
+        """Divergence in nats of the float model with other embeddings [N, D] of one tower."""
+        both = {other: self.features[other, False] for other in TOWERS} | {tower: features}
+        return self._divergence(both["image"], both["text"])
 
     def without(self, names: Iterable[str], step: Step = lambda _: None) -> dict[str, float]:
         """Measure the quantized model with one layer in float.
