@@ -130,8 +130,8 @@ def test_integer_products_give_the_embeddings_of_the_simulation(
 
 
 def test_files_for_tools_that_know_clips_alone_are_refused(quantized: Callable[[str], Chain], tmp_path: Path) -> None:
-    with pytest.raises(d4c.SettingError, match="not a CLIP with towers of OpenAI's kind"):
-        d4c.export(quantized("W4A8").artifact, tmp_path / "out", target="optimum")
+    with pytest.raises(d4c.SettingError, match="not a CLIP with towers of the published kind"):
+        d4c.export(quantized("W4A8").artifact, tmp_path / "out", target="clip-as-service")
     assert not list(tmp_path.iterdir())
 
 

@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from d4c.deployment.saturating import saturating_layers
-from d4c.deployment.target import ExportOptions, Parity, Written
+from d4c.deployment.target import ExportOptions, Family, Parity, Written
 from d4c.deployment.targets import DEFAULT_TARGET, find_target
 from d4c.errors import SettingError, require
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
+from d4c.models.formats.siglip.siglip_configs import is_siglip
 from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.models.inputs.reader_files import save_reader_files
 from d4c.progress import WHOLE, Report, reporting
@@ -111,10 +112,11 @@ def export(
     check_output(folder, KIND)
     with reporting(progress, f"export {chosen.name}") as report, TemporaryDirectory() as scratch:
         clip, origin, readers = _opened(artifact, Path(scratch))
-        if not (chosen.any_towers or clip.config.has_plain_towers):
+        if family(clip) not in chosen.families:
             raise SettingError(
-                f"{clip.name!r} is not a CLIP with towers of OpenAI's kind, which the files for {chosen.name} "
-                "describe; export it for d4c's own runtime, without --for, or with --for graphs."
+                f"{clip.name!r} is not a {' or '.join(chosen.families)} with towers of the published kind, which the "
+                f"files for {chosen.name} describe; export it for d4c's own runtime, without --for, or with --for "
+                "graphs."
             )
         with output_folder(folder, KIND) as new:
             report(0, WHOLE)
@@ -127,6 +129,11 @@ def export(
             files_and_metrics = sorted([*files, "metrics.json"])
             write_sealed(new / "export.json", {**description, "files": file_hashes(new, files_and_metrics)})
     return exported
+
+
+def family(clip: CLIP) -> Family:
+    """Return the kind of a model's towers."""
+    return "CLIP" if clip.config.has_plain_towers else "SigLIP" if is_siglip(clip.config) else "other"
 
 
 def _default_output(artifact: str | Path | CLIP, target: str) -> Path:

@@ -49,6 +49,10 @@ class ExportOptions:
         return [word for word, value in words.items() if value]
 
 
+Family = Literal["CLIP", "SigLIP", "other"]
+"""Towers of OpenAI's kind, of SigLIP's, and all others."""
+ANY_FAMILY: tuple[Family, ...] = ("CLIP", "SigLIP", "other")
+CLIP_AND_SIGLIP: tuple[Family, ...] = ("CLIP", "SigLIP")
 SHAPES = ("--tower", "--features", "--fixed-shapes", "--narrow-table", "--float32", "--float16")
 """What every layout of another tool can change."""
 
@@ -92,7 +96,7 @@ class Target:
         libraries: The extra that installs it, by the name of each module that writing takes.
         write: Writes the files.
         takes: Which of `ExportOptions.chosen` it can do.
-        any_towers: Whether it can hold towers of other kinds than OpenAI's.
+        families: The kinds of towers that it can describe.
     """
 
     name: str
@@ -100,4 +104,4 @@ class Target:
     libraries: Mapping[str, str]
     write: Write
     takes: tuple[str, ...] = ()
-    any_towers: bool = False
+    families: tuple[Family, ...] = ("CLIP",)

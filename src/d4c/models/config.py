@@ -197,12 +197,7 @@ class CLIPConfig:
     @property
     def has_plain_towers(self) -> bool:
         """Whether both towers are of the kind that OpenAI's CLIPs have, which every tool for CLIPs knows."""
-        return all(
-            getattr(tower, item.name) == item.default
-            for tower in (self.image, self.text)
-            for item in fields(tower)
-            if item.default is not MISSING and item.name not in _ANY
-        )
+        return not unlike_openai(self.image) and not unlike_openai(self.text)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold; `from_dict` reads it back."""
@@ -259,6 +254,15 @@ class CLIPConfig:
             width = getattr(tower, "width", self.embed_dim)
             if not getattr(tower, "projection", True) and width != self.embed_dim:
                 yield f"{name} width {width} is not that of the embedding, {self.embed_dim}, and nothing projects"
+
+
+def unlike_openai(tower: ImageConfig | TextConfig) -> dict[str, Any]:
+    """Return the fields of a tower whose values no CLIP of OpenAI has."""
+    return {
+        item.name: getattr(tower, item.name)
+        for item in fields(tower)
+        if item.default is not MISSING and item.name not in _ANY and getattr(tower, item.name) != item.default
+    }
 
 
 _ANY = ("activation", "context_length", "vocab_size", "eos_id", "norm_eps")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import JOINT, GraphFile
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
+from d4c.deployment.target import CLIP_AND_SIGLIP, SHAPES, ExportOptions, Target, Written
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,4 +29,4 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     return write_graphs(clip, folder, FILES, options, progress)
 
 
-OPTIMUM = Target("optimum", "optimum-onnx", LIBRARIES, write, SHAPES)
+OPTIMUM = Target("optimum", "optimum-onnx", LIBRARIES, write, SHAPES, CLIP_AND_SIGLIP)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from d4c.deployment.layouts.graphs.graph_file import Form, GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
+from d4c.deployment.target import ANY_FAMILY, SHAPES, ExportOptions, Target, Written
 from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.progress import Progress
 
@@ -42,4 +42,4 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     return write_graphs(clip, folder, files, options, progress)
 
 
-GRAPHS = Target("graphs", "code of your own", LIBRARIES, write, (*SHAPES, "--webgpu"), any_towers=True)
+GRAPHS = Target("graphs", "code of your own", LIBRARIES, write, (*SHAPES, "--webgpu"), ANY_FAMILY)

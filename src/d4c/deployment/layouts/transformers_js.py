@@ -5,6 +5,8 @@
     onnx/text_model_q4.onnx      input_ids -> text_embeds
     onnx/vision_model_q4.onnx    pixel_values -> image_embeds
 
+A SigLIP's embedding of one tower is called pooler_output, as in its class there.
+
 The end of a name is what the library calls a type: "q4" here where most weights have 4 bits or fewer, or "quantized"
 ("q8"). config.json says which, so that `from_pretrained` needs no `dtype`. With `webgpu`, "q4" and "q4f16" are for
 GPUs, as in other repositories, and the integers are "q8". The library's runtime in browsers has no 4-bit types, so that
@@ -17,9 +19,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d4c.deployment.layouts.graphs.graph_file import JOINT, Form, GraphFile, Ports
+from d4c.deployment.layouts.graphs.graph_file import JOINT, POOLED, Form, GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
-from d4c.deployment.target import SHAPES, ExportOptions, Target, Written
+from d4c.deployment.target import CLIP_AND_SIGLIP, SHAPES, ExportOptions, Target, Written
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,22 +39,23 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     from d4c.deployment.layouts.records.hugging_face import save_processor
 
     dtype = "q8" if options.webgpu else dtype_of(clip, options.half)
-    files = graph_files(dtype, "integers")
+    ports = Ports() if clip.config.has_plain_towers else POOLED
+    files = graph_files(dtype, "integers", ports)
     settings: dict[str, Any] = {"dtype": dtype}
     if options.webgpu:
-        files += [file for name, form in WEBGPU.items() for file in graph_files(name, form)]
+        files += [file for name, form in WEBGPU.items() for file in graph_files(name, form, ports)]
         settings["device_config"] = {"webgpu": {"dtype": "q4"}}
     save_processor(options.readers, folder, clip, **{"transformers.js_config": settings})
     return write_graphs(clip, folder, files, options, progress)
 
 
-def graph_files(dtype: str, form: Form) -> list[GraphFile]:
-    """Return the files of a `dtype`."""
+def graph_files(dtype: str, form: Form, ports: Ports) -> list[GraphFile]:
+    """Return the files of a `dtype`; `ports` are those of one tower."""
     suffix = SUFFIXES[dtype]
     return [
         GraphFile(f"onnx/model{suffix}.onnx", ("image", "text"), JOINT, form, bytes_only=True),
-        GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), Ports(), form, bytes_only=True),
-        GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), Ports(), form, bytes_only=True),
+        GraphFile(f"onnx/vision_model{suffix}.onnx", ("image",), ports, form, bytes_only=True),
+        GraphFile(f"onnx/text_model{suffix}.onnx", ("text",), ports, form, bytes_only=True),
     ]
 
 
@@ -76,4 +79,5 @@ TRANSFORMERS_JS = Target(
     libraries=LIBRARIES,
     write=write,
     takes=(*SHAPES, "--webgpu"),
+    families=CLIP_AND_SIGLIP,
 )

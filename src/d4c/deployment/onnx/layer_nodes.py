@@ -183,7 +183,8 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
         scale = torch.cat([scale[used], torch.ones_like(scale[:1])])
         rows = g.node("Gather", [g.constant(f"{name}/row_of_token", row_of_token), tokens], f"{name}/rows")
     if g.narrow_table:
-        return narrow_embedding(g, rows, codes.float() * scale, name)
+        narrow_embedding(g, rows, codes.float() * scale, name)
+        return _record(g, layer, name, (tokens,), name)
     picked = g.node("Gather", [g.constant(f"{name}/weight", codes), rows], f"{name}/codes")
     picked = g.node("Cast", [picked], f"{name}/codes_float", to=TensorProto.FLOAT)
     factor = g.node("Gather", [g.constant(f"{name}/scale", scale), rows], f"{name}/scales")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d4c.deployment.target import ExportOptions, Parity, Target, Written
+from d4c.deployment.target import ANY_FAMILY, ExportOptions, Parity, Target, Written
 from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.progress import Progress, parts
 from d4c.version import __version__
@@ -24,7 +25,7 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     Args:
         clip: The artifact in PyTorch.
         folder: Empty folder to write into.
-        options: Whether to store int8 weights and whether to compare.
+        options: Whether to store int8 weights, to round the token table to 4 bits, and to compare.
         progress: Called with (thousandths done, 1000).
 
     Returns:
@@ -36,17 +37,22 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     # Imported here: onnx is an extra and torch takes a second, and the table of targets needs neither.
     from d4c.deployment.onnx.graph import OPSET
     from d4c.deployment.onnx.parity import check_tower
+    from d4c.deployment.onnx.token_table import in_torch
     from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
     from d4c.quantization.quantized import QuantizedCLIP
 
     assert isinstance(clip, QuantizedCLIP), "a target that takes no float model gets none"
-    graphs = {"image": image_graph(clip, options.unpacked), "text": text_graph(clip, options.unpacked)}
+    graphs = {
+        "image": image_graph(clip, options.unpacked),
+        "text": text_graph(clip, options.unpacked, options.narrow_table),
+    }
     parity: dict[str, Parity] = {}
     for (tower, graph), progress_of_tower in zip(graphs.items(), parts(progress, [1, 1]), strict=True):
         file = folder / f"{tower}.onnx"
         file.write_bytes(graph.model(__version__, options.origin).SerializeToString())
         if options.check:
-            parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
+            with in_torch(clip) if options.narrow_table else nullcontext():
+                parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
         progress_of_tower(1, 1)
     for name in READER_FILES:
         shutil.copyfile(options.readers / name, folder / name)
@@ -58,5 +64,6 @@ ONNX = Target(
     summary="d4c's own runtime, in ONNX Runtime and OpenVINO",
     libraries=LIBRARIES,
     write=write,
-    any_towers=True,
+    takes=("--narrow-table",),
+    families=ANY_FAMILY,
 )

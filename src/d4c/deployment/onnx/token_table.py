@@ -5,12 +5,16 @@ The rows of a prompt are picked as bytes of two codes and split by float arithme
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from onnx import TensorProto
-from torch import Tensor
+from torch import Tensor, nn
 
 from d4c.deployment.onnx.graph import Graph
+from d4c.models.clip import CLIP
 
 GROUP = 64
 """Columns that share a scale, or the largest power of two below that divides a row."""
@@ -33,6 +37,24 @@ def narrow_rows(table: Tensor) -> tuple[Tensor, Tensor]:
     group = next(size for size in (GROUP >> i for i in range(7)) if width % size == 0)
     codes, scales = zip(*(_searched(part.reshape(-1, group)) for part in table.split(ROWS)), strict=True)
     return torch.cat(codes).reshape(-1, width), torch.cat(scales).reshape(len(table), -1)
+
+
+def narrowed(table: Tensor) -> Tensor:
+    """Return the values of a table [V, C] after rounding to 4 bits."""
+    codes, scales = narrow_rows(table)
+    return ((codes.float() - 8).view(*scales.shape, -1) * scales.float()[..., None]).view(table.shape)
+
+
+@contextmanager
+def in_torch(clip: CLIP) -> Iterator[None]:
+    """Meanwhile the text tower reads from its table as rounded to 4 bits, so that a graph can be compared with it."""
+    table = clip.text.token_embedding
+    rows = torch.arange(clip.text.vocab_size, device=clip.device)
+    clip.text.token_embedding = nn.Embedding.from_pretrained(narrowed(table(rows)))
+    try:
+        yield
+    finally:
+        clip.text.token_embedding = table
 
 
 def _searched(groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,14 +61,14 @@ def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     return g
 
 
-def text_graph(clip: CLIP, unpacked: bool = False) -> Graph:
+def text_graph(clip: CLIP, unpacked: bool = False, narrow_table: bool = False) -> Graph:
     """Build the graph from `tokens`, int64 [batch, length], to `embedding` [batch, D], not of unit length.
 
     The length may be any up to the context length that holds the end-of-text of every row. Positions after it do not
     reach the output, so callers crop the batch after its longest prompt. Where every position counts, it is the context
     length.
     """
-    g = Graph("text", unpacked)
+    g = Graph("text", unpacked, narrow_table=narrow_table)
     text = clip.config.text
     length = text.context_length if text.every_position_counts else "length"
     tokens = g.input("tokens", TensorProto.INT64, ["batch", length])

@@ -68,6 +68,11 @@ def activation_of(part: Mapping[str, Any], source: str, default: str = "quick_ge
     return _ACTIVATIONS[name]
 
 
+def name_of(activation: Activation) -> str:
+    """Return what transformers calls an activation."""
+    return next(name for name, ours in _ACTIVATIONS.items() if ours == activation)
+
+
 def norm_eps(part: Mapping[str, Any], source: str, default: float = NORM_EPS) -> float:
     """Return what the norms of a tower add to variances."""
     kind = Record({}, {"layer_norm_eps": RANGES["norm_eps"]})

@@ -49,8 +49,10 @@ def _joint(model: Any, folder: str, pictures: list[str], prompts: list[str]) -> 
     reader: Any = transformers.AutoProcessor
     processor = reader.from_pretrained(folder)
     images = [Image.open(path) for path in pictures]
-    inputs = processor(text=prompts, images=images, return_tensors="pt", padding=True, truncation=True)
-    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
+    siglip = model.config.model_type == "siglip"
+    padding = "max_length" if siglip else True
+    inputs = processor(text=prompts, images=images, return_tensors="pt", padding=padding, truncation=True)
+    assert set(inputs) == {"input_ids", "pixel_values"} | (set() if siglip else {"attention_mask"})
     outputs = model(**inputs)
     return (
         outputs.image_embeds.numpy(),
@@ -67,11 +69,20 @@ def fastembed(folder: str, pictures: list[str], prompts: list[str]) -> tuple[Any
     return np.array(list(image.embed(pictures))), np.array(list(text.embed(prompts))), None
 
 
+def fastembed_siglip(folder: str, pictures: list[str], prompts: list[str]) -> tuple[Any, Any, Any]:
+    from fastembed import ImageEmbedding, TextEmbedding
+
+    name = "google/siglip2-base-patch16-224"
+    image, text = (kind(name, specific_model_path=folder) for kind in (ImageEmbedding, TextEmbedding))
+    return np.array(list(image.embed(pictures))), np.array(list(text.embed(prompts))), None
+
+
 TOOLS: dict[str, Callable[[str, list[str], list[str]], tuple[Any, Any, Any]]] = {
     "optimum": optimum,
     "openvino": openvino,
     "openvino-open-clip": openvino_open_clip,
     "fastembed": fastembed,
+    "fastembed-siglip": fastembed_siglip,
 }
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def check_file(path: Path, graph: Graph, file: GraphFile, clip: CLIP, reference:
     session = open_session(path, wide_sums=wide_sums)
     outputs = run_file(session, file.ports, inputs, clip.config.text.context_length)
     expected = {tower: reference[tower] for tower in file.towers}
-    cosine = _check_embeddings(path, file, expected, outputs, clip.logit_scale)
+    cosine = _check_embeddings(path, file, expected, outputs, clip)
     nodes = kernels(path, graph.products, wide_sums=wide_sums)
     packed = KERNELS.get(file.form, {"MatMulNBits"})
     in_float = {layer: kind for layer, kind in nodes.items() if kind not in packed}
@@ -162,7 +162,7 @@ def padded_feeds(ports: Ports, inputs: Mapping[str, NDArray[Any]], context: int)
     return feeds
 
 
-def _check_embeddings(path: Path, file: GraphFile, expected: Embeddings, outputs: Arrays, scale: float) -> float:
+def _check_embeddings(path: Path, file: GraphFile, expected: Embeddings, outputs: Arrays, clip: CLIP) -> float:
     """The smallest cosine of all embeddings; raises ArtifactError where outputs are not what they should be."""
     ports, least = file.ports, LEAST_COSINE[file.form]
     units = {tower: unit_rows(values) for tower, values in expected.items()}
@@ -176,8 +176,8 @@ def _check_embeddings(path: Path, file: GraphFile, expected: Embeddings, outputs
             raise different("ONNX Runtime", path, f"the embedding of the {tower} tower", f"cosine {cosine:.4f}")
         cosines.append(cosine)
     if len(expected) > 1:
-        logits = scale * units["image"] @ units["text"].T
-        error = float(np.abs(outputs["logits_per_image"] - logits).max() / scale)
+        logits = clip.logit_scale * units["image"] @ units["text"].T + (clip.logit_bias or 0)
+        error = float(np.abs(outputs["logits_per_image"] - logits).max() / clip.logit_scale)
         transposed = np.array_equal(outputs["logits_per_image"].T, outputs["logits_per_text"])
         if not (error <= 1 - least and transposed):
             raise different("ONNX Runtime", path, "logits", f"cosines differ by {error:.4f}")

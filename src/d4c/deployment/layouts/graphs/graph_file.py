@@ -36,6 +36,8 @@ class Ports:
     length: Size = "sequence_length"
 
 
+POOLED = Ports(image="pooler_output", text="pooler_output")
+"""The ports of a graph of one of SigLIP's towers."""
 JOINT = Ports(unit_length=True, image_batch="image_batch_size", text_batch="text_batch_size")
 """The ports of a graph of both towers as transformers exports it; it also has logits_per_image and logits_per_text."""
 

@@ -44,7 +44,10 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
     if len(file.towers) > 1:
         prompts = g.node("Transpose", [embeddings["text"]], "logits/prompts", perm=[1, 0])
         cosines = g.node("MatMul", [embeddings["image"], prompts], "logits/cosines")
-        g.node("Mul", [cosines, g.scalar(clip.logit_scale)], "logits_per_image")
+        scaled = "logits_per_image" if clip.logit_bias is None else "logits/scaled"
+        g.node("Mul", [cosines, g.scalar(clip.logit_scale)], scaled)
+        if clip.logit_bias is not None:
+            g.node("Add", [scaled, g.scalar(clip.logit_bias)], "logits_per_image")
         g.node("Transpose", ["logits_per_image"], "logits_per_text", perm=[1, 0])
         g.output("logits_per_image", [ports.image_batch, ports.text_batch])
         g.output("logits_per_text", [ports.text_batch, ports.image_batch])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from d4c.deployment.layouts.graphs.changed_files import changed
@@ -43,7 +44,8 @@ def write_graphs(
     with tempfile.TemporaryDirectory() as scratch:
         references: dict[Form, Embeddings] = {}
         if options.check and options.half is None:
-            parity.update(onnx_target.write(clip, Path(scratch), options, progress_of_towers).parity or {})
+            whole_table = replace(options, narrow_table=False)
+            parity.update(onnx_target.write(clip, Path(scratch), whole_table, progress_of_towers).parity or {})
             references["integers"] = graph_embeddings(clip, Path(scratch))
         for done, file in enumerate(chosen, 1):
             graph, path = port_graph(clip, file, options.unpacked), folder / file.path

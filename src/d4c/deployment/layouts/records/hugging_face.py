@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d4c.models.config import ViTConfig
+from d4c.models.config import TextConfig, ViTConfig
+from d4c.models.formats.huggingface import name_of
+from d4c.models.formats.siglip.siglip_configs import is_siglip
 from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.models.tokenizer import END, START, VOCAB_SIZE
 from d4c.storage.files import write_json
@@ -27,7 +29,8 @@ def save_processor(readers: Path, folder: Path, clip: CLIP, **more: Any) -> None
     """
     for name in READER_FILES:
         shutil.copyfile(readers / name, folder / name)
-    write_json(folder / "config.json", {**clip_config(clip), **more})
+    fields = siglip_config(clip) if is_siglip(clip.config) else clip_config(clip)
+    write_json(folder / "config.json", {**fields, **more})
 
 
 def save_special_tokens(folder: Path) -> None:
@@ -49,7 +52,7 @@ def clip_config(clip: CLIP) -> dict[str, Any]:
             "intermediate_size": image.mlp_width,
             "num_hidden_layers": image.layers,
             "num_attention_heads": image.heads,
-            "hidden_act": image.activation,
+            "hidden_act": name_of(image.activation),
         }
     begin, end = VOCAB_SIZE - 2, VOCAB_SIZE - 1
     return {
@@ -66,10 +69,43 @@ def clip_config(clip: CLIP) -> dict[str, Any]:
             "intermediate_size": text.mlp_width,
             "num_hidden_layers": text.layers,
             "num_attention_heads": text.heads,
-            "hidden_act": text.activation,
+            "hidden_act": name_of(text.activation),
             "bos_token_id": begin,
             "eos_token_id": end,
             "pad_token_id": end,
             "projection_dim": width,
+        },
+    }
+
+
+def siglip_config(clip: CLIP) -> dict[str, Any]:
+    """Return the fields of a `SiglipConfig`."""
+    text, image = clip.config.text, clip.config.image
+    assert isinstance(image, ViTConfig)
+
+    def tower(config: ViTConfig | TextConfig, kind: str) -> dict[str, Any]:
+        return {
+            "model_type": kind,
+            "hidden_size": config.width,
+            "intermediate_size": config.mlp_width,
+            "num_hidden_layers": config.layers,
+            "num_attention_heads": config.heads,
+            "hidden_act": name_of(config.activation),
+            "layer_norm_eps": config.norm_eps,
+        }
+
+    return {
+        "model_type": "siglip",
+        "architectures": ["SiglipModel"],
+        "vision_config": {
+            **tower(image, "siglip_vision_model"),
+            "image_size": image.image_size,
+            "patch_size": image.patch_size,
+        },
+        "text_config": {
+            **tower(text, "siglip_text_model"),
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "projection_size": clip.config.embed_dim,
         },
     }

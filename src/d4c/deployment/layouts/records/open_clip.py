@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from d4c.models.config import ResNetConfig, ViTConfig
+from d4c.models.formats.siglip.siglip_configs import is_siglip
 
 if TYPE_CHECKING:
     from d4c.models.clip import CLIP
@@ -15,7 +16,12 @@ def model_config(clip: CLIP) -> dict[str, Any]:
     image, text = clip.config.image, clip.config.text
     vision: dict[str, Any] = {"image_size": image.image_size}
     quick = text.activation == "quick_gelu"
-    if isinstance(image, ViTConfig):
+    more: dict[str, Any] = {}
+    if is_siglip(clip.config):
+        # The name of timm's tower, which only published sizes have, is left out.
+        vision |= {"timm_pool": "map", "timm_proj": "none"}
+        more = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+    elif isinstance(image, ViTConfig):
         vision |= {
             "layers": image.layers,
             "width": image.width,
@@ -36,6 +42,7 @@ def model_config(clip: CLIP) -> dict[str, Any]:
             "heads": text.heads,
             "layers": text.layers,
             "mlp_ratio": text.mlp_width / text.width,
+            **more,
         },
     }
 

@@ -72,6 +72,7 @@ class TokenizerFiles:
             "tokenizer_class": "PreTrainedTokenizerFast",
             **kept,
             "model_max_length": text.context_length,
+            "model_input_names": ["input_ids"],
             "padding_side": whole.padding["direction"] if whole.padding else "right",
         }
         return OwnTokenizer(whole.to_str(), complete, source, CheckpointError)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.models.config import Activation, CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import Activation, CLIPConfig, TextConfig, ViTConfig, unlike_openai
 from d4c.models.formats.beside.image_processor import HALF, Pixels
 from d4c.models.formats.huggingface import activation_of, norm_eps, section
 from d4c.models.formats.openai import count, shape_of
@@ -86,6 +86,11 @@ LATENT: dict[str, Any] = {
 """What SigLIP's image towers have and CLIP's have not."""
 LAST: dict[str, Any] = {"causal": False, "pooling": "last", "projection_bias": True, "tokenizer": "own"}
 """What SigLIP's text towers have and CLIP's have not."""
+
+
+def is_siglip(config: CLIPConfig) -> bool:
+    """Whether both towers are of the kind that every tool for SigLIPs knows."""
+    return config.sigmoid and unlike_openai(config.image) == LATENT and unlike_openai(config.text) == LAST
 
 
 def timm_image_config(image: Mapping[str, Any], source: str) -> ViTConfig:
