@@ -51,13 +51,17 @@ class Places:
     batch: int
 
     def clip(self, name: str) -> CLIP:
-        """A demo model by its name, or a checkpoint of the folder: a file, or a folder of its own."""
-        file = self.models / f"{name}.safetensors"
-        path = name if name.startswith("demo") else file if file.exists() else self.models / name
-        return d4c.load(path, device=self.device)
+        """A demo model by its name, or a checkpoint of the folder."""
+        return d4c.load(name if name.startswith("demo") else checkpoint(self.models, name), device=self.device)
 
     def problem(self, clip: CLIP, data: str) -> Problem:
         return Problem(self, clip, data)
+
+
+def checkpoint(models: Path, name: str) -> Path:
+    """A model of a folder: a file, or a folder of its own."""
+    file = models / f"{name}.safetensors"
+    return file if file.exists() else models / name
 
 
 def datasets(model: str) -> tuple[str, ...]:

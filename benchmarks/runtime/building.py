@@ -17,6 +17,8 @@ TOWERS = {
     "ViT-B/32 image": ("ViT-B-32", "image", "bench-vit"),
     "RN50 image": ("RN50", "image", "bench-rn"),
     "ViT-B/32 text": ("ViT-B-32", "text", "bench-vit"),
+    "SigLIP-B/16 image": ("SigLIP-B-16", "image", "small-siglip"),
+    "SigLIP-B/16 text": ("SigLIP-B-16", "text", "small-siglip"),
 }
 """Name of a tower in full size: the published shape, the kind, and the trained model that stands for it in fidelity."""
 PACKAGES = ("onnxruntime", "openvino", "nncf", "torchao", "numpy")

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -94,6 +93,8 @@ def in_onnxruntime(write: Callable[[Tower], Path], tower: Tower) -> Built:
 
 
 def in_openvino(write: Callable[[Tower], Path], tower: Tower) -> Built:
+    import openvino
+
     path = write(tower)
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -179,6 +180,7 @@ class _Reader(ort_tools.CalibrationDataReader):  # type: ignore[misc]
 def nncf_graph(tower: Tower) -> Path:
     """NNCF's post-training quantization of the float graph in OpenVINO."""
     import nncf
+    import openvino
 
     path = tower.folder / "nncf.xml"
     inputs = [row[None].numpy() for batch in tower.batches() for row in batch]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import d4c
+from benchmarks.common.problems import checkpoint
 from benchmarks.common.rows import Row
 from benchmarks.runtime.building import TOWERS, attempt, build, setup
 from benchmarks.runtime.candidates import CANDIDATES, ORT, Array, Tower, onnxruntime_d4c
@@ -34,7 +35,7 @@ BATCH = 50
 def measure_fidelity(name: str, models: Path, data_file: Path, folder: Path) -> Row:
     """One cell: the trained model that stands for a tower, with that tower replaced by each candidate."""
     _, kind, model = TOWERS[name]
-    clip = d4c.load(models / f"{model}.safetensors")
+    clip = d4c.load(checkpoint(models, model))
     images = d4c.synthesize(clip, "leaves", images=CALIBRATION_IMAGES, seed=0)
     tower = Tower(clip, kind, images, generic_prompts(CALIBRATION_PROMPTS), folder, 1)
     data = replace(load_dataset(f"parquet:{data_file}").subset(EVALUATION_IMAGES), name=data_file.stem)

@@ -28,15 +28,19 @@ import torch
 from benchmarks.common.arguments import argument_parser, integers, require_names, words
 from benchmarks.common.rows import read_report, write_report
 from benchmarks.runtime.building import TOWERS
+from benchmarks.runtime.candidates import CANDIDATES
 from benchmarks.runtime.fidelity import measure_fidelity
 from benchmarks.runtime.speed import THREADS, measure_speed
-from benchmarks.runtime.table import page
+from benchmarks.runtime.table import FLOAT, page
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--part", choices=("speed", "fidelity"), required=True)
     parser.add_argument("--towers", type=words, default=list(TOWERS), help=", ".join(TOWERS))
+    runtimes = list(dict.fromkeys(runtime for runtime, _ in CANDIDATES))
+    parser.add_argument("--runtimes", type=words, default=runtimes, help=f"of the part speed: {', '.join(runtimes)}")
+    parser.add_argument("--candidates", type=words, help="of the part speed, beside float32; all by default")
     parser.add_argument("--batch", type=integers, default=[1, 32], help="sizes, such as 1,32")
     parser.add_argument("--rounds", type=integers, default=[9, 3], help="one number for each batch size")
     parser.add_argument("--models", type=Path, help="folder of bench-vit.safetensors and bench-rn.safetensors")
@@ -51,8 +55,13 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1 if args.part == "fidelity" else THREADS)
+    chosen = {
+        key: builder
+        for key, builder in CANDIDATES.items()
+        if key[0] in args.runtimes and (args.candidates is None or key[1] in (FLOAT, *args.candidates))
+    }
     measure = (
-        partial(measure_speed, batches=args.batch, rounds=args.rounds)
+        partial(measure_speed, batches=args.batch, rounds=args.rounds, chosen=chosen)
         if args.part == "speed"
         else partial(measure_fidelity, models=args.models, data_file=args.data)
     )

@@ -17,7 +17,7 @@ import d4c
 from benchmarks.common.models import make_clip
 from benchmarks.common.rows import Row
 from benchmarks.runtime.building import TOWERS, attempt, build, setup
-from benchmarks.runtime.candidates import CANDIDATES, ORT, Array, Built, Tower
+from benchmarks.runtime.candidates import CANDIDATES, ORT, Array, Builder, Built, Tower
 from benchmarks.runtime.table import FLOAT, Key
 from d4c.calibration.prompts import generic_prompts
 
@@ -70,18 +70,22 @@ def speed_inputs(tower: Tower, batch: int) -> tuple[Array, Array]:
         pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size), np.float32)
         return pixels, pixels
     prompt = tower.clip.tokenize(" ".join(["photo"] * (PROMPT_TOKENS - 2))).numpy().repeat(batch, 0)
+    if tower.clip.text.every_position_counts:
+        return prompt, prompt
     assert prompt[0].argmax() == PROMPT_TOKENS - 1
     return prompt, np.ascontiguousarray(prompt[:, :PROMPT_TOKENS])
 
 
-def measure_speed(name: str, batches: Sequence[int], rounds: Sequence[int], folder: Path) -> Row:
+def measure_speed(
+    name: str, batches: Sequence[int], rounds: Sequence[int], folder: Path, chosen: Mapping[Key, Builder]
+) -> Row:
     """One cell of the results for each batch size."""
     config, kind, _ = TOWERS[name]
     clip = make_clip(config, "cpu", 0)
     images = d4c.synthesize(clip, "leaves", images=FEW_IMAGES, seed=0)
     tower = Tower(clip, kind, images, generic_prompts(FEW_PROMPTS), folder, THREADS)
-    builders = dict(CANDIDATES)
-    if kind == "text":
+    builders = dict(chosen)
+    if kind == "text" and not clip.text.every_position_counts:
         builders[ORT, CROPPED] = CANDIDATES[ORT, FLOAT]
     built = build(tower, builders)
     cells = zip(batches, rounds, strict=True)
