@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from d4c.comparison.workers.tasks import Images, make_images, measure_cell
 from d4c.progress import Progress
 from d4c.storage.manifest import stage_folder
 
-KEPT = 16
-"""Calibration sets that are kept in memory to be sent to workers."""
+KEPT = 1 << 30
+"""Bytes of calibration sets that are kept in memory to be sent to workers."""
+WRITERS = 8
+"""Threads that write calibration sets, whose pictures take longer to encode than to make."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,12 @@ def work(stores: Sequence[Store], workers: Workers, progress: Progress, deadline
     schedule = Schedule(_missing(stores, ahead=workers.several), deadline)
     total = len(schedule.waiting)
     progress(0, total)
-    for number, result in workers.results(schedule.tasks()):
-        schedule.keep(schedule.begun[number], result)
-        progress(total - schedule.left, total)
+    with schedule.writers:
+        for number, result in workers.results(schedule.tasks()):
+            schedule.keep(schedule.begun[number], result)
+            progress(total - schedule.left, total)
+    for written in schedule.written.values():
+        written.result()
 
 
 def _missing(stores: Sequence[Store], ahead: bool) -> list[Item]:
@@ -76,6 +82,8 @@ class Schedule:
         self.running = 0
         self.unmade = {item.file for item in waiting if item.cell is None}
         self.loaded: dict[Path, Images] = {}
+        self.writers = ThreadPoolExecutor(WRITERS)
+        self.written: dict[Path, Future[None]] = {}
 
     @property
     def left(self) -> int:
@@ -102,8 +110,8 @@ class Schedule:
             return
         self.unmade.remove(item.file)
         if result.unfit is None:
-            with stage_folder(item.file, CALIBRATION, item.store.source_key(item.source)) as new:
-                result.unpacked().write(new)
+            self.written[item.file] = self.writers.submit(_write, item, result)
+            self._remember(item.file, result)
             return
         for other in [other for other in self.waiting if other.images == item.file]:
             assert other.cell is not None
@@ -118,7 +126,18 @@ class Schedule:
 
     def _load(self, folder: Path) -> Images:
         if folder not in self.loaded:
-            if len(self.loaded) >= KEPT:
-                self.loaded.pop(next(iter(self.loaded)))
-            self.loaded[folder] = Images.of(CalibrationSet.load(folder))
+            if folder in self.written:
+                self.written[folder].result()
+            self._remember(folder, Images.of(CalibrationSet.load(folder)))
         return self.loaded[folder]
+
+    def _remember(self, folder: Path, images: Images) -> None:
+        """Keep a set, and forget the oldest others where that is too much."""
+        self.loaded[folder] = images
+        while len(self.loaded) > 1 and sum(each.bytes for each in self.loaded.values()) > KEPT:
+            self.loaded.pop(next(iter(self.loaded)))
+
+
+def _write(item: Item, images: Images) -> None:
+    with stage_folder(item.file, CALIBRATION, item.store.source_key(item.source)) as new:
+        images.unpacked().write(new)

@@ -61,6 +61,11 @@ class Images:
             images.pixels.numpy(), images.prompts, images.targets.numpy(), images.texts, images.provenance, boxes
         )
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pixels."""
+        return 0 if self.pixels is None else self.pixels.nbytes
+
     def unpacked(self) -> CalibrationSet:
         """The calibration set again."""
         assert self.pixels is not None
