@@ -8,7 +8,7 @@ const picture = document.querySelector("#picture");
 
 const loading = loadModel();
 loading.then(
-  (model) => (status.textContent = `Ready: ${model.labels.length} labels.`),
+  (model) => (status.textContent = `Ready: ${model.labels.length} labels, in ${model.device}.`),
   (error) => (status.textContent = error.message),
 );
 

@@ -1,11 +1,11 @@
-// node drop.mjs URL CHROMIUM PICTURE WIDTH [SCREENSHOT]: drop a picture on the page in headless Chromium and print, as
+// node drop.mjs URL CHROMIUM PICTURE WIDTH [SWITCH]...: drop a picture on the page in headless Chromium and print, as
 // JSON, what the page shows and the probabilities that its model gives.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
-const [url, executablePath, picture, width, screenshot] = process.argv.slice(2);
+const [url, executablePath, picture, width, ...switches] = process.argv.slice(2);
 const { chromium } = createRequire(`${process.cwd()}/`)("playwright-core");
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...switches] });
 try {
   const page = await browser.newPage({ viewport: { width: Number(width), height: 900 } });
   const problems = [];
@@ -13,6 +13,7 @@ try {
   page.on("requestfailed", (request) => problems.push(request.url()));
   await page.goto(url);
   await page.getByText(/^Ready/).waitFor();
+  const ready = await page.locator("#status").textContent();
   const content = readFileSync(picture).toString("base64");
   const dropped = await page.evaluateHandle(async (content) => {
     const bytes = await (await fetch(`data:application/octet-stream;base64,${content}`)).arrayBuffer();
@@ -31,8 +32,7 @@ try {
       }, dropped)
     : null;
   const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-  if (screenshot) await page.screenshot({ path: screenshot });
-  console.log(JSON.stringify({ shown, status, probabilities, overflow, problems }));
+  console.log(JSON.stringify({ ready, shown, status, probabilities, overflow, problems }));
 } finally {
   await browser.close();
 }

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -23,6 +24,7 @@ from d4c.errors import ArtifactError, DataError
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
 from d4c.models.preprocess import pixels
+from d4c.zeroshot.classification import label_embeddings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
 DROP = Path(__file__).with_name("drop.mjs")
@@ -50,10 +52,17 @@ def exported(demo_vit: CLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def packed(exported: Path) -> Path:
+    """The folder with the graph for GPUs, of the same artifact."""
+    artifact = exported.with_name("artifact")
+    return d4c.export(artifact, target="graphs", webgpu=True, tower="image", check=False).folder
+
+
+@pytest.fixture(scope="module")
 def runtime(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with files of the names that onnxruntime-web has."""
     folder = tmp_path_factory.mktemp("dist")
-    for name in prepare.RUNTIME:
+    for name in prepare.RUNTIME + prepare.WEBGPU_RUNTIME:
         (folder / name).write_text(name)
     return folder
 
@@ -80,20 +89,17 @@ writeFileSync({json.dumps(str(tmp_path / "pixels"))}, normalize(bytes, {{ mean: 
     assert np.abs(found - pixels(picture.convert("RGB"), 64, mean, std)).max() <= 1 / 255 / min(std) + 1e-5
 
 
-def test_the_site_holds_all_it_needs(prepare: ModuleType, exported: Path, runtime: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        prepare.prepare(exported, LABELS, runtime, tmp_path / "site")
-    files = {
-        path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*") if path.is_file()
-    }
-    assert files == {
-        *prepare.PAGE,
-        "image.onnx",
-        "model.json",
-        "manifest.json",
-        *(f"ort/{name}" for name in prepare.RUNTIME),
-    }
-    assert (tmp_path / "site" / "image.onnx").read_bytes() == (exported / "image.onnx").read_bytes()
+def test_the_site_holds_all_it_needs(
+    prepare: ModuleType, exported: Path, packed: Path, runtime: Path, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    always = {*prepare.PAGE, "image.onnx", "model.json", "manifest.json", *(f"ort/{name}" for name in prepare.RUNTIME)}
+    on_gpu = {prepare.WEBGPU_GRAPH, *(f"ort/{name}" for name in prepare.WEBGPU_RUNTIME)}
+    for webgpu, expected in ((packed, always | on_gpu), (None, always), (None, always)):
+        prepare.prepare(exported, LABELS, runtime, site, webgpu)
+        assert {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()} == expected
+        assert json.loads((site / "model.json").read_text())["webgpu"] is (webgpu is not None)
+    assert (site / "image.onnx").read_bytes() == (exported / "image.onnx").read_bytes()
 
 
 def test_its_labels_give_the_probabilities_of_classify(
@@ -112,6 +118,8 @@ def test_its_labels_give_the_probabilities_of_classify(
 def test_what_is_missing_is_named(prepare: ModuleType, exported: Path, runtime: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"lacks ort\.wasm\.min\.mjs; run npm install"):
         prepare.prepare(exported, LABELS, tmp_path, tmp_path / "site")
+    with pytest.raises(DataError, match=r"lacks image_q4\.onnx; make it with d4c export --for graphs --webgpu"):
+        prepare.prepare(exported, LABELS, runtime, tmp_path / "site", exported)
     with pytest.raises(DataError, match="expected at least one, all strings"):
         prepare.prepare(exported, [], runtime, tmp_path / "site")
     (tmp_path / "thesis.txt").touch()
@@ -121,7 +129,9 @@ def test_what_is_missing_is_named(prepare: ModuleType, exported: Path, runtime: 
 
 
 @pytest.fixture(scope="module")
-def site(prepare: ModuleType, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def site(
+    prepare: ModuleType, exported: Path, packed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
     """The address of the whole site, and the folder in which npm installed what package.json names."""
     if NPM is None or CHROMIUM is None:
         pytest.skip("needs npm and chromium")
@@ -129,7 +139,7 @@ def site(prepare: ModuleType, exported: Path, tmp_path_factory: pytest.TempPathF
     shutil.copyfile(EXAMPLE / "package.json", folder / "package.json")
     subprocess.run([NPM, "install", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, check=True)
     out = folder / "site"
-    prepare.prepare(exported, LABELS, folder / "node_modules" / "onnxruntime-web" / "dist", out)
+    prepare.prepare(exported, LABELS, folder / "node_modules" / "onnxruntime-web" / "dist", out, packed)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(out)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/", folder
@@ -137,8 +147,8 @@ def site(prepare: ModuleType, exported: Path, tmp_path_factory: pytest.TempPathF
     server.server_close()
 
 
-def drop(site: tuple[str, Path], picture: Path, width: int) -> dict[str, Any]:
-    command = [str(NODE), str(DROP), site[0], str(CHROMIUM), str(picture), str(width)]
+def drop(site: tuple[str, Path], picture: Path, width: int, *browser: str) -> dict[str, Any]:
+    command = [str(NODE), str(DROP), site[0], str(CHROMIUM), str(picture), str(width), *browser]
     done = subprocess.run(command, cwd=site[1], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -154,10 +164,32 @@ def test_a_dropped_picture_is_classified_as_in_python(
     found = drop(site, tmp_path / "picture.png", width)
     model = d4c.load_quantized(exported, runtime="onnxruntime")
     expected = model.classify([picture], LABELS, prepare.TEMPLATES)[0]
+    assert found["ready"] == "Ready: 6 labels, in WASM, with integers."
     assert np.abs(np.array(found["probabilities"]) - expected).max() < 0.05
     assert found["shown"][0] == LABELS[int(expected.argmax())]
     assert len(found["shown"]) == 5
     assert (found["problems"], found["overflow"]) == ([], 0)
+
+
+# A software implementation of WebGPU, so that no GPU is needed.
+SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader")
+
+
+@pytest.mark.slow
+def test_a_browser_with_webgpu_computes_on_it(
+    site: tuple[str, Path], prepare: ModuleType, exported: Path, packed: Path, tmp_path: Path
+) -> None:
+    picture = demo_dataset().picture(86).resize((97, 120))
+    picture.save(tmp_path / "picture.png")
+    found = drop(site, tmp_path / "picture.png", 1280, *SOFTWARE_GPU)
+    model = d4c.load_quantized(exported, runtime="onnxruntime")
+    graph = onnxruntime.InferenceSession(packed / prepare.WEBGPU_GRAPH)
+    (embedding,) = graph.run(None, {"pixel_values": model.preprocess(picture)[None]})[0]
+    texts = label_embeddings(LABELS, prepare.TEMPLATES, model.tokenize, model.encode_text)
+    powers = np.exp(model.logit_scale * texts @ embedding / np.linalg.norm(embedding))
+    assert found["ready"] == "Ready: 6 labels, in WebGPU, with packed weights."
+    assert np.abs(np.array(found["probabilities"]) - powers / powers.sum()).max() < 0.05
+    assert found["problems"] == []
 
 
 @pytest.mark.slow
