@@ -11,7 +11,7 @@ import typer
 
 import d4c
 from d4c.cli import options
-from d4c.cli.console import progress_bar, say_skipped, show
+from d4c.cli.console import progress_bar, say, say_skipped, show
 from d4c.deployment.targets import DEFAULT_TARGET, TARGETS, target_help
 from d4c.errors import require, warn
 from d4c.runtime.serving.limits import Limits
@@ -179,7 +179,7 @@ def serve(
         if pictures is not None:
             with progress_bar("embed") as progress:
                 gallery = open_gallery(clip, pictures, embeddings, progress=progress)
-            say_skipped(gallery.skipped.values())
+            _say_how(gallery)
         hosts = hosts_of(host, listener)
         if hosts is None:
             warn(f"Everybody who reaches {host} gets answers, without a password or encryption.")
@@ -198,7 +198,12 @@ def _search_result(answers: list[Answer], gallery: Gallery) -> dict[str, Any]:
         {"query": answer.query, "matches": [{"path": m.path, "score": m.score} for m in answer.matches]}
         for answer in answers
     ]
-    return {"results": results, "embedded": gallery.embedded, "skipped": gallery.skipped}
+    return {
+        "results": results,
+        "embedded": gallery.embedded,
+        "skipped": gallery.skipped,
+        "exact": gallery.index is None,
+    }
 
 
 def _show_answers(answers: list[Answer], gallery: Gallery) -> None:
@@ -208,4 +213,11 @@ def _show_answers(answers: list[Answer], gallery: Gallery) -> None:
         for match in answer.matches:
             show(f"{match.score:.3f}  {match.path}")
     sys.stdout.flush()  # who watches through a pipe sees it now
+    _say_how(gallery)
+
+
+def _say_how(gallery: Gallery) -> None:
+    """What may be missing from the matches."""
+    if gallery.index is not None:
+        say(f"{len(gallery.paths)} pictures are searched through an index, which may miss a match.")
     say_skipped(gallery.skipped.values())

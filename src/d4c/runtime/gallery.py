@@ -17,6 +17,7 @@ from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below
 from d4c.pictures import opened_picture
 from d4c.progress import Progress
 from d4c.runtime.embeddings import Entry, Stamp, read_entries, write_entries
+from d4c.runtime.picture_index import MOST_MATCHES, PictureIndex, index_file, open_index, picture_key
 from d4c.runtime.queries import Query
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.storage.siblings import check_writable
@@ -26,8 +27,10 @@ DEFAULT_NAME = ".d4c-search.npz"
 BATCH = 32
 OPTION = "--embeddings"
 """The option of the command line that names the file of embeddings."""
-SAVE_EVERY = 32
-"""Batches between two saves of a long update, so that stopping it loses little."""
+EXACT_UP_TO = 100_000
+"""Pictures up to which each is compared with a query, which takes some hundredths of a second."""
+SAVE_EVERY = 1024
+"""Pictures between two saves of a long update, so that stopping it loses little; more where a save takes longer."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,17 @@ class Gallery:
         embeddings: Their unit embeddings [N, D].
         skipped: Why a file does not decode, by path.
         embedded: Number of pictures that were new or changed.
+        index: Finds candidates for a query; without it every picture is one.
     """
 
     paths: tuple[str, ...]
     embeddings: NDArray[np.float32]
     skipped: dict[str, str]
     embedded: int
+    index: PictureIndex | None = None
 
     def search(self, query: Query, top: int = 10) -> list[Match]:
-        """Find the pictures that match a query best, by comparing it with every one.
+        """Find the pictures that match a query best, by comparing it with every one, or with candidates of the index.
 
         Args:
             query: What to look for, made by the model that embedded the pictures.
@@ -72,9 +77,14 @@ class Gallery:
         Returns:
             At most `top` matches, best first; equal ones are sorted by path.
         """
+        rows: Sequence[int] = range(len(self.paths))
+        embeddings = self.embeddings
+        if self.index and top <= MOST_MATCHES:
+            rows = self.index.nearest(query.embedding, 2 * top)
+            embeddings = embeddings[rows]
         # Unlike a product, it gives equal rows equal scores.
-        scores = np.einsum("nd,d->n", self.embeddings, query.embedding)
-        return [Match(self.paths[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
+        scores = np.einsum("nd,d->n", embeddings, query.embedding)
+        return [Match(self.paths[rows[i]], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top]]
 
 
 def open_gallery(
@@ -93,7 +103,8 @@ def open_gallery(
         model: Embeds the pictures.
         folder: Folder with the pictures.
         file: Where embeddings are kept, by default .d4c-search.npz in the folder.
-        progress: Called with the new pictures done and their number.
+        progress: Called with the new pictures done and their number; then, beyond 100,000 pictures, the same for their
+            index.
 
     Returns:
         The pictures with their embeddings.
@@ -113,15 +124,18 @@ def open_gallery(
     if new or outdated:
         check_writable(store, f"name a file for the embeddings with {OPTION}")
     skipped: dict[str, str] = {}
+    unsaved = 0
     try:
-        for i, start in enumerate(range(0, len(new), BATCH), 1):
+        for start in range(0, len(new), BATCH):
             batch = new[start : start + BATCH]
             rows = _embed(model, root, batch, skipped)
             entries.update({path: Entry(stamps[path], row) for path, row in rows})
             if progress:
                 progress(start + len(batch), len(new))
-            if rows and i % SAVE_EVERY == 0:
+            unsaved += len(rows)
+            if unsaved >= max(SAVE_EVERY, len(entries) / 10):  # every save writes all entries
                 write_entries(store, fingerprint, entries)
+                unsaved = 0
     except KeyboardInterrupt:
         if entries:
             write_entries(store, fingerprint, entries)
@@ -132,7 +146,12 @@ def open_gallery(
     if embedded or outdated:
         write_entries(store, fingerprint, entries)
     paths = tuple(sorted(entries))
-    return Gallery(paths, np.stack([entries[path].embedding for path in paths]), skipped, embedded)
+    embeddings = np.stack([entries[path].embedding for path in paths])
+    index = None
+    if len(paths) > EXACT_UP_TO:
+        keys = [picture_key(fingerprint, path, entries[path].stamp) for path in paths]
+        index = open_index(index_file(store), keys, embeddings, progress)
+    return Gallery(paths, embeddings, skipped, embedded, index)
 
 
 def check_folder(root: Path) -> None:
