@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 # The theme's makers advertise their next generator on every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo search test test-slow test-dropin fuzz lint format docs tutorial check dependencies audit dist hooks clean
+.PHONY: help demo search test test-slow test-dropin fuzz fuzz-coverage lint format docs tutorial check dependencies audit dist hooks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -56,6 +56,13 @@ test-dropin: $(VENV)/.dev ## Test exports for other tools with these tools thems
 FUZZ_SECONDS := 120
 fuzz: $(VENV)/.dev ## Attack every reader with changed files for two minutes (FUZZ_SECONDS); a finding fails.
 	$(BIN)/python -m benchmarks.fuzz.measure --seconds $(FUZZ_SECONDS) --first $$(date +%s)
+
+# Every target is a process of its own, since libFuzzer ends the one that it runs in.
+FUZZ_TARGETS := JSON export.json safetensors prompts Parquet
+fuzz-coverage: $(VENV)/.dev ## Attack some readers (FUZZ_TARGETS) with inputs that reach new code, FUZZ_SECONDS each.
+	$(BIN)/python $(PIP_INSTALL) -e '.[fuzz]'
+	for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python -m benchmarks.fuzz.coverage --target "$$target" --seconds $(FUZZ_SECONDS) || exit 1; done
 
 lint: $(VENV)/.dev ## Check format, lint and types.
 	$(BIN)/ruff format --check .

@@ -49,7 +49,12 @@ class Count:
 def attack(target: Target, seed: int) -> str | None:
     """Read one changed input; return None if it was read, "" if it was refused, or what was found."""
     rng = random.Random(f"{target.name} {seed}")
-    data = rng.choice(target.mutators)(rng.choice(target.seeds), rng)
+    outcome = judge(target, rng.choice(target.mutators)(rng.choice(target.seeds), rng))
+    return f"{outcome} (seed {seed})" if outcome else outcome
+
+
+def judge(target: Target, data: bytes) -> str | None:
+    """Read an input; return None if it was read, "" if it was refused, or what was found."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         target.read(data)
@@ -62,10 +67,19 @@ def attack(target: Target, seed: int) -> str | None:
         raise
     except BaseException as error:  # panics of extensions are no Exceptions
         frames = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
-        return f"{type(error).__name__}: {str(error)[:120]!r} in {' '.join(frames)} (seed {seed})"
+        return f"{type(error).__name__}: {str(error)[:120]!r} in {' '.join(frames)}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return None
+
+
+def stop_hangs() -> None:
+    """Let the alarm that `judge` sets end an input."""
+
+    def stop(*_: Any) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGALRM, stop)
 
 
 def limit_memory() -> None:
@@ -107,11 +121,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-
-    def stop(*_: Any) -> None:
-        raise Hang
-
-    signal.signal(signal.SIGALRM, stop)
+    stop_hangs()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         known = targets(Path(folder))
