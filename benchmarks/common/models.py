@@ -28,6 +28,8 @@ CONFIGS = {
     "RN50": CLIPConfig(1024, ResNetConfig(224, 64, (3, 4, 6, 3), 32), TextConfig(512, 12, 8, 2048)),
     "ViT-L-14": CLIPConfig(768, ViTConfig(224, 14, 1024, 24, 16, 4096), TextConfig(768, 12, 12, 3072)),
     "SigLIP-B-16": siglip(224, 16, 768, 12, 12, 3072),
+    "SigLIP-L-16": siglip(256, 16, 1024, 24, 16, 4096),
+    "SigLIP-SO400M-14": siglip(384, 14, 1152, 27, 16, 4304),
 }
 MODELS = ("demo-vit", "demo-rn", *CONFIGS)
 

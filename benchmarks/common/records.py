@@ -18,18 +18,7 @@ import torch
 
 import d4c
 
-PRIVATE = (
-    "--models",
-    "--tokenizer",
-    "--model",
-    "--data",
-    "--out",
-    "--cache",
-    "--real",
-    "--sets",
-    "--set",
-    "--reference",
-)
+PRIVATE = ("--models", "--model", "--data", "--out", "--cache", "--real", "--sets", "--set", "--reference")
 """Options whose values are paths of one machine."""
 
 

@@ -1,12 +1,11 @@
 """Seconds and memory of every stage for SigLIPs of published sizes on one GPU.
 
-    python -m benchmarks.siglip.full_size --only B-16,L-16 --tokenizer MODEL --out FILE.jsonl
+    python -m benchmarks.siglip.full_size --only SigLIP-B-16,SigLIP-L-16 --out FILE.jsonl
 
 Random weights: times depend on shapes alone. Synthesis is that of the preset "default"; a long and a short run give the
 seconds of an iteration, from which those of 500 are extrapolated, since set-up drops out of the difference. So it is
 with learned blocks, whose two runs have few steps for each block. GPTQ, packing (the artifact) and export are run as
 they are. Each stage is a line of the output, written when it is done; `--minutes` begins no stage after so long.
-`--tokenizer` is a folder with any tokenizer.json, such as that of the small SigLIP.
 """
 
 from __future__ import annotations
@@ -25,44 +24,19 @@ import torch
 
 import d4c
 from benchmarks.common.arguments import add_device, argument_parser, words
+from benchmarks.common.models import make_clip
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, append_row
 from benchmarks.common.workers import set_up_torch
 from d4c.calibration.images import CalibrationSet
-from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
-from d4c.models.formats.beside.image_processor import HALF
-from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
-from d4c.models.formats.siglip.siglip_configs import EPS, LAST, LATENT
 from d4c.synthesis.config import SynthesisConfig
 
-SIZES = {  # image size, patch, width, layers, heads, width of the MLP
-    "B-16": (224, 16, 768, 12, 12, 3072),
-    "L-16": (256, 16, 1024, 24, 16, 4096),
-    "SO400M-14": (384, 14, 1152, 27, 16, 4304),
-}
+MODELS = ("SigLIP-B-16", "SigLIP-L-16", "SigLIP-SO400M-14")
 SYNTHESIS, BLOCKS = (8, 24), (20, 60)
 """Iterations of the short and the long run."""
 PLANNED = 500
 """Iterations of the preset "default", of the synthesis and for each block."""
 SCHEME = "W4A8"
-
-
-def siglip_config(name: str) -> CLIPConfig:
-    """The architecture of a published SigLIP; its text tower has the image tower's width."""
-    image_size, patch, width, layers, heads, mlp_width = SIZES[name]
-    image = ViTConfig(image_size, patch, width, layers, heads, mlp_width, "gelu_tanh", norm_eps=EPS, **LATENT)
-    text = TextConfig(
-        width, layers, heads, mlp_width, "gelu_tanh", context_length=64, vocab_size=32000, norm_eps=EPS, **LAST
-    )
-    return CLIPConfig(width, image, text, HALF, HALF, "squash", sigmoid=True)
-
-
-def random_siglip(name: str, tokenizer: Path, device: str) -> CLIP:
-    config = siglip_config(name)
-    torch.manual_seed(0)
-    clip = CLIP(config, name, tokenizer=TokenizerFiles(tokenizer, "canonical").read(config.text, name))
-    return clip.eval().requires_grad_(False).to(device)
 
 
 def fitting(run: Callable[[int], CalibrationSet], images: int) -> tuple[CalibrationSet, int]:
@@ -88,7 +62,7 @@ def per_iteration(seconds: tuple[float, float], iterations: tuple[int, int]) -> 
 def stages(args: argparse.Namespace, name: str, folder: Path) -> Iterator[Row]:
     """Rows of one model, each of a stage."""
     device = args.device
-    clip = random_siglip(name, args.tokenizer, device)
+    clip = make_clip(name, device, 0)
     parameters = {tower: sum(p.numel() for p in clip.tower(tower).parameters()) for tower in ("image", "text")}
     common = {"model": name, "parameters": parameters, "scheme": SCHEME}
 
@@ -139,8 +113,7 @@ def size(folder: Path) -> int:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--only", type=words, default=tuple(SIZES), help="models")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of a tokenizer.json")
+    parser.add_argument("--only", type=words, default=MODELS, help="models")
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--out", type=Path, required=True)
     add_device(parser)
