@@ -233,6 +233,7 @@ def train(
         with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=gpu):
             image, text = encode_image(pixels), model.encode_text(data.tokens[captions, template])
         image, text = (F.normalize(side.float(), dim=-1) for side in (image, text))
+        assert model.log_logit_scale is not None
         scale = model.log_logit_scale.exp().clamp(max=100)
         true = data.words[labels][:, captions] > 0
         loss = contrastive_loss(image, text, scale, place[:batch_size], true)

@@ -35,7 +35,8 @@ from benchmarks.runtime.candidates import Array, Tower, float_graph, in_openvino
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import generic_prompts
 from d4c.evaluation.embed import Encoder
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.synthesis.config import PRESETS
 
 PROMPTS = 512

@@ -14,8 +14,8 @@ import d4c
 from d4c.inspection.structure import watch_patches
 from d4c.models import clip as clip_module
 from d4c.models import config as config_module
-from d4c.models.clip import CLIP, TOWERS
-from d4c.models.config import CLIPConfig, ImageConfig, TextConfig
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS, CLIPConfig, ImageConfig, TextConfig
 from d4c.models.layers import Block
 from d4c.models.resnet import AttentionPool
 from d4c.models.tower import Patches, Tower

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from d4c.errors import SettingError
-from d4c.models.config import CLIPConfig, ImageConfig, ResNetConfig, ViTConfig
+from d4c.models.absent import AbsentImage, AbsentText
+from d4c.models.config import TOWERS, CLIPConfig, ImageConfig, NoImageConfig, ResNetConfig, ViTConfig
 from d4c.models.formats.native import write_native
 from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer
 from d4c.models.preprocess import pixels
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
 
 
 TowerClass = Callable[[Any, int], Tower]
-IMAGE_TOWERS: dict[type[ImageConfig], TowerClass] = {ViTConfig: VisionTransformer, ResNetConfig: ModifiedResNet}
+IMAGE_TOWERS: dict[type[ImageConfig], TowerClass] = {
+    ViTConfig: VisionTransformer,
+    ResNetConfig: ModifiedResNet,
+    NoImageConfig: AbsentImage,
+}
 """Builds the image tower for each class of configuration, from the configuration and the width of the embedding."""
-
-TOWERS = ("image", "text")
 
 
 class CLIP(nn.Module):
-    """Both towers, the tokenizer, and the scale of their logits.
+    """Both towers, the tokenizer, and the scale of their logits; or one tower alone.
 
-    A new CLIP has random weights; `d4c.load` returns one with the weights of a checkpoint.
+    A new CLIP has random weights; `d4c.load` returns one with the weights of a checkpoint. Where there is one tower
+    alone, something that refuses inputs is in place of the other (`d4c.models.absent`), and there is no scale.
 
     Args:
         config: The architecture of both towers.
@@ -54,6 +58,7 @@ class CLIP(nn.Module):
         tokenizer: The tokenizer, if it is not CLIP's own.
     """
 
+    log_logit_scale: nn.Parameter | None
     sigmoid_bias: nn.Parameter | None
 
     def __init__(
@@ -71,21 +76,48 @@ class CLIP(nn.Module):
         self.config = config
         self.name = printable(name)[:1000]
         self.image = IMAGE_TOWERS[type(config.image)](config.image, config.embed_dim) if image is None else image
-        self.text = TextTransformer(config.text, config.embed_dim) if text is None else text
-        start = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.log_logit_scale = start if log_logit_scale is None else log_logit_scale
+        build_text = AbsentText if config.text.absent else TextTransformer
+        self.text = build_text(config.text, config.embed_dim) if text is None else text
+        pairs = len(config.towers) == len(TOWERS)
+        start = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if pairs and log_logit_scale is None else log_logit_scale
+        self.register_parameter("log_logit_scale", start)
         bias = nn.Parameter(torch.tensor(-10.0)) if config.sigmoid and sigmoid_bias is None else sigmoid_bias
         self.register_parameter("sigmoid_bias", bias)
-        own = config.text.tokenizer == "own"
-        self.tokenizer = tokenizer if own else ClipTokenizer(config.text.context_length)
+        own = config.text.tokenizer == "own" or config.text.absent
+        self.tokenizer = tokenizer if own else ClipTokenizer(config.text.context_length, config.text.pad_id)
 
     def tower(self, name: str) -> Tower:
         """Return the "image" or the "text" tower."""
         return {"image": self.image, "text": self.text}[name]
 
     @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that there are: "image", "text" or both."""
+        return self.config.towers
+
+    def require(self, towers: Sequence[str], work: str, advice: str) -> None:
+        """Refuse work that takes a tower which is not there.
+
+        Args:
+            towers: The towers that it takes.
+            work: What is refused, as the subject of a sentence.
+            advice: What to do instead, as the end of the sentence.
+
+        Raises:
+            SettingError: One of the towers is not there.
+        """
+        for name in towers:
+            if name not in self.towers:
+                raise SettingError(
+                    f"{work} takes {'both towers' if len(towers) > 1 else f'the {name} tower'}, and {self.name!r} is "
+                    f"the {self.towers[0]} tower alone; {advice}."
+                )
+
+    @property
     def logit_scale(self) -> float:
-        """The factor from cosines to logits, about 100 in trained models."""
+        """The factor from cosines to logits, about 100 in trained models; SettingError for one tower alone."""
+        self.require(TOWERS, "A logit", "load a model with both")
+        assert self.log_logit_scale is not None
         return float(self.log_logit_scale.exp())
 
     @property
@@ -95,16 +127,18 @@ class CLIP(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """The side of the square input in pixels."""
+        """The side of the square input in pixels; SettingError for a text tower alone."""
+        self.require(("image",), "A picture", "load a model that has it")
         return self.config.image.image_size
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.log_logit_scale.device
+        return next(self.parameters()).device
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Map preprocessed pixels [N, 3, S, S] to embeddings [N, D], which are not normalized to unit length."""
+        self.require(("image",), "A picture", "load a model that has it")
         return self.image(pixels)
 
     def encode_patches(self, pixels: Tensor) -> Tensor:
@@ -113,6 +147,7 @@ class CLIP(nn.Module):
         Raises:
             SettingError: The image tower has no patches.
         """
+        self.require(("image",), "A picture", "load a model that has it")
         patches = self.image.patch_embeddings(pixels)
         if patches is None:
             raise SettingError(f"The image tower of {self.name!r} has no patches; leave dense features out.")
@@ -120,6 +155,7 @@ class CLIP(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Map token ids [N, L] to embeddings [N, D], which are not normalized to unit length."""
+        self.require(("text",), "A prompt", "load a model that has it")
         return self.text(tokens)
 
     def preprocess(self, picture: Picture) -> Tensor:
@@ -148,6 +184,7 @@ class CLIP(nn.Module):
 
     def prompt_tokenizer(self) -> PromptTokenizer:
         """Return the tokenizer; raises SettingError for a model that was built without the one that it needs."""
+        self.require(("text",), "A prompt", "load a model that has it")
         if self.tokenizer is None:
             raise SettingError(
                 f"{self.name!r} reads prompts with a tokenizer of its own, which it was built without; "
@@ -164,7 +201,7 @@ class CLIP(nn.Module):
         Raises:
             ArtifactError: The folder holds something other than an earlier model.
         """
-        own = self.prompt_tokenizer().save if self.config.text.tokenizer == "own" else None
+        own = self.tokenizer.save if self.tokenizer and self.config.text.tokenizer == "own" else None
         write_native(self.config, self.name, self.state_dict(), Path(folder), own)
 
     @torch.no_grad()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from d4c.errors import D4CError
 from d4c.reading.ranges import DEPTH, PIXEL_MEAN, PIXEL_STD, RANGES, WIDTH
-from d4c.reading.schema import Flag, Kind, List, OneOf, Record, check, record_kind
+from d4c.reading.schema import Flag, Kind, List, Maybe, OneOf, Record, check, record_kind
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ImagePooling = Literal["token", "average", "attention"]
@@ -18,6 +18,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 TokenizerKind = Literal["clip", "own"]
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+TOWERS = ("image", "text")
 NORM_EPS = 1e-5
 """What a LayerNorm adds to variances, unless a configuration says otherwise."""
 
@@ -31,6 +32,7 @@ class ImageConfig:
     """
 
     image_size: int
+    absent: ClassVar[bool] = False
 
     @classmethod
     def kind(cls) -> Record:
@@ -62,6 +64,7 @@ class ViTConfig(ImageConfig):
             order does not count.
         projection: Whether a linear layer maps to the embedding; if not, the width is that of the embedding.
         norm_eps: What a LayerNorm adds to variances.
+        all_states: Whether the states of all rows are read, as by language models that see, and not one alone.
     """
 
     patch_size: int
@@ -77,6 +80,7 @@ class ViTConfig(ImageConfig):
     norm_first: bool = False
     projection: bool = True
     norm_eps: float = NORM_EPS
+    all_states: bool = False
 
     def complaints(self) -> Iterator[str]:
         yield from uneven_heads("image", self.width, self.heads)
@@ -112,6 +116,14 @@ class ResNetConfig(ImageConfig):
             yield f"image size {self.image_size} is not a multiple of 32"
 
 
+@dataclass(frozen=True)
+class NoImageConfig(ImageConfig):
+    """In place of an image tower, where a text tower is alone."""
+
+    image_size: int = 0
+    absent: ClassVar[bool] = True
+
+
 IMAGE_CONFIGS: dict[str, type[ImageConfig]] = {"vit": ViTConfig, "resnet": ResNetConfig}
 """The kinds of image towers by their names in config.json; `d4c.models.clip.IMAGE_TOWERS` builds the towers."""
 
@@ -141,6 +153,8 @@ class TextConfig:
         projection_bias: Whether that layer has a bias.
         norm_eps: What a LayerNorm adds to variances.
         tokenizer: CLIP's own, or one that the checkpoint brings.
+        pad_id: The token that CLIP's tokenizer fills rows with.
+        all_states: Whether the states of all positions are read, as by diffusion models, and not one alone.
     """
 
     width: int
@@ -157,11 +171,14 @@ class TextConfig:
     projection_bias: bool = False
     norm_eps: float = NORM_EPS
     tokenizer: TokenizerKind = "clip"
+    pad_id: int = 0
+    all_states: bool = False
+    absent: ClassVar[bool] = False
 
     @property
     def every_position_counts(self) -> bool:
-        """Whether the embedding depends on what follows the end of a prompt, so that rows must be padded in full."""
-        return not self.causal or self.pooling == "last"
+        """Whether what follows the end of a prompt reaches the outputs, so that rows must be padded in full."""
+        return not self.causal or self.pooling == "last" or self.all_states
 
     def complaints(self) -> Iterator[str]:
         """Yield a clause of an error message for each group of sizes that contradict each other."""
@@ -171,8 +188,24 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class NoTextConfig(TextConfig):
+    """In place of a text tower, where an image tower is alone."""
+
+    width: int = 0
+    layers: int = 0
+    heads: int = 0
+    mlp_width: int = 0
+    context_length: int = 0
+    vocab_size: int = 0
+    absent: ClassVar[bool] = True
+
+    def complaints(self) -> Iterator[str]:
+        yield from ()
+
+
+@dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers and the pixel statistics of the preprocessing.
+    """Both towers, or one alone, and the pixel statistics of the preprocessing.
 
     Attributes:
         embed_dim: Width of the embeddings.
@@ -195,6 +228,11 @@ class CLIPConfig:
     sigmoid: bool = False
 
     @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that there are: "image", "text" or both."""
+        return tuple(name for name in TOWERS if not getattr(self, name).absent)
+
+    @property
     def has_plain_towers(self) -> bool:
         """Whether both towers are of the kind that OpenAI's CLIPs have, which every tool for CLIPs knows."""
         return not unlike_openai(self.image) and not unlike_openai(self.text)
@@ -202,8 +240,8 @@ class CLIPConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return a form that JSON can hold; `from_dict` reads it back."""
         data = asdict(self)
-        data["image"]["kind"] = next(kind for kind, record in IMAGE_CONFIGS.items() if type(self.image) is record)
-        return data
+        data["image"]["kind"] = next((kind for kind, record in IMAGE_CONFIGS.items() if type(self.image) is record), "")
+        return data | {name: None for name in TOWERS if name not in self.towers}
 
     @staticmethod
     def from_dict(data: Any, source: str, error: type[D4CError], advice: str) -> CLIPConfig:
@@ -218,18 +256,17 @@ class CLIPConfig:
         Raises:
             D4CError: Of class `error`, if the data are not the architecture of a CLIP.
         """
-        check(data, Record({"image": Record({"kind": OneOf(tuple(IMAGE_CONFIGS))})}), source, error, advice)
-        record = IMAGE_CONFIGS[data["image"]["kind"]]
-        check(data, _kind(record), source, error, advice)
+        check(data, Record({"image": Maybe(Record({"kind": OneOf(tuple(IMAGE_CONFIGS))}))}), source, error, advice)
+        kind = NoImageConfig if data["image"] is None else IMAGE_CONFIGS[data["image"]["kind"]]
+        check(data, _kind(kind), source, error, advice)
         # JSON turns tuples into lists.
-        fields: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in data["image"].items() if key != "kind"
+        image: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in (data["image"] or {}).items() if key != "kind"
         }
-        text = TextConfig(**data["text"])
         config = CLIPConfig(
             embed_dim=data["embed_dim"],
-            image=record(**fields),
-            text=text,
+            image=kind(**image),
+            text=NoTextConfig() if data["text"] is None else TextConfig(**data["text"]),
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
             **{key: data[key] for key in _OPTIONAL if key in data},
@@ -246,11 +283,16 @@ class CLIPConfig:
             advice: What to do about it, as the end of the sentence.
         """
         check(self.to_dict(), _kind(type(self.image)), source, error, advice)
-        for clause in (*self.text.complaints(), *self.image.complaints(), *self._unequal_widths()):
+        for clause in (*self.text.complaints(), *self.image.complaints(), *self._contradictions()):
             raise error(f"{source}: {clause}; {advice}.")
 
-    def _unequal_widths(self) -> Iterator[str]:
-        for name, tower in (("image", self.image), ("text", self.text)):
+    def _contradictions(self) -> Iterator[str]:
+        if not self.towers:
+            yield "there is neither an image tower nor a text tower"
+        if self.sigmoid and len(self.towers) == 1:
+            yield "pairs have probabilities, and there is one tower"
+        for name in self.towers:
+            tower = getattr(self, name)
             width = getattr(tower, "width", self.embed_dim)
             if not getattr(tower, "projection", True) and width != self.embed_dim:
                 yield f"{name} width {width} is not that of the embedding, {self.embed_dim}, and nothing projects"
@@ -278,8 +320,13 @@ _OPTIONAL: dict[str, Kind] = {
 
 def _kind(image: type[ImageConfig]) -> Record:
     """What the dictionary of a `CLIPConfig` with this kind of image tower may hold."""
-    tower = image.kind()
-    tower = Record({"kind": OneOf(tuple(IMAGE_CONFIGS)), **tower.required}, tower.optional, closed=True)
-    text = record_kind(TextConfig, RANGES)
-    needed: dict[str, Kind] = {"embed_dim": WIDTH, "image": tower, "text": text, "mean": PIXEL_MEAN, "std": PIXEL_STD}
+    needed: dict[str, Kind] = {"embed_dim": WIDTH, "mean": PIXEL_MEAN, "std": PIXEL_STD}
+    needed |= {"image": _image_kind(image), "text": Maybe(record_kind(TextConfig, RANGES))}
     return Record(needed, _OPTIONAL, closed=True)
+
+
+def _image_kind(image: type[ImageConfig]) -> Kind:
+    if image.absent:
+        return OneOf((None,))
+    kind = image.kind()
+    return Record({"kind": OneOf(tuple(IMAGE_CONFIGS)), **kind.required}, kind.optional, closed=True)

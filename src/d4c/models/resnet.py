@@ -182,9 +182,7 @@ class ModifiedResNet(Tower):
 
     def patch_embeddings(self, inputs: Tensor) -> Tensor:
         """Map pixels [N, 3, S, S] to embeddings [N, P, D] of the positions of the last feature map."""
-        x = self.embed(inputs)
-        for block in self.blocks:
-            x = self.run_block(block, x)
+        *_, x = self.states(inputs)
         return self.pool.each(x)
 
     def patches(self) -> Patches:

@@ -22,7 +22,8 @@ class TextTransformer(Tower):
     `trim` is.
 
     Causality also makes CLIP's begin-of-text position the same in every prompt. `fold_constants` turns its keys and
-    values into constants; from then on, the states hold only the positions after it.
+    values into constants; from then on, the states hold only the positions after it. Where the states of all positions
+    are read, they are constants as well, which `outputs` puts before the others.
 
     Args:
         config: The architecture.
@@ -48,6 +49,9 @@ class TextTransformer(Tower):
         # Only CLIP's own tokenizer is known to begin every prompt with the same token.
         self.begins_alike = c.causal and c.tokenizer == "clip"
         self.begin_id: int | None = None
+        self.begin_states: Tensor | None
+        self.register_buffer("begin_states", None)
+        self.all_states = c.all_states
         self.trim = True
         self.vocab_size = c.vocab_size
         self.token_embedding = nn.Embedding(c.vocab_size, c.width)
@@ -76,13 +80,14 @@ class TextTransformer(Tower):
         if not self.begins_alike:
             return
         begin_id = int(inputs[0, 0])
-        x = self.embed(torch.tensor([[begin_id]], device=self.positional_embedding.device))
-        for block in self.blocks:
+        states = list(self.states(torch.tensor([[begin_id]], device=self.positional_embedding.device)))
+        for block, x in zip(self.blocks, states, strict=False):
             assert isinstance(block, Block)
             attn, y = block.attn, block.norm1(x)
             key, value = (split_heads(layer(y), attn.heads)[0, :, 0] for layer in (attn.k, attn.v))
-            x = block(x, causal=True)
             attn.first_key, attn.first_value = key, value
+        if self.all_states:
+            self.begin_states = torch.cat([x[0] for x in states[-2:]])
         self.begin_id = begin_id
 
     def expect_begin(self, begin_id: int | None) -> None:
@@ -97,6 +102,8 @@ class TextTransformer(Tower):
             heads = block.attn.heads
             shape = (heads, self.positional_embedding.shape[1] // heads)
             block.attn.first_key, block.attn.first_value = torch.empty(shape), torch.empty(shape)
+        if begin_id is not None and self.all_states:
+            self.begin_states = torch.empty(2, self.positional_embedding.shape[1])
 
     def check_tokens(self, tokens: Tensor) -> None:
         """Raise DataError for prompts that this tower cannot read.
@@ -187,8 +194,17 @@ class TextTransformer(Tower):
         self.check_tokens(inputs)
         return super().forward(inputs)
 
+    def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        self.check_tokens(inputs)
+        *_, before, x = self.states(inputs)
+        rows = {"penultimate": before, "last": x}
+        if self.begin_states is not None:
+            begin = self.begin_states[:, None, None].expand(-1, len(inputs), 1, -1)
+            rows = {name: torch.cat([begin[i], part], 1) for i, (name, part) in enumerate(rows.items())}
+        return {"embedding": self.head(x, inputs), **rows, "last": self.norm_final(rows["last"])}
+
     def channel_axes(self) -> list[ChannelAxis]:
         axes = super().channel_axes()
-        if isinstance(self.projection, nn.Identity):
+        if isinstance(self.projection, nn.Identity) or self.all_states:
             return axes
         return [*axes, ChannelAxis("norm_final", writers=("norm_final",), readers=("projection",))]

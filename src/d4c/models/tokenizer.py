@@ -96,12 +96,13 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[np.int64]:
-    """Turn prompts into rows of token ids: start, words, end, zeros.
+def token_ids(texts: str | Sequence[str], context_length: int = 77, pad_id: int = 0) -> NDArray[np.int64]:
+    """Turn prompts into rows of token ids: start, words, end, padding.
 
     Args:
         texts: One prompt or N of them.
         context_length: Length L of a row; the words of a longer prompt are truncated, with a warning that says where.
+        pad_id: The token that fills rows.
 
     Returns:
         int64 [N, L].
@@ -110,7 +111,7 @@ def token_ids(texts: str | Sequence[str], context_length: int = 77) -> NDArray[n
         DataError: A prompt is not a string.
     """
     prompts = as_prompts(texts)
-    rows = np.zeros((len(prompts), context_length), np.int64)
+    rows = np.full((len(prompts), context_length), pad_id, np.int64)
     cut: list[str] = []
     cleaned = [clean(prompt) for prompt in prompts]
     for row, text, encoding in zip(rows, cleaned, tokenizer().encode_batch(cleaned), strict=True):

@@ -1,8 +1,8 @@
 """Writes CLIP's tokenizer as files that other libraries read: tokenizers, transformers, transformers.js.
 
 Read by `tokenizers`, tokenizer.json gives the ids of `token_ids`, zeros included, except for HTML entities, which no
-normalizer of the library resolves. transformers pads with end of text instead of 0, as for OpenAI's own models; no
-tower reads what follows the first end of text.
+normalizer of the library resolves. transformers pads with end of text instead of 0, as for OpenAI's own models; where
+the embedding alone is read, nothing after the first end of text counts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from d4c.storage.files import write_json
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def save_tokenizer(folder: Path, context_length: int) -> None:
+def save_tokenizer(folder: Path, context_length: int, pad_id: int = 0) -> None:
     """Write the tokenizer into a folder.
 
     Args:
         folder: Where to write `FILES`.
         context_length: Length of a row of ids.
+        pad_id: The token that fills rows.
     """
-    complete_tokenizer(context_length).save(str(folder / FILES[0]))
+    complete_tokenizer(context_length, pad_id).save(str(folder / FILES[0]))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": START,
@@ -44,7 +45,7 @@ def save_tokenizer(folder: Path, context_length: int) -> None:
     write_json(folder / FILES[1], config)
 
 
-def complete_tokenizer(context_length: int) -> Tokenizer:
+def complete_tokenizer(context_length: int, pad_id: int = 0) -> Tokenizer:
     """Return CLIP's tokenizer with what is around words: normalizer, begin and end, truncation, padding, decoder."""
     whole = new_tokenizer()
     whole.normalizer = _normalizer()
@@ -54,7 +55,7 @@ def complete_tokenizer(context_length: int) -> Tokenizer:
     whole.decoder = ByteLevel()
     whole.enable_truncation(context_length)
     # Only the id counts here. Its own token, "!", must not be named: transformers would no longer split it off words.
-    whole.enable_padding(pad_id=0, pad_token=END, length=context_length)
+    whole.enable_padding(pad_id=pad_id, pad_token=END, length=context_length)
     return whole
 
 

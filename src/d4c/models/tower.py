@@ -231,6 +231,26 @@ class Tower(Part):
             inputs: Pixels or tokens of any samples.
         """
 
+    def states(self, inputs: Tensor) -> Iterator[Tensor]:
+        """Yield the state before each block and after the last one."""
+        x = self.embed(inputs)
+        yield x
+        for block in self.blocks:
+            x = self.run_block(block, x)
+            yield x
+
+    def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return what users of the tower alone read, by name: the embedding, and rows of states where there are such.
+
+        Args:
+            inputs: Pixels or tokens.
+
+        Returns:
+            "embedding" [N, D]; a transformer also gives "penultimate" and "last", the rows [N, L, C] before and after
+            the last block, which `transformers` calls `hidden_states[-2]` and `last_hidden_state`.
+        """
+        return {"embedding": self(inputs)}
+
     def stages(self) -> list[Stage]:
         """Return the embedding, the blocks and the head, in order."""
 

@@ -36,7 +36,8 @@ class VisionTransformer(Tower):
         super().__init__()
         c = config
         self.pooling, self.norm_first, self.first_patch = c.pooling, c.norm_first, int(c.class_token)
-        self.embedding_row = 0 if c.pooling == "token" else None
+        self.all_states = c.all_states
+        self.embedding_row = 0 if c.pooling == "token" and not c.all_states else None
         self.patch_embed = nn.Conv2d(3, c.width, c.patch_size, c.patch_size, bias=c.patch_bias)
         token = nn.Parameter(torch.randn(c.width) * c.width**-0.5) if c.class_token else None
         self.register_parameter("class_embedding", token)
@@ -75,10 +76,13 @@ class VisionTransformer(Tower):
 
     def patch_embeddings(self, inputs: Tensor) -> Tensor:
         """Map pixels [N, 3, S, S] to embeddings [N, P, D]: what `head` makes of each patch in place of the class."""
-        x = self.embed(inputs)
-        for block in self.blocks:
-            x = self.run_block(block, x)
+        *_, x = self.states(inputs)
         return self.projection(self.norm_post(x[:, 1:]))
+
+    def outputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        *_, before, x = self.states(inputs)
+        last = self.norm_post(x) if self.norm_first else x
+        return {"embedding": self.head(x, inputs), "penultimate": before, "last": last}
 
     def patches(self) -> Patches:
         attentions = tuple(f"blocks.{i}.attn" for i in range(len(self.blocks)))
@@ -95,4 +99,6 @@ class VisionTransformer(Tower):
         else:
             readers = ["projection"] if isinstance(self.projection, nn.Linear) else []
         axes = super().channel_axes()
+        if self.all_states and self.norm_first:
+            return axes  # what leaves the norm is read as it is
         return [*axes, ChannelAxis("norm_post", writers=("norm_post",), readers=tuple(readers))] if readers else axes

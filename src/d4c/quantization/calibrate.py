@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.progress import Progress, parts, silent
 from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from d4c.errors import SettingError
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import Published, Slot, replace_module
 from d4c.quantization.formats.scheme import W8A8, Override, QuantArgs, Scheme, Track

@@ -25,6 +25,7 @@ RANGES: dict[str, Kind] = {
     "context_length": CONTEXT_LENGTH,
     "vocab_size": VOCAB_SIZE,
     "eos_id": TOKEN_ID,
+    "pad_id": Whole(0, VOCAB_SIZE.high - 1),
     "norm_eps": Number(1e-12, 1e-2),
 }
 """Those of the architecture of a CLIP, by field, and "int" for the others."""

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.errors import D4CError
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.formats.identity import model_hash
 from d4c.progress import WHOLE
 from d4c.quantization.calibrate import prepare

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import d4c
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.placement import Plan, default_overrides, make_plan

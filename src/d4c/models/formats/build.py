@@ -11,12 +11,15 @@ from torch import Tensor
 from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
 from d4c.models.config import Activation, CLIPConfig, ResNetConfig, ViTConfig
+from d4c.models.formats.alone.infer_alone import infer_alone
+from d4c.models.formats.alone.one_tower import lone_tower, with_model_names
 from d4c.models.formats.assemble import CONFIG_ADVICE, Layout, assemble, blueprint, check_depth
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
+from d4c.models.formats.huggingface import huggingface_layout
 from d4c.models.formats.openai import fill_token_table, infer_config, openai_layout
 from d4c.models.formats.openclip import plain_names, refuse_foreign
 from d4c.models.formats.siglip.siglip_configs import infer_siglip
-from d4c.models.formats.siglip.siglip_names import timm_layout
+from d4c.models.formats.siglip.siglip_names import siglip_layout, timm_layout
 from d4c.models.tokenizer import VOCAB_SIZE
 
 SIGNATURE = {"input_resolution", "context_length", "vocab_size"}
@@ -46,7 +49,7 @@ class Hints:
             text = replace(text, heads=self.heads[1])
             if isinstance(image, ViTConfig | ResNetConfig):
                 image = replace(image, heads=self.heads[0])
-        return replace(config, image=image, text=text)
+        return replace(config, image=image, text=config.text if config.text.absent else text)
 
 
 NO_HINTS = Hints()
@@ -79,6 +82,12 @@ def from_state(
     Raises:
         CheckpointError: The tensors are not those of a supported CLIP.
     """
+    if (tower := lone_tower(state)) is not None:
+        named = with_model_names(state, tower)
+        config = infer_alone(named, tower, source, hints.heads)
+        say_assumed(hints.applied(config), hints, source)
+        layout = partial(siglip_layout, config) if config.resize == "squash" else huggingface_layout
+        return assemble(hints.applied(config), named, layout, source, name, prompts)
     if any(key.startswith("text_model.") for key in state):
         raise CheckpointError(
             f"{source} has Hugging Face's names, which need a config.json for heads and activation; "
@@ -124,13 +133,16 @@ def fits(config: CLIPConfig, state: Mapping[str, Tensor]) -> bool:
 def say_assumed(config: CLIPConfig, hints: Hints, source: str) -> None:
     """Warn of what neither the weights nor the caller say."""
     unsaid, assumed = [], []
+    towers = [getattr(config, name) for name in config.towers]
+    activation = next(tower.activation for tower in reversed(towers) if hasattr(tower, "activation"))
     if hints.activation is None:
         unsaid.append("activation")
-        assumed.append({"quick_gelu": "QuickGELU", "gelu": "GELU", "gelu_tanh": "GELU by tanh"}[config.text.activation])
-    if hints.heads is None and isinstance(config.image, ViTConfig | ResNetConfig):
+        assumed.append({"quick_gelu": "QuickGELU", "gelu": "GELU", "gelu_tanh": "GELU by tanh"}[activation])
+    if hints.heads is None and all(hasattr(tower, "heads") for tower in towers):
         unsaid.append("numbers of heads")
-        assumed.append(f"{config.image.heads} heads (image) and {config.text.heads} heads (text)")
-    family = "OpenAI's models" if config.text.activation == "quick_gelu" else "Google's"
+        heads = [f"{tower.heads} heads ({name})" for name, tower in zip(config.towers, towers, strict=True)]
+        assumed.append(" and ".join(heads))
+    family = "OpenAI's models" if activation == "quick_gelu" else "Google's"
     if unsaid:
         warn(
             f"{source} does not tell its {' or '.join(unsaid)}; assumed, as in {family}: {', '.join(assumed)}; "

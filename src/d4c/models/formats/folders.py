@@ -13,6 +13,7 @@ from torch import Tensor
 from d4c.errors import CheckpointError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
+from d4c.models.formats.alone.one_tower import alone, as_joint, lone_tower, padding, tokenizer_folder, with_model_names
 from d4c.models.formats.archive import Weights
 from d4c.models.formats.assemble import Source, assemble
 from d4c.models.formats.beside.described import folder_config, likely_configs, openclip_folder_config, told_activation
@@ -47,22 +48,27 @@ class Configured:
         layout: Whose names the weights have.
         name: Label of the model.
         prompts: The files of a tokenizer of its own.
+        tower: The tower that is alone, if the file is of one.
     """
 
     config: CLIPConfig
     layout: Literal["open_clip", "native", "huggingface", "siglip"]
     name: str
     prompts: TokenizerFiles | None = None
+    tower: str | None = None
 
     def build(self, state: Mapping[str, Tensor], source: str, hints: Hints) -> CLIP:
         """Build the CLIP from its tensors."""
         if self.layout == "open_clip":
             return from_state(state, self.config, source, self.name, hints, prompts=self.prompts)
-        config = hints.applied(self.config)
         if self.layout == "native":
-            return assemble(config, state, Source, source, self.name, self.prompts)
+            return assemble(hints.applied(self.config), state, Source, source, self.name, self.prompts)
         refuse_foreign(state, source)
-        config = replace(config, sigmoid="logit_bias" in state)
+        config = replace(self.config, sigmoid="logit_bias" in state)
+        if self.tower is not None:
+            state = with_model_names(state, self.tower)
+            config = alone(config, self.tower, state)
+        config = hints.applied(config)
         layout = partial(siglip_layout, config) if self.layout == "siglip" else huggingface_layout
         return assemble(config, state, layout, source, self.name, self.prompts)
 
@@ -92,19 +98,22 @@ def read_config(file: Path, source: str, name: str) -> Configured:
             f"{source} is a quantized model, expected a float one; use d4c.load_quantized, or d4c evaluate and "
             "d4c export, which take it as it is."
         )
-    config = folder_config(data, file.parent, source)
-    if data.get("model_type") == "siglip":
-        return Configured(config, "siglip", name, TokenizerFiles(file.parent, siglip_cleaning(file.parent)))
-    other = other_tokenizer(file.parent, read_json_object)
+    data, tower = as_joint(data)
+    config, folder = folder_config(data, file.parent, source), tokenizer_folder(file.parent)
+    if data["model_type"] == "siglip":
+        return Configured(config, "siglip", name, TokenizerFiles(folder, siglip_cleaning(folder)), tower)
+    if tower == "text":
+        config = replace(config, text=replace(config.text, pad_id=padding(folder, read_json_object)))
+    other = None if tower == "image" else other_tokenizer(folder, read_json_object)
     if other is None:
-        return Configured(config, "huggingface", name)
-    if not (file.parent / "tokenizer.json").is_file():
+        return Configured(config, "huggingface", name, None, tower)
+    if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(
             f"{source} brings {other}, expected CLIP's tokenizer or a tokenizer.json; save the folder's tokenizer with "
             "transformers' AutoTokenizer, which writes that file."
         )
     config = replace(config, text=replace(config.text, tokenizer="own"))
-    return Configured(config, "huggingface", name, TokenizerFiles(file.parent, "plain"))
+    return Configured(config, "huggingface", name, TokenizerFiles(folder, "plain"), tower)
 
 
 def from_folder(folder: Path, source: str, name: str, hints: Hints) -> CLIP:
@@ -147,4 +156,5 @@ def read_file(path: Path) -> Weights:
 
 def needs_config(state: Mapping[str, Tensor]) -> bool:
     """Whether tensors have the names of Hugging Face or of d4c, which are read with a config.json only."""
-    return "log_logit_scale" in state or any(key.startswith(("text_model.", "vision_model.")) for key in state)
+    joint = any(key.startswith(("text_model.", "vision_model.")) for key in state)
+    return "log_logit_scale" in state or joint or lone_tower(state) is not None

@@ -62,7 +62,8 @@ def load(
             - a file (safetensors, `torch.save` or TorchScript) or a state dict with OpenAI's names; what training wraps
               around them is removed;
             - a file of one of the folders below, which is read whatever else is there;
-            - a folder that `CLIP.save_pretrained`, Hugging Face's `CLIPModel` or `SiglipModel`, or open_clip saved;
+            - a folder that `CLIP.save_pretrained`, Hugging Face's `CLIPModel` or `SiglipModel`, or open_clip saved, or
+              one tower of them, such as a `CLIPVisionModelWithProjection` or a `CLIPTextModel`;
             - the id of such a folder on the Hugging Face Hub, "hf-hub:org/name" or "hf-hub:org/name@revision";
             - an open_clip name such as "ViT-B-32".
         pretrained: The weights for an open_clip name: one of open_clip's tags or a file.

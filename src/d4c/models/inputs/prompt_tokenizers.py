@@ -46,13 +46,14 @@ class ClipTokenizer:
 
     Args:
         context_length: Length L of a row.
+        pad_id: The token that rows are filled with; it counts where the states of all positions are read.
     """
 
-    def __init__(self, context_length: int) -> None:
-        self.context_length = context_length
+    def __init__(self, context_length: int, pad_id: int = 0) -> None:
+        self.context_length, self.pad_id = context_length, pad_id
 
     def token_ids(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
-        return token_ids(texts, self.context_length)
+        return token_ids(texts, self.context_length, self.pad_id)
 
     def word_counts(self, prompts: Sequence[str]) -> list[int]:
         return [len(encoding.ids) for encoding in tokenizer().encode_batch([clean(prompt) for prompt in prompts])]
@@ -62,7 +63,7 @@ class ClipTokenizer:
         return self.context_length - 2
 
     def save(self, folder: Path) -> None:
-        save_tokenizer(folder, self.context_length)
+        save_tokenizer(folder, self.context_length, self.pad_id)
 
 
 class OwnTokenizer:

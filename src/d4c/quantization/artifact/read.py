@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from d4c.device import move
 from d4c.errors import ArtifactError, SettingError, reason_of
-from d4c.models.clip import CLIP, TOWERS
-from d4c.models.config import CLIPConfig
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS, CLIPConfig
 from d4c.models.formats.assemble import check_depth
 from d4c.models.inputs.prompt_tokenizers import read_own_tokenizer
 from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix

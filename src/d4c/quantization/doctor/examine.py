@@ -8,7 +8,8 @@ from torch import Tensor
 from d4c.calibration.natural import dead_leaves
 from d4c.calibration.prompts import generic_prompts
 from d4c.calibration.softening import softened
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.doctor.advice import findings_of, verdict_of

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from d4c.errors import SettingError
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.progress import Progress, parts, silent
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear

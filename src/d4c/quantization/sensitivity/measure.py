@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.formats.scheme import Scheme, check_bits

@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.tower import replace_module
 from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.stages import Stage, stages

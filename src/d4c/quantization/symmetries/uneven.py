@@ -10,7 +10,8 @@ import copy
 import torch
 from torch import Tensor
 
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.tower import ChannelAxis, Tower
 from d4c.quantization.symmetries.mix import mix_heads
 from d4c.quantization.symmetries.rescale import rescale
@@ -39,7 +40,7 @@ def uneven(clip: CLIP, sigma: float, seed: int) -> CLIP:
             rescale(tower, axis, (sigma * normal).exp().to(clip.device))
             if axis.heads:
                 mix_heads(tower, axis, _rotations(axis.heads, channels // axis.heads, generator).to(clip.device))
-    return changed.to(clip.log_logit_scale.dtype)
+    return changed.to(next(clip.parameters()).dtype)
 
 
 def axis_channels(tower: Tower, axis: ChannelAxis) -> int:

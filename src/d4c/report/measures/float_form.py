@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from d4c.calibration.prompts import CALIBRATION_TEMPLATES, NOUNS, generic_prompts
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.tower import replace_module
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer

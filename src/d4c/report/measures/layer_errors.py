@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.inspection.features import removed_after
-from d4c.models.clip import TOWERS
+from d4c.models.config import TOWERS
 from d4c.progress import Progress, silent
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_weight import QuantizedLayer

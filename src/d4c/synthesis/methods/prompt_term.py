@@ -27,6 +27,7 @@ def prompt_term(
     """
     if config.prompt_form == "sigmoid":
         assert clip.sigmoid_bias is not None, "setup.prepare refuses models without one"
+        assert clip.log_logit_scale is not None, "a bias without a scale"
         scale, bias = clip.log_logit_scale.exp(), clip.sigmoid_bias
         return pair_loss(features, setup.texts, setup.targets, scale, bias, backgrounds, setup.group)
     return prompt_loss(features, setup.texts, setup.targets, config.temperature, backgrounds, setup.group)

@@ -25,7 +25,7 @@ _SIZES = {  # width, layers, heads, width of the MLP
 }
 _TANH = ("patch32_siglip_256", "large_patch16_siglip_512", "so400m_patch16", "giantopt")
 """What the names of timm's towers hold whose GELU is the approximation by tanh."""
-_HEADS = {1152: 16, 1536: 16}
+HEADS = {1152: 16, 1536: 16}
 """Heads by width where they are not 64 channels wide."""
 
 
@@ -156,8 +156,8 @@ def infer_siglip(state: Mapping[str, Tensor], source: str, heads: tuple[int, int
     width, _, patch, _ = shape("visual.trunk.patch_embed.proj.weight", 4)
     text_width = shape("ln_final.weight", 1)[0]
     image_heads, text_heads = heads or (
-        _HEADS.get(width, max(width // 64, 1)),
-        _HEADS.get(text_width, max(text_width // 64, 1)),
+        HEADS.get(width, max(width // 64, 1)),
+        HEADS.get(text_width, max(text_width // 64, 1)),
     )
     image = ViTConfig(
         image_size=round(shape("visual.trunk.pos_embed", 3)[1] ** 0.5) * patch,

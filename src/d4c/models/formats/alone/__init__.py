@@ -1,0 +1,1 @@
+"""One tower alone, as Hugging Face saves it."""
