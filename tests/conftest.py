@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig, NoImageConfig, NoTextConfig, TextConfig, ViTConfig
 from d4c.models.formats import load as load_module
 from d4c.models.formats.beside.image_processor import HALF
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
@@ -131,6 +131,30 @@ def tiny_siglip(siglip_tokenizer_json: str, tmp_path_factory: pytest.TempPathFac
         if parameter.ndim > 1:
             parameter.data += 0.2 * torch.randn_like(parameter)
     return clip.eval().requires_grad_(False)
+
+
+def lone(clip: CLIP) -> CLIP:
+    """A model of one tower, with norms and positions of some size."""
+    for name, parameter in clip.named_parameters():
+        if "norm" in name or "positional" in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return clip.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def lone_image() -> CLIP:
+    """An image tower alone, with a projection and random weights; tests must not change it."""
+    torch.manual_seed(6)
+    image = ViTConfig(16, 8, 32, 3, 2, 64, all_states=True)
+    return lone(CLIP(CLIPConfig(24, image, NoTextConfig()), "lone"))
+
+
+@pytest.fixture(scope="session")
+def lone_text() -> CLIP:
+    """A text tower alone, without a projection and with random weights; tests must not change it."""
+    torch.manual_seed(7)
+    text = TextConfig(32, 3, 2, 64, context_length=20, projection=False, pad_id=49407, all_states=True)
+    return lone(CLIP(CLIPConfig(32, NoImageConfig(), text), "lone"))
 
 
 @pytest.fixture(scope="session")

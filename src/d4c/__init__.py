@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from d4c.calibration.images import CalibrationSet
     from d4c.deployment.export import export
     from d4c.evaluation.evaluate import evaluate
+    from d4c.evaluation.evaluate_outputs import evaluate_outputs
     from d4c.loading import load_quantized
     from d4c.models.formats.load import load
     from d4c.quantization.quantize import quantize
@@ -29,6 +30,7 @@ __all__ = [
     "SettingError",
     "__version__",
     "evaluate",
+    "evaluate_outputs",
     "export",
     "load",
     "load_quantized",
@@ -39,6 +41,7 @@ __all__ = [
 _HOME = {
     "CalibrationSet": "d4c.calibration.images",
     "evaluate": "d4c.evaluation.evaluate",
+    "evaluate_outputs": "d4c.evaluation.evaluate_outputs",
     "export": "d4c.deployment.export",
     "load": "d4c.models.formats.load",
     "load_quantized": "d4c.loading",

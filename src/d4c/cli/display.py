@@ -16,6 +16,7 @@ from d4c.printable import printable
 
 if TYPE_CHECKING:
     from d4c.comparison.summary import SummaryRow
+    from d4c.evaluation.evaluate_outputs import OutputFidelity
     from d4c.evaluation.metrics.intervals import Interval
     from d4c.evaluation.metrics.record import Metrics
     from d4c.inspection.report import Inspection
@@ -72,6 +73,20 @@ def print_metrics(name: str, metrics: Metrics) -> None:
     for line in _details(metrics):
         show(line)
     say_skipped(metrics.skipped)
+
+
+def print_outputs(name: str, fidelity: OutputFidelity) -> None:
+    """The outputs of one tower beside those of the float tower."""
+    what = "images" if fidelity.tower == "image" else "prompts"
+    rows = [
+        [output, *(f"{each.value:.4f} ({each.low:.4f}-{each.high:.4f})" for each in (cosine, centered))]
+        for output, cosine, centered in (
+            (output, cosine, fidelity.centered_cosine[output]) for output, cosine in fidelity.cosine.items()
+        )
+    ]
+    title = f"{name}, {fidelity.tower} tower: {fidelity.dataset}, {fidelity.count} {what}, 95 % intervals"
+    print_table(("output", "cosine", "centered cosine"), rows, title)
+    say_skipped(fidelity.skipped)
 
 
 def _details(metrics: Metrics) -> list[str]:

@@ -156,7 +156,7 @@ def synthesize(
 def quantize(
     model: options.Model,
     output: options.Output,
-    calibration: options.CalibrationFolder,
+    calibration: options.OptionalCalibrationFolder = None,
     scheme: options.Scheme = None,
     preset: options.Preset = None,
     track: options.Track = None,
@@ -212,12 +212,17 @@ def quantize(
     check_output(output, KIND)
     unfinished = unfinished_beside(output)
     refuse_other_files(unfinished)
-    check_calibration(calibration)
+    if calibration is not None:
+        check_calibration(calibration)
     clip = d4c.load(
         model, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size
     )
     check_overrides(clip, config.overrides, config.track)
-    images = load_calibration(calibration, clip)
+    if calibration is None and "image" in clip.towers:
+        raise typer.BadParameter(
+            "Missing; name a folder that synthesize wrote, or one with pictures.", param_hint="--calibration"
+        )
+    images = load_calibration(calibration, clip) if calibration is not None and "image" in clip.towers else None
     if config.track == "deployable" and not (as_json or Amount.quiet):
         with progress_bar("doctor") as progress:
             diagnosis = examine(clip, config.scheme, progress=progress)

@@ -11,7 +11,14 @@ import typer
 import d4c
 from d4c.cli import options
 from d4c.cli.console import progress_bar, show
-from d4c.cli.display import print_diagnosis, print_inspection, print_metrics, print_sensitivity, print_tokens
+from d4c.cli.display import (
+    print_diagnosis,
+    print_inspection,
+    print_metrics,
+    print_outputs,
+    print_sensitivity,
+    print_tokens,
+)
 from d4c.device import AUTO, resolve_device
 from d4c.reading.ranges import SEED
 
@@ -77,6 +84,22 @@ def evaluate(
         float_model = d4c.load(
             reference, pretrained, device=place, activation=activation, heads=heads, image_size=image_size
         )
+    if len(model.towers) == 1:
+        if float_model is None or towers != "both" or dense or strict or format == "clip-benchmark":
+            raise typer.BadParameter(
+                f"{model.name!r} is the {model.towers[0]} tower alone; name its float model with --reference, and "
+                "leave out --towers, --dense, --strict and --format clip-benchmark.",
+                param_hint="SOURCE",
+            )
+        with progress_bar("evaluate") as progress:
+            compared = d4c.evaluate_outputs(model, float_model, dataset, limit=limit, progress=progress)
+        if output is not None:
+            write_json(output, compared.to_dict())
+        if as_json or format == "json":
+            print(json.dumps(compared.to_dict(), indent=2))
+        else:
+            print_outputs(f"{model.name} {getattr(model, 'recipe', {}).get('scheme', '')}".strip(), compared)
+        return
     with progress_bar("evaluate") as progress:
         metrics = d4c.evaluate(
             model,

@@ -70,6 +70,10 @@ Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", callback=_set_verbose, help="Print settings, and the trace of an error.")
 ]
 Data = Annotated[str, typer.Option(help=dataset_help())]
+_WITHOUT = typer.Option(
+    "--calibration", help="Folder that synthesize wrote, or one with pictures; a text tower alone needs none."
+)
+OptionalCalibrationFolder = Annotated[Path | None, _WITHOUT]
 CalibrationFolder = Annotated[Path, typer.Option(help="Folder that synthesize wrote, or one with pictures.")]
 
 _PRESETS = (

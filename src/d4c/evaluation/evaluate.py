@@ -20,6 +20,7 @@ from d4c.storage.hashing import tensors_hash
 
 Towers = Literal["both", "image", "text"]
 """The towers of a model to judge; the float model's take the place of the other one."""
+TOWERS = ("image", "text")
 
 
 def evaluate(
@@ -63,6 +64,7 @@ def evaluate(
         )
     if reference is None and (towers != "both" or dense):
         raise SettingError("One tower, or patches, are compared with a float model, and there is none; give reference.")
+    refuse_lone_tower(model)
     refuse_other_model(model, reference)
     data = load_pictures(dataset)
     if limit is not None:
@@ -86,6 +88,16 @@ def with_tower(model: Embeddings, reference: Embeddings, tower: Literal["image",
     if tower == "image":
         return replace(model, text=reference.text)
     return replace(model, image=reference.image, patches=reference.patches)
+
+
+def refuse_lone_tower(model: object) -> None:
+    """Raise SettingError for a model of one tower, which has nothing to compare its embeddings with."""
+    towers = getattr(model, "towers", TOWERS)
+    if len(towers) == 1:
+        raise SettingError(
+            f"Accuracy takes both towers, and {getattr(model, 'name', 'the model')!r} is the {towers[0]} tower alone; "
+            "compare its outputs with those of the float tower (d4c.evaluate_outputs, or --reference)."
+        )
 
 
 def refuse_other_model(model: object, reference: object) -> None:

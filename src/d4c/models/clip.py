@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.errors import SettingError
-from d4c.models.absent import AbsentImage, AbsentText
+from d4c.models.alone.absent import AbsentImage, AbsentText
 from d4c.models.config import TOWERS, CLIPConfig, ImageConfig, NoImageConfig, ResNetConfig, ViTConfig
 from d4c.models.formats.native import write_native
 from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer
@@ -46,7 +46,7 @@ class CLIP(nn.Module):
     """Both towers, the tokenizer, and the scale of their logits; or one tower alone.
 
     A new CLIP has random weights; `d4c.load` returns one with the weights of a checkpoint. Where there is one tower
-    alone, something that refuses inputs is in place of the other (`d4c.models.absent`), and there is no scale.
+    alone, something that refuses inputs is in place of the other (`d4c.models.alone.absent`), and there is no scale.
 
     Args:
         config: The architecture of both towers.
@@ -135,6 +135,15 @@ class CLIP(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    def outputs(self, tower: str, inputs: Tensor) -> dict[str, Tensor]:
+        """Return what users of one tower read, by name (see `Tower.outputs`).
+
+        Args:
+            tower: "image" or "text".
+            inputs: Preprocessed pixels [N, 3, S, S] or token ids [N, L].
+        """
+        return self.tower(tower).outputs(inputs)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Map preprocessed pixels [N, 3, S, S] to embeddings [N, D], which are not normalized to unit length."""

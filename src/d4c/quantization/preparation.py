@@ -46,22 +46,35 @@ def working_copy(clip: CLIP, track: Track) -> CLIP:
 
 
 def calibration_inputs(
-    clip: CLIP, calibration: CalibrationSet, prompts: Sequence[str], soften: bool
+    clip: CLIP, calibration: CalibrationSet | None, prompts: Sequence[str], soften: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Check calibration data and move it to the model's device.
 
     Args:
         clip: The model, whose image size and tokenizer count.
-        calibration: Images that were made for the model.
-        prompts: At least one text.
+        calibration: Images that were made for the model; a text tower alone reads none.
+        prompts: At least one text; an image tower alone reads none.
         soften: Whether to blur every second image (`softened`).
 
     Returns:
-        Pixels [N, 3, S, S] and tokens [P, L].
+        Pixels [N, 3, S, S] and tokens [P, L], none of them for a tower that is not there.
 
     Raises:
-        DataError: The images do not fit the model or are not finite, or there are no prompts.
+        DataError: The images do not fit the model or are not finite, or there are no images or no prompts.
     """
+    pixels, tokens = torch.zeros(0, 3, 1, 1, device=clip.device), torch.zeros(0, 1, dtype=torch.int64)
+    if "image" in clip.towers:
+        pixels = _calibration_pixels(clip, calibration)
+    if "text" in clip.towers:
+        if not prompts:
+            raise DataError("The list of calibration prompts is empty; give at least one prompt.")
+        tokens = clip.tokenize(list(prompts))
+    return softened(pixels) if soften and len(pixels) else pixels, tokens.to(clip.device)
+
+
+def _calibration_pixels(clip: CLIP, calibration: CalibrationSet | None) -> torch.Tensor:
+    if calibration is None:
+        raise DataError(f"There are no calibration images, and {clip.name!r} has an image tower; give some.")
     pixels = calibration.pixels.to(clip.device)
     size = clip.image_size
     if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size) or not len(pixels):
@@ -71,9 +84,7 @@ def calibration_inputs(
         )
     if not bool(pixels.isfinite().all()):
         raise DataError("The calibration images contain NaN or infinite values; synthesize them again.")
-    if not prompts:
-        raise DataError("The list of calibration prompts is empty; give at least one prompt.")
-    return softened(pixels) if soften else pixels, clip.tokenize(list(prompts)).to(clip.device)
+    return pixels
 
 
 def check_embeddings(clip: CLIP, pixels: torch.Tensor, tokens: torch.Tensor, towers: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from d4c.calibration.prompts import NOUNS, generic_prompts
 from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.formats.identity import model_record
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.calibrate import prepare
@@ -45,7 +46,7 @@ Inputs = dict[TowerName, Tensor]
 
 def quantize(
     clip: CLIP,
-    calibration: CalibrationSet,
+    calibration: CalibrationSet | None,
     scheme: str | Scheme | QuantizeConfig | None = None,
     *,
     preset: Preset | None = None,
@@ -60,7 +61,7 @@ def quantize(
 
     Args:
         clip: The float model, which is left as it is.
-        calibration: Images that fit the model, from `synthesize` or of your own.
+        calibration: Images that fit the model, from `synthesize` or of your own; None for a text tower alone.
         scheme: Bits such as "W4A8", or a record of all settings.
         preset: "quick", "default" or "paper", where the settings start that are not given one by one.
         prompts: Calibration prompts for the text tower, by default 512 generic ones.
@@ -92,7 +93,7 @@ def quantize(
 
 def _quantize(
     clip: CLIP,
-    calibration: CalibrationSet,
+    calibration: CalibrationSet | None,
     config: QuantizeConfig,
     prompts: Sequence[str] | None,
     progress: Progress,
@@ -100,6 +101,7 @@ def _quantize(
 ) -> QuantizedCLIP:
     """`quantize` by a resolved record."""
     started = time.perf_counter()
+    config = for_towers(config, clip)
     converting, rebuilding = parts(progress, [_cost_of_converting(config), _cost_of_rebuilding(config)])
     if on_gpu := clip.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(clip.device)
@@ -125,6 +127,18 @@ def _quantize(
     recipe["seconds"] = round(time.perf_counter() - started, 3)
     recipe["peak_memory_bytes"] = torch.cuda.max_memory_allocated(clip.device) if on_gpu else None
     return QuantizedCLIP(quantized, plan, recipe)
+
+
+def for_towers(config: QuantizeConfig, clip: CLIP) -> QuantizeConfig:
+    """The record with the towers that a model has; raises SettingError for what takes a tower that it has not."""
+    towers = tuple(tower for tower in config.towers if tower in clip.towers)
+    if not towers:
+        clip.require(config.towers, f"Quantizing the {config.towers[0]} tower", f"use towers={clip.towers[0]!r}")
+    if _has_target(config):
+        clip.require(TOWERS, "A target of bits or bytes", "give layers their widths by overrides")
+    if config.importance == "zeroshot":
+        clip.require(TOWERS, "The importance 'zeroshot'", "use 'embedding'")
+    return replace(config, towers=towers)
 
 
 def _check_weights(clip: CLIP, config: QuantizeConfig) -> None:
@@ -202,7 +216,7 @@ def _converted(
     return quantized, plan, replace(config, overrides=followed, towers=towers)
 
 
-def _recipe(config: QuantizeConfig, clip: CLIP, calibration: CalibrationSet, inputs: Inputs) -> dict[str, Any]:
+def _recipe(config: QuantizeConfig, clip: CLIP, calibration: CalibrationSet | None, inputs: Inputs) -> dict[str, Any]:
     """The record, and what it was applied to; JSON-ready."""
     return {
         "d4c": __version__,
@@ -211,7 +225,7 @@ def _recipe(config: QuantizeConfig, clip: CLIP, calibration: CalibrationSet, inp
         "images": len(inputs["image"]),
         "prompts": len(inputs["text"]),
         "model": model_record(clip),
-        "calibration": calibration.provenance,
+        "calibration": {} if calibration is None else calibration.provenance,
         "device": str(clip.device),
     }
 

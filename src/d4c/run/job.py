@@ -192,10 +192,12 @@ class _Job:
 
     def load(self) -> None:
         """Load what the steps need; raises D4CError for what cannot be used."""
-        from d4c.synthesis.methods.table import METHODS
+        from d4c.models.config import TOWERS
+        from d4c.synthesis.synthesize import for_towers
 
         assert len(self.dataset)
-        METHODS[self.config.synthesis.method].check(self.clip)
+        self.clip.require(TOWERS, "d4c run", "use d4c synthesize, d4c quantize, and d4c evaluate with --reference")
+        for_towers(self.config.synthesis, self.clip)
 
     def steps(self) -> Iterator[Step]:
         """All steps in order; each key asks for the outcome of earlier ones."""

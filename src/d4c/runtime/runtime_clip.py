@@ -114,6 +114,11 @@ class RuntimeCLIP:
         return self.exported.origin
 
     @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that there are."""
+        return ("image", "text")
+
+    @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
         return self.exported.image_size

@@ -79,8 +79,9 @@ class SynthesisConfig:
     """Side of the erased square as a share of the image's side (views)."""
     statistics: Literal["batch", "set"] = "batch"
     """Whether the statistics of each group or those of all images together are matched ("bns")."""
-    pse_form: Literal["published", "psaq"] = "published"
-    """The baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form ("pse")."""
+    pse_form: Literal["published", "psaq", "psaq-alone"] = "published"
+    """The baseline in the code of D4C, which leaves much of PSAQ-ViT out, or PSAQ-ViT's own form, with the prompts that
+    stand for its classes or, as for an image tower alone, without ("pse")."""
     tv_target: float = 0.2
     """Total variation at which an image of 224 x 224 pixels is held; smaller images have more ("psaq").
 

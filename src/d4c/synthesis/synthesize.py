@@ -16,6 +16,7 @@ from torch import Tensor
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
 from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.models.formats.identity import model_record
 from d4c.progress import Progress, Report, reporting
 from d4c.settings.presets import Preset
@@ -74,7 +75,7 @@ def synthesize(
         DataError: The prompts cannot be used.
     """
     config = synthesis_config(method, preset, settings)
-    METHODS[config.method].check(clip)
+    config = for_towers(config, clip)
     started = time.perf_counter()
     provenance: dict[str, Any] = {
         "method": config.method,
@@ -94,6 +95,18 @@ def synthesize(
     record = {**provenance, **images.provenance, "seconds": round(time.perf_counter() - started, 3)}
     image_prompts = tuple(images.texts[target] if target >= 0 else "" for target in images.targets.tolist())
     return CalibrationSet(images.pixels, image_prompts, images.targets, images.texts, record, images.boxes)
+
+
+def for_towers(config: SynthesisConfig, clip: CLIP) -> SynthesisConfig:
+    """Return the settings for the towers that a model has; raises SettingError for a method that cannot serve them."""
+    clip.require(("image",), "Synthesis", "quantize it without images, with prompts alone")
+    method = METHODS[config.method]
+    if config.needs.prompts and "text" not in clip.towers:
+        if not method.alone:
+            clip.require(TOWERS, f"The method {method.name!r}", "use 'pse', 'bns' for a ResNet, or 'leaves'")
+        config = replace(config, **method.alone)  # type: ignore[arg-type]
+    method.check(clip)
+    return config
 
 
 @dataclass(frozen=True)

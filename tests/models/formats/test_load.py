@@ -134,7 +134,10 @@ BAD_STATES: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "timm": (lambda s: s | {"visual.trunk.stem.weight": torch.zeros(3)}, "image tower from timm"),
     "CoCa": (lambda s: s | {"text_decoder.ln.weight": torch.zeros(3)}, "is a CoCa, which is not supported"),
-    "Hugging Face's names": (lambda s: {"text_model.x": torch.zeros(1)}, "pass the folder that holds both"),
+    "Hugging Face's names": (
+        lambda s: dict.fromkeys(("text_model.x", "vision_model.x"), torch.zeros(1)),
+        "pass the folder that holds both",
+    ),
     "empty": (lambda s: {}, "lacks the weight 'text_projection'"),
 }
 

@@ -147,7 +147,7 @@ def shape_of(state: Mapping[str, Tensor], key: str, dimensions: int, source: str
     """Return the shape of a weight; raises CheckpointError if it is missing, empty or has other dimensions."""
     if key not in state:
         raise CheckpointError(
-            f"{source} lacks the weight '{key}', expected the state dict of a CLIP with OpenAI's names; "
+            f"{source} lacks the weight '{key}', expected the state dict of a CLIP; "
             "use a complete checkpoint, or a folder with a configuration."
         )
     shape = tuple(state[key].shape)

@@ -27,10 +27,18 @@ PROCESSOR_KIND = Record(
 """What d4c reads of the file that it wrote."""
 
 
-def save_reader_files(folder: Path, config: CLIPConfig, tokenizer: PromptTokenizer) -> None:
-    """Write `FILES` for a model with this architecture and tokenizer into a folder."""
-    write_json(folder / PROCESSOR, processor_config(config))
-    tokenizer.save(folder)
+def files_of(config: CLIPConfig) -> tuple[str, ...]:
+    """Return those of `FILES` that the towers of a model read."""
+    tokenizer = TOKENIZER_FILES if "text" in config.towers else ()
+    return (*tokenizer, PROCESSOR) if "image" in config.towers else tokenizer
+
+
+def save_reader_files(folder: Path, config: CLIPConfig, tokenizer: PromptTokenizer | None) -> None:
+    """Write `files_of` a model with this architecture and tokenizer into a folder."""
+    if "image" in config.towers:
+        write_json(folder / PROCESSOR, processor_config(config))
+    if tokenizer is not None:
+        tokenizer.save(folder)
 
 
 def processor_config(config: CLIPConfig) -> dict[str, Any]:

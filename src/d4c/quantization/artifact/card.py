@@ -17,7 +17,8 @@ def model_card(
         for layer, channels in loud_channels.items()
     ]
     exceptions = "\n".join(rows) or "| none | |"
-    images = f"{calibration.get('method', 'given images')}, {recipe['images']} images"
+    made = [f"{calibration.get('method', 'given images')}, {recipe['images']} images"] if recipe["images"] else []
+    made += [f"{recipe['prompts']} prompts"] if recipe["prompts"] else []
     steps = f", {recipe['iterations']} steps per unit" if recipe["iterations"] else ""
     full = ", 8-bit weights in full range" if recipe.get("full_range") else ""
     return f"""---
@@ -33,7 +34,7 @@ A CLIP quantized without data by d4c {recipe["d4c"]}.
 | float model | {recipe["model"]["name"]} (SHA-256 of its weights {recipe["model"]["sha256"][:16]}...) |
 | scheme | {recipe["scheme"]}, track {recipe["track"]}, {effective_bits:.2f} bits per weight on average{full} |
 | quantized towers | {", ".join(recipe["towers"])} |
-| calibration | {images}, {recipe["prompts"]} prompts |
+| calibration | {", ".join(made)} |
 | reconstruction | {recipe["reconstruction"]}{steps} |
 | seed | {recipe["seed"]} |
 

@@ -5,7 +5,7 @@ config.json              architecture, `quantization_config` (formats of every l
 model.safetensors        <layer>.weight_packed, .weight_scale, .weight_zero_point, .bias, .input_scale,
                          .input_zero_point (of a product or sum of two activations: .a.* and .b.*), .loud_scale and
                          .loud_zero_point of a layer with loud channels, and what stays float
-tokenizer.json, tokenizer_config.json, preprocessor_config.json, README.md
+tokenizer.json, tokenizer_config.json (of a text tower), preprocessor_config.json (of an image tower), README.md
 
 Loading checks hashes, and names, shapes and types against what config.json announces, before it reads a tensor.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from d4c.errors import ArtifactError
-from d4c.models.inputs.reader_files import FILES as READER_FILES
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import OneOf, Record, check
 
@@ -23,8 +22,6 @@ FORMAT_VERSION = 1
 KIND = "quantized model"
 """What the manifest of an artifact calls it."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SEALED = (WEIGHTS, *READER_FILES)
-"""The files whose hashes are in config.json."""
 IS_OURS = Record({"quantization_config": Record({"quant_method": OneOf(("d4c",))})})
 
 

@@ -15,7 +15,8 @@ from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS, CLIPConfig
 from d4c.models.formats.assemble import check_depth
 from d4c.models.inputs.prompt_tokenizers import read_own_tokenizer
-from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
+from d4c.models.inputs.reader_files import files_of
+from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import packed_size, unpack
 from d4c.quantization.formats.scheme import Track
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
@@ -64,7 +65,7 @@ CONTENT = Record(
             }
         ),
         "recipe": RECIPE,
-        "files": Record(dict.fromkeys(SEALED, FILES.kind)),
+        "files": Record(),
     }
 )
 """What config.json holds; `CLIPConfig` and `LayerPlan` check the architecture and the layers."""
@@ -88,11 +89,13 @@ def read_artifact(folder: str | Path, device: str | torch.device = "cpu", *, ver
     config = _read_config(folder)
     if verify:
         check_seal(config, str(folder / CONFIG), ArtifactError, CHANGED)
-        for name in SEALED:
-            check_file(folder / name, config["files"][name], ArtifactError, CHANGED)
     architecture = CLIPConfig.from_dict(
         config["architecture"], f"{folder / CONFIG}: architecture", ArtifactError, ADVICE
     )
+    names = (WEIGHTS, *files_of(architecture))
+    check(config["files"], Record(dict.fromkeys(names, FILES.kind)), f"{folder / CONFIG}: files", ArtifactError, ADVICE)
+    for name in names if verify else ():
+        check_file(folder / name, config["files"][name], ArtifactError, CHANGED)
     section = config["quantization_config"]
     text, tokenizer = architecture.text, None
     if text.tokenizer == "own":

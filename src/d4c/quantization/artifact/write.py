@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
-from d4c.models.inputs.reader_files import save_reader_files
+from d4c.models.inputs.reader_files import files_of, save_reader_files
 from d4c.quantization.artifact.card import model_card
-from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, SEALED, WEIGHTS, range_prefix
+from d4c.quantization.artifact.folder import CONFIG, FORMAT_VERSION, WEIGHTS, range_prefix
 from d4c.quantization.formats.packing import pack
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer, effective_bits
@@ -25,7 +25,7 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
     """Write the files of an artifact into an empty folder."""
     config = clip.config
     save_file(dict(_tensors(clip)), folder / WEIGHTS, metadata={"format": "pt"})
-    save_reader_files(folder, config, clip.prompt_tokenizer())
+    save_reader_files(folder, config, clip.tokenizer)
     write_sealed(
         folder / CONFIG,
         {
@@ -43,7 +43,7 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
                 "ignore": sorted(_float_layers(clip)),
             },
             "recipe": recipe,
-            "files": file_hashes(folder, SEALED),
+            "files": file_hashes(folder, (WEIGHTS, *files_of(config))),
         },
     )
     card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan))

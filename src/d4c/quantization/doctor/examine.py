@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,6 @@ from d4c.calibration.natural import dead_leaves
 from d4c.calibration.prompts import generic_prompts
 from d4c.calibration.softening import softened
 from d4c.models.clip import CLIP
-from d4c.models.config import TOWERS
 from d4c.progress import WHOLE, Progress, Report, parts, reporting
 from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.doctor.advice import findings_of, verdict_of
@@ -40,7 +41,7 @@ def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progres
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Returns:
-        What was measured in both towers, and what it means.
+        What was measured in the towers that there are, and what it means.
 
     Raises:
         SettingError: The scheme is not valid, or the CLIP is quantized.
@@ -48,20 +49,29 @@ def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progres
     scheme = Scheme.parse(scheme)
     copied = working_copy(clip, "deployable")
     plan = make_plan(copied, scheme, "deployable", default_overrides(copied, "deployable"))
-    pictures = dead_leaves(IMAGES, clip.image_size, torch.Generator().manual_seed(0)).to(clip.device)
-    inputs = {
-        "image": softened(clip.normalize(pictures)),
-        "text": clip.tokenize(list(generic_prompts(PROMPTS))).to(clip.device),
-    }
+    inputs = {name: INPUTS[name](clip).to(clip.device) for name in clip.towers}
     with reporting(progress, f"examine for {scheme}") as report:
         report(0, WHOLE)
         towers = tuple(
             _examine_tower(copied, name, inputs[name], plan, progress_of_tower)
-            for name, progress_of_tower in zip(TOWERS, parts(report, [1] * len(TOWERS)), strict=True)
+            for name, progress_of_tower in zip(inputs, parts(report, [1] * len(inputs)), strict=True)
         )
         report(WHOLE, WHOLE)
     findings = findings_of(towers, scheme)
     return Diagnosis(clip.name, str(scheme), towers, findings, verdict_of(findings, scheme))
+
+
+def _pixels(clip: CLIP) -> Tensor:
+    pictures = dead_leaves(IMAGES, clip.image_size, torch.Generator().manual_seed(0)).to(clip.device)
+    return softened(clip.normalize(pictures))
+
+
+def _tokens(clip: CLIP) -> Tensor:
+    return clip.tokenize(list(generic_prompts(PROMPTS)))
+
+
+INPUTS: dict[str, Callable[[CLIP], Tensor]] = {"image": _pixels, "text": _tokens}
+"""What each tower runs on."""
 
 
 def _examine_tower(clip: CLIP, name: str, inputs: Tensor, plan: Plan, progress: Progress) -> TowerDiagnosis:

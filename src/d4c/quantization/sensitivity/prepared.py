@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from d4c.calibration.prompts import NOUNS, generic_prompts
-from d4c.models.clip import CLIP, TOWERS
+from d4c.models.clip import CLIP
+from d4c.models.config import TOWERS
 from d4c.progress import Progress, parts
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
@@ -37,9 +38,10 @@ def prepared_probe(
         Both models in a probe, and the plan of the quantized one.
 
     Raises:
-        SettingError: The scheme is not valid for the CLIP.
+        SettingError: The scheme is not valid for the CLIP, or there is one tower alone.
         DataError: The calibration images or the prompts cannot be used.
     """
+    clip.require(TOWERS, "Sensitivity", "use d4c doctor, which looks at each tower by itself")
     folding, ranging = parts(progress, [FOLDING, RANGES])
     float_clip = working_copy(clip, "deployable")
     texts = generic_prompts(len(NOUNS)) if prompts is None else prompts

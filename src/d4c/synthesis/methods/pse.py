@@ -43,6 +43,7 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
     class is replaced by that to the image's prompt, since a CLIP has no classes. The norm of neighbor differences is
     held at a target, images are moved and flipped in each step, and after it they are clipped to valid colors. The
     learning rate and Adam's constants are those of the other methods here.
+    "psaq-alone" is the same without the prompt, for an image tower alone.
     "published" is the baseline in the code of D4C: attention times the input of the attention layer, plus weighted
     total variation, and nothing else.
 
@@ -70,7 +71,9 @@ def similarity_losses(clip: CLIP, config: SynthesisConfig, setup: Setup, images:
         tokens = [x.unflatten(2, (attn.heads, -1)).mean(2) for attn, x in zip(blocks, inputs, strict=True)]
         target = total_variation_target(config, clip.image_size)
         norm = (total_variation(images) / target).clamp(min=1e-6).sqrt()  # sqrt has no slope at 0
-        rest = prompt_term(clip, config, setup, features) + TV_HOLD * (norm - 1).abs()
+        rest = TV_HOLD * (norm - 1).abs()
+        if config.needs.prompts:
+            rest = rest + prompt_term(clip, config, setup, features)
     same = same_group(setup.group)
     return rest - torch.stack([similarity_entropy(x[:, first:], same) for x in tokens]).sum(0)
 
@@ -93,7 +96,8 @@ def attentions(clip: CLIP) -> tuple[list[Attention], int]:
     patches = clip.image.patches()
     if patches is None or not patches.attentions:
         raise SettingError(
-            f"The method 'pse' compares patches, and the image tower of {clip.name!r} keeps none; use 'bns' or 'd4c'."
+            f"The method 'pse' compares patches, and the image tower of {clip.name!r} keeps none; use 'bns' or "
+            "'leaves'."
         )
     return [cast(Attention, clip.image.get_submodule(name)) for name in patches.attentions], patches.first
 

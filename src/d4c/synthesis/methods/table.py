@@ -7,8 +7,8 @@ of a row are imported when they are first called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -48,6 +48,7 @@ class Method:
             [N, 3, S, S] in normalized pixel space, a `SynthesisConfig`, a `Setup` and the `Draws` of the step.
         paint: `paint(clip, images, generator)` returns that many images [N, 3, S, S] in normalized pixel space.
         needs: Returns what the method needs under a `SynthesisConfig`.
+        alone: Settings that take the place of its own for an image tower alone, which has no prompts.
         check: `check(clip)` raises SettingError for an image tower that the method cannot serve.
     """
 
@@ -56,6 +57,7 @@ class Method:
     losses: Callable[..., Any] | None = None
     paint: Callable[..., Any] | None = None
     needs: Callable[[Any], Needs] = lambda _config: Needs()
+    alone: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Any], object] = _serves_every_tower
 
 
@@ -79,8 +81,8 @@ def _bns_needs(config: Any) -> Needs:
 
 
 def _pse_needs(config: Any) -> Needs:
-    psaq = config.pse_form == "psaq"
-    return Needs(prompts=psaq, moves=psaq, real_colors=psaq, inner_layers=True)
+    psaq = config.pse_form != "published"
+    return Needs(prompts=config.pse_form == "psaq", moves=psaq, real_colors=psaq, inner_layers=True)
 
 
 BNS, PSE, PAINTED = (f"d4c.synthesis.methods.{module}" for module in ("bns", "pse", "painted"))
@@ -102,6 +104,7 @@ ROWS = (
         "entropy of patch similarity, for vision transformers only",
         late(PSE, "similarity_losses"),
         needs=_pse_needs,
+        alone={"pse_form": "psaq-alone"},
         check=late(PSE, "attentions"),
     ),
     Method("noise", "Gaussian noise", paint=late(PAINTED, "noise")),

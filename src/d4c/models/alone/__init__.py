@@ -1,0 +1,1 @@
+"""One tower alone: what is in place of the other."""
