@@ -1,6 +1,6 @@
 """`export`: writes a folder with everything that a runtime without torch needs.
 
-files of the target (onnx: image.onnx, text.onnx), and where it looks for them
+files of the target (onnx: image.onnx, text.onnx, or the one of a tower alone), and where it looks for them
 tokenizer.json, tokenizer_config.json, preprocessor_config.json   as in the artifact
 export.json    format, origin, shapes, logit scale, and size and SHA-256 of each file
 metrics.json   sizes, and the parity with PyTorch
@@ -72,7 +72,7 @@ def export(
     check: bool = True,
     progress: Report = "auto",
 ) -> Export:
-    """Write both towers of a deployable artifact so that runtimes execute them with integer kernels.
+    """Write the towers of a deployable artifact so that runtimes execute them with integer kernels.
 
     Args:
         artifact: Folder that `save_pretrained` wrote, or a float model to write as it is, to compare with.
@@ -118,6 +118,8 @@ def export(
                 f"files for {chosen.name} describe; export it for d4c's own runtime, without --for, or with --for "
                 "graphs."
             )
+        if tower is not None:
+            clip.require((tower,), f"An export of the {tower} tower", "leave the tower out")
         with output_folder(folder, KIND) as new:
             report(0, WHOLE)
             written = chosen.write(clip, new, replace(options, origin=origin, readers=readers), report)
@@ -146,7 +148,7 @@ def _default_output(artifact: str | Path | CLIP, target: str) -> Path:
 def _opened(artifact: str | Path | CLIP, scratch: Path) -> tuple[CLIP, str, Path]:
     """The model, the hash of its weights, and the folder with the files that say how prompts and pictures are read."""
     if isinstance(artifact, CLIP):
-        save_reader_files(scratch, artifact.config, artifact.prompt_tokenizer())
+        save_reader_files(scratch, artifact.config, artifact.tokenizer)
         return artifact, model_hash(artifact), scratch
     refuse_other_folders(Path(artifact))
     clip = read_artifact(artifact)
@@ -184,15 +186,17 @@ def _description(clip: CLIP, format: str, origin: str, written: Written) -> dict
         "overrides": recipe.get("overrides"),
         "loud_channels": clip.loud_channels() if isinstance(clip, QuantizedCLIP) else {},
         **written.settings,
+        "towers": list(clip.towers),
         "embed_dim": clip.config.embed_dim,
-        "image_size": clip.image_size,
+        "image_size": clip.config.image.image_size,
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
         "tokenizer": text.tokenizer,
+        "pad_id": text.pad_id,
         "every_position_counts": text.every_position_counts,
         "eos_id": text.eos_id,
         "begin_id": clip.text.begin_id,
-        "logit_scale": clip.logit_scale,
+        "logit_scale": clip.logit_scale if clip.log_logit_scale is not None else None,
         "logit_bias": clip.logit_bias,
         "full_range": recipe.get("full_range"),
         "saturating": saturating_layers(clip),

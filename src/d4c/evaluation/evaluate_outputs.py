@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -173,6 +173,6 @@ def _row_cosines(ours: Tensor, theirs: Tensor) -> Tensor:
     return cosines if cosines.ndim == 1 else cosines.mean(1)
 
 
-def _intervals(parts: dict[str, list[Tensor]], names: list[str]) -> dict[str, Interval]:
+def _intervals(parts: dict[str, list[Tensor]], names: Sequence[str]) -> dict[str, Interval]:
     values = {name: torch.cat(parts[name]).double().numpy() for name in names}
     return bootstrap({name: mean_of(np.asarray(each)) for name, each in values.items()}, len(values[names[0]]))

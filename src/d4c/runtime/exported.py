@@ -20,19 +20,24 @@ from d4c.reading.seal import check_file, check_seal
 
 FORMAT_VERSION = 1
 ADVICE = "the export is damaged, run d4c export again"
-FILES = ("image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json")
+FILES = {
+    "image": ("image.onnx", "preprocessor_config.json"),
+    "text": ("text.onnx", "tokenizer.json"),
+}
+"""The files of each tower."""
+TOWERS = tuple(FILES)
 OUTPUT = "embedding"
 PLAIN: dict[str, Kind] = {
     "name": Text(),
     "opset": Whole(1, 1000),
     "embed_dim": WIDTH,
-    "image_size": IMAGE_SIZE,
-    "context_length": CONTEXT_LENGTH,
-    "vocab_size": VOCAB_SIZE,
+    "image_size": Whole(0, IMAGE_SIZE.high),
+    "context_length": Whole(0, CONTEXT_LENGTH.high),
+    "vocab_size": Whole(0, VOCAB_SIZE.high),
     "every_position_counts": Flag(),
     "eos_id": TOKEN_ID,
     "begin_id": TOKEN_ID,
-    "logit_scale": LOGIT_SCALE,
+    "logit_scale": Maybe(LOGIT_SCALE),
     "logit_bias": LOGIT_BIAS,
 }
 """The fields of export.json that are fields of `ExportedModel` as they are."""
@@ -43,10 +48,18 @@ KIND = Record(
         "artifact": Text(64),
         "model": Maybe(Record({"sha256": Text(64)})),
         "saturating": List(Text()),
-        "files": Record(dict.fromkeys(FILES, HASHES.kind)),
-    }
+        "files": Record(),
+    },
+    {"towers": List(OneOf(TOWERS), 1, 2), "pad_id": Whole(0, VOCAB_SIZE.high - 1)},
 )
-"""What export.json holds."""
+"""What export.json holds; `_check_towers` checks what depends on the towers."""
+NO_PIXELS: dict[str, Any] = {
+    "image_processor_type": "CLIPImageProcessor",
+    "resample": 3,
+    "image_mean": (0, 0, 0),
+    "image_std": (1, 1, 1),
+}
+"""In place of how pictures are read, where there is no image tower."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,7 @@ class ExportedModel:
     Args:
         folder: Where it is.
         name: Label of the model.
+        towers: The towers that there are; what belongs to another one is 0 or None.
         opset: Opset of the graphs.
         embed_dim: Width D of the embeddings.
         image_size: Side of the square input in pixels.
@@ -64,7 +78,7 @@ class ExportedModel:
         every_position_counts: Whether rows must have the full length; if not, what follows the end of prompts is cut.
         eos_id: Token that marks the end of a prompt; None where the largest id does.
         begin_id: Token that every prompt begins with; None where any token may.
-        logit_scale: Factor from cosine to logit.
+        logit_scale: Factor from cosine to logit, which takes both towers.
         logit_bias: What is added to the logit of a single pair; None for a softmax over all labels.
         mean: Mean of red, green and blue that pixels are normalized with.
         std: Standard deviation of red, green and blue.
@@ -78,6 +92,7 @@ class ExportedModel:
 
     folder: Path
     name: str
+    towers: tuple[str, ...]
     opset: int
     embed_dim: int
     image_size: int
@@ -86,13 +101,13 @@ class ExportedModel:
     every_position_counts: bool
     eos_id: int | None
     begin_id: int | None
-    logit_scale: float
+    logit_scale: float | None
     logit_bias: float | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: Resize
     interpolation: Interpolation
-    tokenizer: PromptTokenizer
+    tokenizer: PromptTokenizer | None
     origin: str | None
     saturating: tuple[str, ...]
     fingerprint: str
@@ -112,17 +127,21 @@ def read_export(folder: Path, verify: bool = True) -> ExportedModel:
     file = folder / "export.json"
     data = _read_description(folder)
     check(data, KIND, str(file), ArtifactError, ADVICE)
+    towers = tuple(data.get("towers", TOWERS))
+    _check_towers(data, towers, file)
     if data["eos_id"] is not None and data["eos_id"] >= data["vocab_size"]:
         raise ArtifactError(
             f"{file}: eos_id is {data['eos_id']}, beyond the vocabulary of {data['vocab_size']}; {ADVICE}."
         )
     if verify:
         check_seal(data, str(file), ArtifactError, ADVICE)
-        for name in FILES:
+        for name in (name for tower in towers for name in FILES[tower]):
             check_file(folder / name, data["files"][name], ArtifactError, ADVICE)
-    pixels = read_json(folder / PROCESSOR, ArtifactError, ADVICE)
-    check(pixels, PROCESSOR_KIND, str(folder / PROCESSOR), ArtifactError, ADVICE)
-    _check_graphs(folder, data)
+    pixels: dict[str, Any] = NO_PIXELS
+    if "image" in towers:
+        pixels = read_json(folder / PROCESSOR, ArtifactError, ADVICE)
+        check(pixels, PROCESSOR_KIND, str(folder / PROCESSOR), ArtifactError, ADVICE)
+    _check_graphs(folder, data, towers)
     mean, std = pixels["image_mean"], pixels["image_std"]
     resize, interpolation = read_resize(pixels)
     return ExportedModel(
@@ -131,10 +150,11 @@ def read_export(folder: Path, verify: bool = True) -> ExportedModel:
         std=(float(std[0]), float(std[1]), float(std[2])),
         resize=resize,
         interpolation=interpolation,
-        tokenizer=_tokenizer(folder, data),
+        towers=towers,
+        tokenizer=_tokenizer(folder, data) if "text" in towers else None,
         origin=None if data["model"] is None else data["model"]["sha256"],
         saturating=tuple(data["saturating"]),
-        fingerprint="".join(data["files"][name]["sha256"] for name in ("image.onnx", "preprocessor_config.json")),
+        fingerprint="".join(data["files"][name]["sha256"] for name in FILES["image"] if "image" in towers),
         **{name: data[name] for name in PLAIN},
     )
 
@@ -142,16 +162,30 @@ def read_export(folder: Path, verify: bool = True) -> ExportedModel:
 def _tokenizer(folder: Path, data: dict[str, Any]) -> PromptTokenizer:
     """CLIP's tokenizer, or that in tokenizer.json."""
     if data["tokenizer"] == "clip":
-        return ClipTokenizer(data["context_length"])
+        return ClipTokenizer(data["context_length"], data.get("pad_id", 0))
     return read_own_tokenizer(folder, data["context_length"], data["vocab_size"], ArtifactError)
 
 
-def _check_graphs(folder: Path, data: dict[str, Any]) -> None:
+def _check_towers(data: dict[str, Any], towers: tuple[str, ...], file: Path) -> None:
+    """Raise ArtifactError if what a tower that there is needs is missing."""
+    needed: dict[str, Kind] = {}
+    if "image" in towers:
+        needed |= {"image_size": IMAGE_SIZE}
+    if "text" in towers:
+        needed |= {"context_length": CONTEXT_LENGTH, "vocab_size": VOCAB_SIZE}
+    if len(towers) > 1:
+        needed |= {"logit_scale": LOGIT_SCALE}
+    needed["files"] = Record({name: HASHES.kind for tower in towers for name in FILES[tower]})
+    check(data, Record(needed), str(file), ArtifactError, ADVICE)
+
+
+def _check_graphs(folder: Path, data: dict[str, Any], towers: tuple[str, ...]) -> None:
     """Raise ArtifactError for graphs that d4c did not write, that other sizes belong to, or of another model."""
     size, width = data["image_size"], data["embed_dim"]
     length = data["context_length"] if data["every_position_counts"] else -1
     inputs = {"image": ("pixels", Value(FLOAT, (-1, 3, size, size))), "text": ("tokens", Value(INT64, (-1, length)))}
-    for tower, (name, value) in inputs.items():
+    for tower in towers:
+        name, value = inputs[tower]
         file = folder / f"{tower}.onnx"
         try:
             graph = read_summary(file)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from d4c.errors import ArtifactError, DataError, SettingError, reason_of, warn
 from d4c.models.preprocess import pixels
 from d4c.pictures import Picture
-from d4c.runtime.exported import ExportedModel, read_export
+from d4c.runtime.exported import TOWERS, ExportedModel, read_export
 from d4c.runtime.processor import saturates
 from d4c.runtime.sessions import Execution, Graph, Provider, onnxruntime_graph, openvino_graph
 from d4c.templates import PHOTO_TEMPLATES
@@ -73,8 +73,8 @@ class RuntimeCLIP:
         if wide_sums:
             _warn_of_wide_sums(self.exported, runtime)
         with ThreadPoolExecutor() as pool:
-            image, text = (pool.submit(self._graph, f"{tower}.onnx", wide_sums) for tower in ("image", "text"))
-            self._image, self._text = image.result(), text.result()
+            opening = {tower: pool.submit(self._graph, f"{tower}.onnx", wide_sums) for tower in self.towers}
+            self._graphs = {tower: graph.result() for tower, graph in opening.items()}
 
     def _graph(self, file: str, wide_sums: bool) -> Graph:
         path, opset = self.exported.folder / file, self.exported.opset
@@ -116,16 +116,28 @@ class RuntimeCLIP:
     @property
     def towers(self) -> tuple[str, ...]:
         """The towers that there are."""
-        return ("image", "text")
+        return self.exported.towers
+
+    def require(self, tower: str) -> None:
+        """Raise SettingError if a tower is not there."""
+        if tower not in self.towers:
+            raise SettingError(
+                f"The export {self.exported.folder} holds the {self.towers[0]} tower alone, expected the {tower} "
+                "tower; use an export of a model that has it."
+            )
 
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
+        self.require("image")
         return self.exported.image_size
 
     @property
     def logit_scale(self) -> float:
         """Factor from cosine to logit."""
+        for tower in TOWERS:
+            self.require(tower)
+        assert self.exported.logit_scale is not None
         return self.exported.logit_scale
 
     @property
@@ -142,11 +154,14 @@ class RuntimeCLIP:
         Raises:
             DataError: The picture is empty or does not decode.
         """
+        self.require("image")
         e = self.exported
         return pixels(picture, e.image_size, e.mean, e.std, e.resize, e.interpolation)
 
     def tokenize(self, texts: str | Sequence[str]) -> NDArray[np.int64]:
         """Turn prompts into token ids [N, context length], the same as the PyTorch model's."""
+        self.require("text")
+        assert self.exported.tokenizer is not None
         return self.exported.tokenizer.token_ids(texts)
 
     def encode_image(self, pixels: ArrayLike) -> NDArray[np.float32]:
@@ -169,7 +184,7 @@ class RuntimeCLIP:
                 f"The pixels have shape {list(values.shape)}, expected [N, {', '.join(map(str, shape))}]; "
                 "stack what `preprocess` gives."
             )
-        return self._checked(self._image, values, "image") if len(values) else self._no_embeddings()
+        return self._checked(values, "image") if len(values) else self._no_embeddings()
 
     def encode_text(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """Encode prompts.
@@ -186,6 +201,7 @@ class RuntimeCLIP:
             DataError: The tokens have another shape, are not integers or are not ids of the model.
             ArtifactError: The embeddings are not finite, zero or the same for different prompts.
         """
+        self.require("text")
         ids = np.asarray(tokens)
         longest = self.exported.context_length
         shortest = longest if self.exported.every_position_counts else 1
@@ -213,7 +229,7 @@ class RuntimeCLIP:
             end = self.exported.eos_id
             marks = ids if end is None else ids == end
             ids = ids[:, : int(marks.argmax(1).max()) + 1]
-        return self._checked(self._text, np.ascontiguousarray(ids, np.int64), "text")
+        return self._checked(np.ascontiguousarray(ids, np.int64), "text")
 
     def classify(
         self, images: Sequence[Picture], labels: Sequence[str], templates: Sequence[str] = PHOTO_TEMPLATES
@@ -242,9 +258,9 @@ class RuntimeCLIP:
             embed_tokens=self.encode_text,
         )
 
-    def _checked(self, graph: Graph, inputs: NDArray[Any], tower: str) -> NDArray[np.float32]:
+    def _checked(self, inputs: NDArray[Any], tower: str) -> NDArray[np.float32]:
         """Embeddings, unless they show that the tower is damaged."""
-        embeddings = graph(inputs)
+        embeddings = self._graphs[tower](inputs)
         # One input may be to blame for one embedding, but not for all of them.
         sound = np.isfinite(embeddings).all(-1) & embeddings.any(-1)
         reason = None if sound.any() and not sound.all() else flaw(embeddings, different=True)

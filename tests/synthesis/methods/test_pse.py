@@ -183,5 +183,5 @@ def test_only_the_psaq_form_has_prompts(demo_vit: CLIP) -> None:
 
 
 def test_a_tower_without_patches_is_refused(demo_rn: CLIP) -> None:
-    with pytest.raises(SettingError, match=r"image tower of 'demo-rn' keeps none; use 'bns' or 'd4c'\.$"):
+    with pytest.raises(SettingError, match=r"image tower of 'demo-rn' keeps none; use 'bns'\.$"):
         synthesize(demo_rn, "pse", images=2, iterations=1)

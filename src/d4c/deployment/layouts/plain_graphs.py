@@ -4,6 +4,7 @@
     text.onnx     input_ids -> text_embeds
     tokenizer.json, tokenizer_config.json, preprocessor_config.json
 
+The graph of a tower alone has no other beside it, and also gives penultimate_hidden_state and last_hidden_state.
 With `webgpu` also image_q4.onnx, image_q4f16.onnx and so on.
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from d4c.deployment.layouts.graphs.graph_file import Form, GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
 from d4c.deployment.target import ANY_FAMILY, SHAPES, ExportOptions, Target, Written
-from d4c.models.inputs.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import files_of
 from d4c.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     files = [
         GraphFile(f"{tower}{suffix}.onnx", (tower,), Ports(), form)
         for suffix, form in forms.items()
-        for tower in ("image", "text")
+        for tower in clip.towers
     ]
-    for name in READER_FILES:
+    for name in files_of(clip.config):
         shutil.copyfile(options.readers / name, folder / name)
     return write_graphs(clip, folder, files, options, progress)
 

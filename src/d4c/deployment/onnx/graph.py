@@ -41,7 +41,8 @@ class Graph:
     A node has the name of the tensor that it computes, and tensors are named after the modules of the PyTorch model.
     `layers` maps each module to the tensors that it reads and writes, so that the two can be compared part by part.
     `products` maps each quantized layer, and <layer>/loud where it has loud channels, to the node that multiplies.
-    `rows` are tensors with a single row of the module's.
+    `rows` are tensors with a single row of the module's. With `all_rows`, `read` are the states that users of a tower
+    alone read, by the name of the output, with their shapes.
 
     Args:
         name: Name of the graph.
@@ -75,6 +76,7 @@ class Graph:
         self.layers: dict[str, Layer] = {}
         self.products: dict[str, str] = {}
         self.rows: list[str] = []
+        self.read: list[tuple[str, str, Shape]] = []
         self.quantized: dict[tuple[str, int], str] = {}
 
     def input(self, name: str, dtype: int, shape: Shape) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d4c.deployment.target import ANY_FAMILY, ExportOptions, Parity, Target, Written
-from d4c.models.inputs.reader_files import FILES as READER_FILES
+from d4c.models.inputs.reader_files import files_of
 from d4c.progress import Progress, parts
 from d4c.version import __version__
 
@@ -20,7 +20,7 @@ LIBRARIES = {"onnx": "onnx", "onnxruntime": "onnx"}
 
 
 def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) -> Written:
-    """Write both towers as graphs and compare each layer and each block with PyTorch in ONNX Runtime.
+    """Write the towers as graphs and compare each layer and each block with PyTorch in ONNX Runtime.
 
     Args:
         clip: The artifact in PyTorch.
@@ -42,19 +42,19 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     from d4c.quantization.quantized import QuantizedCLIP
 
     assert isinstance(clip, QuantizedCLIP), "a target that takes no float model gets none"
-    graphs = {
-        "image": image_graph(clip, options.unpacked),
-        "text": text_graph(clip, options.unpacked, options.narrow_table),
-    }
     parity: dict[str, Parity] = {}
-    for (tower, graph), progress_of_tower in zip(graphs.items(), parts(progress, [1, 1]), strict=True):
+    for tower, progress_of_tower in zip(clip.towers, parts(progress, [1] * len(clip.towers)), strict=True):
+        if tower == "image":
+            graph = image_graph(clip, options.unpacked)
+        else:
+            graph = text_graph(clip, options.unpacked, options.narrow_table)
         file = folder / f"{tower}.onnx"
         file.write_bytes(graph.model(__version__, options.origin).SerializeToString())
         if options.check:
             with in_torch(clip) if options.narrow_table else nullcontext():
                 parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
         progress_of_tower(1, 1)
-    for name in READER_FILES:
+    for name in files_of(clip.config):
         shutil.copyfile(options.readers / name, folder / name)
     return Written({"opset": OPSET, "unpacked": options.unpacked}, parity if options.check else None)
 

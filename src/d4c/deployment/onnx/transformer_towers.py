@@ -27,16 +27,18 @@ def emit_vision_transformer(g: Graph, pixels: str, tower: VisionTransformer, siz
     """
     x = _patches(g, pixels, tower, size)
     length = len(tower.positional_embedding)
-    if tower.embedding_row is None:
+    if tower.pooling != "token":
         x = emit_blocks(g, x, tower.blocks, "image", length)
     else:
-        first, last = g.integers(tower.embedding_row), g.integers(tower.embedding_row + 1)
+        first, last = g.integers(0), g.integers(1)
 
         def one_row(x: str) -> str:
             return g.node("Slice", [x, first, last, g.integers(1)], f"{x}/class")
 
         x = emit_blocks(g, x, tower.blocks, "image", length, Row(one_row))
         x = g.node("Squeeze", [x, g.integers(1)], "image.head/class")
+    if tower.all_states and g.all_rows:
+        _read_states(g, "image", tower.norm_post if tower.norm_first else None)
     norm = tower.norm_post
     if tower.norm_first:
         x = _pooled(g, layer_norm(g, x, norm, "image.norm_post"), tower)
@@ -139,9 +141,41 @@ def emit_text_transformer(g: Graph, tokens: str, tower: TextTransformer, context
         mask = g.node("Slice", [future, g.integers(0, 0), corner], "text.mask")
     sizes = g.node("Concat", [g.integers(1), length], "text.mask/sizes", axis=0) if without_begin else None
     x = emit_blocks(g, x, tower.blocks, "text", rows, _pooled_row(g, tokens, tower, mask), mask, sizes)
+    if tower.all_states and g.all_rows:
+        _read_states(g, "text", tower.norm_final, tower.begin_states)
     x = g.node("Squeeze", [x, g.integers(1)], "text.head/state")
     x = layer_norm(g, x, tower.norm_final, "text.norm_final")
     _project(g, x, tower.projection, "text.projection", output)
+
+
+def _read_states(g: Graph, tower: str, norm: nn.LayerNorm | None, begin: torch.Tensor | None = None) -> None:
+    """Name the states that `Tower.outputs` gives, before and after the last block.
+
+    Args:
+        g: The graph, which has the states as they enter the blocks and leave the last one.
+        tower: "image" or "text".
+        norm: What comes after the last block, if it belongs to these states.
+        begin: States of a begin of text that became constant [2, C], which come before the others.
+    """
+    for i, name in enumerate(("penultimate", "last")):
+        state = g.states[i - 2]
+        shape: list[int | str] = [size.dim_value or size.dim_param for size in state.type.tensor_type.shape.dim]
+        x = state.name
+        if begin is not None:
+            assert isinstance(shape[1], int)
+            shape[1] += 1
+            table = torch.zeros(shape[1], begin.shape[1])
+            table[0] = begin[i]
+            x = g.node("Pad", [x, g.integers(0, 1, 0, 0, 0, 0)], f"{tower}.{name}/padded")
+            x = g.node("Add", [x, g.constant(f"{tower}.{name}/begin", table)], f"{tower}.{name}/whole")
+        if name == "last" and norm is not None:
+            weights = [g.constant(f"{tower}.{name}/{key}", value) for key, value in norm.named_parameters()]
+            x = g.node("LayerNormalization", [x, *weights], f"{tower}.{name}/normed", axis=-1, epsilon=norm.eps)
+        g.read.append((STATES[name], x, shape))
+
+
+STATES = {"penultimate": "penultimate_hidden_state", "last": "last_hidden_state"}
+"""What graphs call the states of `Tower.outputs`."""
 
 
 def _pooled_row(g: Graph, tokens: str, tower: TextTransformer, mask: str | None) -> Row:

@@ -96,8 +96,7 @@ def attentions(clip: CLIP) -> tuple[list[Attention], int]:
     patches = clip.image.patches()
     if patches is None or not patches.attentions:
         raise SettingError(
-            f"The method 'pse' compares patches, and the image tower of {clip.name!r} keeps none; use 'bns' or "
-            "'leaves'."
+            f"The method 'pse' compares patches, and the image tower of {clip.name!r} keeps none; use 'bns'."
         )
     return [cast(Attention, clip.image.get_submodule(name)) for name in patches.attentions], patches.first
 

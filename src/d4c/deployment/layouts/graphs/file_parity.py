@@ -81,6 +81,7 @@ def graph_embeddings(clip: CLIP, folder: Path) -> Embeddings:
     return {
         tower: run(open_session(folder / f"{tower}.onnx", wide_sums=wide_sums), {name: probes(clip, tower).numpy()})[0]
         for tower, name in {"image": "pixels", "text": "tokens"}.items()
+        if tower in clip.towers
     }
 
 
@@ -91,10 +92,7 @@ def float_embeddings(clip: CLIP) -> Embeddings:
     for quantizer in quantizers:
         quantizer.enabled = False
     try:
-        return {
-            "image": clip.encode_image(probes(clip, "image")).numpy(),
-            "text": clip.encode_text(probes(clip, "text")).numpy(),
-        }
+        return {tower: clip.tower(tower)(probes(clip, tower)).numpy() for tower in clip.towers}
     finally:
         for quantizer in quantizers:
             quantizer.enabled = True

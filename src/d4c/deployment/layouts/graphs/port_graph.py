@@ -37,7 +37,7 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
         weights_only=packed,
         narrow_table=file.narrow_table,
         masked=file.masked,
-        all_rows=file.features,
+        all_rows=file.features or len(clip.towers) == 1,
     )
     ports, emit = file.ports, {"image": _emit_image, "text": _emit_text}
     embeddings = {tower: emit[tower](g, clip, ports) for tower in file.towers}
@@ -55,6 +55,8 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
     for tower, batch in batches.items():
         if tower in embeddings:
             g.output(embeddings[tower], [batch, clip.config.embed_dim])
+    for name, state, shape in g.read:
+        g.output(g.node("Identity", [state], name), [batches[file.towers[0]], *shape[1:]])
     if file.features:
         _output_states(g, file.towers)
     # Their batch has one name in both towers, and here it may be fixed.
