@@ -153,8 +153,8 @@ def lone_image() -> CLIP:
 def lone_text() -> CLIP:
     """A text tower alone, without a projection and with random weights; tests must not change it."""
     torch.manual_seed(7)
-    text = TextConfig(32, 3, 2, 64, context_length=20, projection=False, pad_id=49407, all_states=True)
-    return lone(CLIP(CLIPConfig(32, NoImageConfig(), text), "lone"))
+    text = TextConfig(16, 3, 2, 32, context_length=20, projection=False, pad_id=49407, all_states=True)
+    return lone(CLIP(CLIPConfig(16, NoImageConfig(), text), "lone"))
 
 
 @pytest.fixture(scope="session")
