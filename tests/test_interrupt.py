@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, time
-from d4c.interrupt import Interrupt, let_go, listen
+from d4c.interrupt import Interrupt, forget, let_go, listen
 def press():
     os.kill(os.getpid(), signal.SIGINT)
     print("alive", flush=True)
@@ -36,6 +36,7 @@ except KeyboardInterrupt:
         "lost\nraised\n",
         0,
     ),
+    "in code that is made": ("listen()\ntry: exec('press()')\nexcept KeyboardInterrupt: forget()", "", 0),
     "done": ("listen()\nlet_go()\npress()", "", -2),
     "ignored": ("signal.signal(signal.SIGINT, signal.SIG_IGN)\nlisten()\npress()\nlet_go()\npress()", "alive\n" * 2, 0),
 }

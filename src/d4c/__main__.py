@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from d4c.interrupt import STATUS, let_go, listen
+from d4c.interrupt import STATUS, forget, let_go, listen
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
         print("Stopped.", file=sys.stderr)
         sys.exit(STATUS)
     finally:
+        forget()
         let_go()
 
 

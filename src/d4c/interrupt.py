@@ -36,6 +36,15 @@ def let_go() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def forget() -> None:
+    """Let the process end with its exit status after a Ctrl-C in code that was being made, as of dataclasses.
+
+    Python keeps in mind that KeyboardInterrupt left a call of `exec`, even if it is caught outside, and would end by a
+    signal; the next call makes it forget.
+    """
+    exec("pass")
+
+
 def _stop(_number: int, _frame: FrameType | None) -> None:
     Interrupt.happened = True
     let_go()

@@ -66,7 +66,8 @@ def few(spec: str) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def few_classes(monkeypatch: pytest.MonkeyPatch, two_blocks: None) -> Callable[[str], Dataset]:
-    monkeypatch.setattr("d4c.evaluation.evaluate.load_pictures", few)
+    for module in ("evaluate", "load_dataset"):
+        monkeypatch.setattr(f"d4c.evaluation.{module}.load_pictures", few)
     return few
 
 

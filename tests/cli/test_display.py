@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from d4c.cli.display import METRICS, metrics_cells, print_table
+from d4c.cli.display import METRICS, _interval, metrics_cells, print_table
 from d4c.evaluation.metrics.intervals import Interval
 from d4c.evaluation.metrics.record import Fidelity, Metrics
 
@@ -47,3 +47,9 @@ def test_a_column_without_a_number_is_left_out(capsys: pytest.CaptureFixture[str
     both = [["a", *metrics_cells(plain)], ["b", *metrics_cells(Metrics("demo", 1, TOPS, FIDELITY, 1.0))]]
     print_table(("model", *METRICS), both)
     assert "same class %" in capsys.readouterr().out
+
+
+def test_an_interval_in_whole_numbers_holds_its_figure() -> None:
+    assert _interval(Interval(4.6, 4.55, 9.2)) == "4.6 (4-9)"
+    assert _interval(Interval(70.2, 60.6, 70.4)) == "70.2 (61-71)"
+    assert _interval(Interval(70.0, 69.6, 70.4)) == "70.0 (70-70)"

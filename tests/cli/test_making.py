@@ -12,6 +12,7 @@ import pytest
 
 import d4c
 from d4c.evaluation.dataset import Dataset
+from d4c.models.clip import CLIP
 from d4c.synthesis.config import PRESETS
 
 
@@ -93,3 +94,15 @@ def test_quantize_reaches_a_target(d4c_command: Any, noise: Path, tmp_path: Path
     assert code == 0
     assert json.loads(out)["effective_bits"] <= 4.9
     assert any(pattern.startswith("image.blocks.0") for pattern in json.loads(out)["overrides"])
+
+
+def test_images_of_another_size_are_refused_before_the_model_is_examined(
+    d4c_command: Any, lone_image: CLIP, tmp_path: Path
+) -> None:
+    d4c.synthesize(lone_image, "noise", images=2).save(tmp_path / "small")
+    code, out, err = d4c_command(
+        "quantize", "--model", "demo-vit", "--calibration", tmp_path / "small", "-o", tmp_path / "a"
+    )
+    assert (code, out) == (1, "")
+    assert "doctor" not in err
+    assert "synthesize images from this model" in err

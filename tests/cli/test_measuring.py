@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import d4c
+from d4c import loading
 from d4c.quantization.symmetries.uneven import uneven
 
 
@@ -74,4 +75,13 @@ def test_evaluate_judges_one_tower_and_writes_what_clip_benchmark_reads(
     code, _, err = d4c_command("evaluate", artifact, "--image-size", "64")
     assert (code, "as they were quantized" in " ".join(err.replace("│", " ").split())) == (2, True)
     code, _, err = d4c_command("evaluate", artifact, "--towers", "text")
-    assert (code, "there is none; give reference" in err) == (1, True)
+    assert (code, "there is none; give it as reference (--reference)" in err) == (1, True)
+
+
+@pytest.mark.filterwarnings("always:PyTorch simulates")
+def test_data_are_read_before_anything_is_said_of_the_model(d4c_command: Any, artifact: Path, tmp_path: Path) -> None:
+    loading._say_that_simulation_is_slow.cache_clear()
+    (tmp_path / "cats").mkdir()
+    code, _, err = d4c_command("evaluate", artifact, "--dataset", f"folder:{tmp_path}")
+    assert (code, "PyTorch simulates" in err) == (1, False)
+    assert "PyTorch simulates" in d4c_command("evaluate", artifact, "--limit", 2)[2]

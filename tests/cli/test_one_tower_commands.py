@@ -25,8 +25,8 @@ def test_a_text_tower_is_quantized_without_images_and_compared(
     words = ("--scheme", "W8A8", "--reconstruction", "none", "-o", tmp_path / "artifact")
     code, _, err = d4c_command("quantize", "--model", text_folder, *words, "--json")
     assert code == 0, err
-    words = ("evaluate", tmp_path / "artifact", "--reference", text_folder, "--limit", 6, "-o", tmp_path / "out.json")
-    code, out, _ = d4c_command(*words)
+    command = ("evaluate", tmp_path / "artifact", "--reference", text_folder, "--limit", 6, "-o", tmp_path / "out.json")
+    code, out, _ = d4c_command(*command)
     compared = json.loads((tmp_path / "out.json").read_text())
     assert code == 0
     assert (compared["tower"], compared["count"]) == ("text", 6)

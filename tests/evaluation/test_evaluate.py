@@ -20,6 +20,7 @@ from d4c.evaluation.metrics.record import Metrics
 from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
+from d4c.models.resolution import with_image_size
 from d4c.progress import WHOLE
 
 
@@ -148,3 +149,15 @@ def test_only_the_weights_that_were_quantized_are_a_reference(demo_vit: CLIP, no
     refuse_other_model(noisy, demo_vit)
     with pytest.raises(SettingError, match=r"The reference 'demo-vit' does not have the weights that 'made' was made"):
         refuse_other_model(Made(), noisy)
+
+
+def test_a_reference_of_another_image_size_names_the_option(demo_vit: CLIP) -> None:
+    resized = with_image_size(copy.deepcopy(demo_vit), 96)
+
+    class Made:
+        name, origin = "made", model_hash(resized)
+        towers, image_size = ("image", "text"), 96
+
+    refuse_other_model(Made(), resized)
+    with pytest.raises(SettingError, match=r"name that float model with image_size=96 \(--image-size 96\), or leave"):
+        refuse_other_model(Made(), demo_vit)

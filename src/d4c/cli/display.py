@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
@@ -63,7 +64,10 @@ def metrics_cells(metrics: Metrics) -> list[str]:
 
 
 def _interval(interval: Interval) -> str:
-    return f"{interval.value:.1f} ({interval.low:.0f}-{interval.high:.0f})"
+    # Whole numbers may round past the figure, which lies within its interval.
+    low = min(round(interval.low), math.floor(round(interval.value, 1)))
+    high = max(round(interval.high), math.ceil(round(interval.value, 1)))
+    return f"{interval.value:.1f} ({low}-{high})"
 
 
 def print_metrics(name: str, metrics: Metrics) -> None:

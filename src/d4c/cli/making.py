@@ -203,6 +203,7 @@ def quantize(
     from d4c.quantization.config import quantize_config
     from d4c.quantization.doctor.examine import examine
     from d4c.quantization.placement import check_overrides
+    from d4c.quantization.preparation import checked_pixels
     from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
     from d4c.storage.outputs import check_output, reserved, unfinished_beside
 
@@ -223,6 +224,8 @@ def quantize(
             "Missing; name a folder that synthesize wrote, or one with pictures.", param_hint="--calibration"
         )
     images = load_calibration(calibration, clip) if calibration is not None and "image" in clip.towers else None
+    if "image" in clip.towers:
+        checked_pixels(clip, images)
     if config.track == "deployable" and not (as_json or Amount.quiet):
         with progress_bar("doctor") as progress:
             diagnosis = examine(clip, config.scheme, progress=progress)

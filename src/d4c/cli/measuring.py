@@ -58,13 +58,13 @@ def evaluate(
     """Measure zero-shot accuracy or retrieval, with 95 % intervals."""
     from d4c.deployment.export import is_export
     from d4c.evaluation.clip_benchmark import clip_benchmark_record
-    from d4c.evaluation.load_dataset import find_data
+    from d4c.evaluation.load_dataset import load_pictures
     from d4c.quantization.artifact.folder import is_artifact
     from d4c.storage.files import write_json
     from d4c.storage.outputs import check_output_file
 
     check_output_file(output)
-    find_data(dataset)  # before a model is loaded
+    data = load_pictures(dataset)  # before a model is loaded, and before what is said of it
     if runtime == "torch" and is_export(Path(source)):
         runtime = "onnxruntime"
     if (runtime != "torch" or is_artifact(Path(source))) and reference is None:
@@ -92,7 +92,7 @@ def evaluate(
                 param_hint="SOURCE",
             )
         with progress_bar("evaluate") as progress:
-            compared = d4c.evaluate_outputs(model, float_model, dataset, limit=limit, progress=progress)
+            compared = d4c.evaluate_outputs(model, float_model, data, limit=limit, progress=progress)
         if output is not None:
             write_json(output, compared.to_dict())
         if as_json or format == "json":
@@ -103,7 +103,7 @@ def evaluate(
     with progress_bar("evaluate") as progress:
         metrics = d4c.evaluate(
             model,
-            dataset,
+            data,
             reference=float_model,
             towers=towers,
             dense=dense,
@@ -111,15 +111,15 @@ def evaluate(
             strict=strict,
             progress=progress,
         )
-    data = metrics.to_dict()
+    figures = metrics.to_dict()
     scheme = getattr(model, "recipe", {}).get("scheme")
     one_tower = "" if towers == "both" else f", {towers} tower"
     if format == "clip-benchmark":
-        data = clip_benchmark_record(metrics, model.name, f"{scheme or pretrained or 'float'}{one_tower}")
+        figures = clip_benchmark_record(metrics, model.name, f"{scheme or pretrained or 'float'}{one_tower}")
     if output is not None:
-        write_json(output, data)
+        write_json(output, figures)
     if as_json or format != "table":
-        print(json.dumps(data, indent=2))
+        print(json.dumps(figures, indent=2))
     else:
         print_metrics(" ".join(filter(None, (model.name, scheme))) + one_tower, metrics)
 

@@ -63,7 +63,10 @@ def evaluate(
             "returns."
         )
     if reference is None and (towers != "both" or dense):
-        raise SettingError("One tower, or patches, are compared with a float model, and there is none; give reference.")
+        raise SettingError(
+            "One tower, or patches, are compared with a float model, and there is none; give it as reference "
+            "(--reference)."
+        )
     refuse_lone_tower(model)
     refuse_other_model(model, reference)
     data = load_pictures(dataset)
@@ -90,6 +93,11 @@ def with_tower(model: Embeddings, reference: Embeddings, tower: Literal["image",
     return replace(model, image=reference.image, patches=reference.patches)
 
 
+def _image_size(model: object) -> int | None:
+    """The side of the pictures that a model reads; None if it reads none, or does not say."""
+    return getattr(model, "image_size", None) if "image" in getattr(model, "towers", ()) else None
+
+
 def refuse_lone_tower(model: object) -> None:
     """Raise SettingError for a model of one tower, which has nothing to compare its embeddings with."""
     towers = getattr(model, "towers", TOWERS)
@@ -110,8 +118,10 @@ def refuse_other_model(model: object, reference: object) -> None:
     if any(value.is_floating_point() and value.dtype != torch.float32 for value in weights.values()):
         return
     if tensors_hash(weights) != origin:
+        size = _image_size(model)
+        resized = f" with image_size={size} (--image-size {size})" if size and size != _image_size(reference) else ""
         names = [repr(getattr(each, "name", type(each).__name__)) for each in (reference, model)]
         raise SettingError(
             f"The reference {names[0]} does not have the weights that {names[1]} was made from "
-            f"(SHA-256 {origin[:16]}...); name that float model, or leave the reference out."
+            f"(SHA-256 {origin[:16]}...); name that float model{resized}, or leave the reference out."
         )

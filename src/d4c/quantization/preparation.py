@@ -64,7 +64,7 @@ def calibration_inputs(
     """
     pixels, tokens = torch.zeros(0, 3, 1, 1, device=clip.device), torch.zeros(0, 1, dtype=torch.int64)
     if "image" in clip.towers:
-        pixels = _calibration_pixels(clip, calibration)
+        pixels = checked_pixels(clip, calibration)
     if "text" in clip.towers:
         if not prompts:
             raise DataError("The list of calibration prompts is empty; give at least one prompt.")
@@ -72,7 +72,8 @@ def calibration_inputs(
     return softened(pixels) if soften and len(pixels) else pixels, tokens.to(clip.device)
 
 
-def _calibration_pixels(clip: CLIP, calibration: CalibrationSet | None) -> torch.Tensor:
+def checked_pixels(clip: CLIP, calibration: CalibrationSet | None) -> torch.Tensor:
+    """Return the pixels of calibration images on the device of a model; raises DataError if they do not fit it."""
     if calibration is None:
         raise DataError(f"There are no calibration images, and {clip.name!r} has an image tower; give some.")
     pixels = calibration.pixels.to(clip.device)

@@ -61,7 +61,7 @@ def test_dense_fidelity_is_perfect_with_itself_and_needs_a_reference(demo: CLIP,
     assert fidelity.heat_map is not None
     assert fidelity.heat_map.value == pytest.approx(100)
     assert d4c.evaluate(demo, few, reference=demo).fidelity.patch_cosine is None  # type: ignore[union-attr]
-    with pytest.raises(SettingError, match="there is none; give reference"):
+    with pytest.raises(SettingError, match=r"there is none; give it as reference \(--reference\)"):
         d4c.evaluate(demo, few, dense=True)
 
 

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from d4c.errors import DataError
+from d4c.errors import DataError, SettingError
 from d4c.runtime.gallery import Gallery
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.runtime.serving.answers import Answers, small_picture
@@ -89,6 +89,7 @@ class Site:
             exception_handlers={
                 HTTPException: _say_status,
                 DataError: lambda _, error: _json({"error": str(error)}, 400),
+                SettingError: lambda _, error: _json({"error": str(error)}, 400),  # a tower that is not there
                 ClientDisconnect: lambda *_: _json({"error": "The request was cut off; send it again."}, 400),
                 Exception: lambda *_: _json({"error": "The server failed at this request; its log says why."}, 500),
             },
