@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -87,6 +88,27 @@ def test_a_siglip_text_tower_gives_what_transformers_gives(saved: Save, siglip_t
     clip = d4c.load(folder)
     tokens = clip.tokenize(PROMPTS)
     assert_close(clip.encode_text(tokens), theirs(tokens).pooler_output)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_metaclip_2_reads_prompts_with_its_own_vocabulary(saved: Save, siglip_tokenizer_json: str, alone: bool) -> None:
+    text = {**TEXT, "vocab_size": 60, "eos_token_id": 1}
+    whole = {"text_config": text, "vision_config": IMAGE, "projection_dim": 24}
+    theirs, folder = (
+        saved("MetaClip2TextModelWithProjection", "MetaClip2TextConfig", **text)
+        if alone
+        else saved("MetaClip2Model", "MetaClip2Config", **whole)
+    )
+    (folder / "tokenizer.json").write_text(siglip_tokenizer_json)
+    (folder / "tokenizer_config.json").write_text('{"pad_token": "<unk>"}')
+    clip = d4c.load(folder)
+    tokens, pixels = clip.tokenize(["a cat", "the dog"]), torch.randn(2, 3, 32, 32)
+    if alone:
+        assert_close(clip.encode_text(tokens), theirs(tokens).text_embeds)
+        return
+    expected = theirs(tokens, pixels)
+    assert_close(F.normalize(clip.encode_text(tokens), dim=-1), expected.text_embeds)
+    assert_close(F.normalize(clip.encode_image(pixels), dim=-1), expected.image_embeds)
 
 
 @pytest.mark.parametrize("model", ["CLIPVisionModelWithProjection", "CLIPVisionModel"])

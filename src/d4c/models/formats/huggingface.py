@@ -1,4 +1,4 @@
-"""Reads the parameter names and the config.json of Hugging Face's `CLIPModel`."""
+"""Reads the parameter names and the config.json of Hugging Face's `CLIPModel` and `MetaClip2Model`."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def huggingface_config(config: Mapping[str, Any], pixels: Pixels, source: str) -
     Raises:
         CheckpointError: The model is not a CLIP, or has settings that the towers do not support.
     """
-    if (kind := config.get("model_type")) != "clip":
+    if (kind := config.get("model_type")) not in ("clip", "metaclip_2"):
         raise CheckpointError(
-            f"{source} holds a model of type {shown(kind)}, expected 'clip' or 'siglip'; "
-            "use one of those, since others such as the NaFlex forms of SigLIP 2 are not supported."
+            f"{source} holds a model of type {shown(kind)}, expected 'clip', 'metaclip_2' or 'siglip'; use one of "
+            "those, since others such as the NaFlex forms of SigLIP 2 and the BERT of Chinese-CLIP are not supported."
         )
     image, text = section(config, "vision", source), section(config, "text", source)
     eos = text.get("eos_token_id", 49407)
@@ -126,8 +126,8 @@ def huggingface_config(config: Mapping[str, Any], pixels: Pixels, source: str) -
             norm_eps=norm_eps(text, source),
             context_length=text.get("max_position_embeddings", 77),
             vocab_size=text.get("vocab_size", 49408),
-            # Files from before transformers 4.31 say 2 but mean the largest id.
-            eos_id=None if eos == 2 else eos,
+            # Files of a CLIP from before transformers 4.31 say 2 but mean the largest id.
+            eos_id=None if eos == 2 and kind == "clip" else eos,
         ),
         **pixels.fields(),
     )

@@ -158,7 +158,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "image width 32 is not that of the embedding",
     ),
     "vocabulary": ({"text_config": {"vocab_size": 9}}, "beyond the token table of 9 rows"),
-    "NaFlex": ({"model_type": "siglip2"}, "type 'siglip2', expected 'clip' or 'siglip'"),
+    "NaFlex": ({"model_type": "siglip2"}, "type 'siglip2', expected 'clip', 'metaclip_2' or 'siglip'"),
 }
 
 

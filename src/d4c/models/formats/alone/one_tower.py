@@ -18,6 +18,8 @@ from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
 TYPES = {
     "clip_vision_model": ("clip", "image"),
     "clip_text_model": ("clip", "text"),
+    "metaclip_2_vision_model": ("metaclip_2", "image"),
+    "metaclip_2_text_model": ("metaclip_2", "text"),
     "siglip_vision_model": ("siglip", "image"),
     "siglip_text_model": ("siglip", "text"),
 }
