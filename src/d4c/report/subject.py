@@ -10,6 +10,7 @@ from d4c.calibration.images import CalibrationSet, is_calibration_set
 from d4c.deployment.export import is_export
 from d4c.deployment.targets import DEFAULT_TARGET
 from d4c.errors import ArtifactError, SettingError
+from d4c.models.config import TOWERS
 from d4c.models.formats import load as formats
 from d4c.models.formats.identity import model_hash
 from d4c.quantization.artifact.folder import WEIGHTS, is_artifact
@@ -143,6 +144,7 @@ def float_model(
             f"The model {name!r} does not have the weights that {subject.folder} was made from "
             f"(SHA-256 {record['sha256'][:16]}...); name that one with --model."
         )
+    clip.require(TOWERS, "A report", "compare its outputs by d4c evaluate with --reference")
     return clip
 
 

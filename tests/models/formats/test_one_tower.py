@@ -115,7 +115,7 @@ def test_metaclip_2_reads_prompts_with_its_own_vocabulary(saved: Save, siglip_to
 def test_a_file_without_configuration_is_read_by_its_shapes(saved: Save, tmp_path: Path, model: str) -> None:
     theirs, folder = saved(model, "CLIPVisionConfig", **IMAGE)
     alone = tmp_path / "alone.safetensors"
-    save_file(load_file(folder / "model.safetensors"), alone)
+    save_file({**load_file(folder / "model.safetensors"), "logit_scale": torch.tensor(4.6)}, alone)
     pixels = torch.randn(2, 3, 32, 32)
     with pytest.warns(UserWarning, match=r"numbers of heads; .* QuickGELU, 1 heads \(image\)"):
         d4c.load(alone)

@@ -50,8 +50,12 @@ def lone_tower(state: Mapping[str, object]) -> str | None:
 
 
 def with_model_names(state: Mapping[str, Tensor], tower: str) -> Mapping[str, Tensor]:
-    """Return weights as both towers name them: models without projection are saved without `vision_model.`."""
-    return {f"{MODELS[tower]}.{key}": value for key, value in state.items()} if _MARKS[tower] in state else state
+    """Return weights as both towers name them: models without projection are saved without `vision_model.`.
+
+    The scale of the logits, which some files keep, takes both towers and is left out.
+    """
+    prefix = f"{MODELS[tower]}." if _MARKS[tower] in state else ""
+    return {f"{prefix}{key}": value for key, value in state.items() if key not in ("logit_scale", "logit_bias")}
 
 
 def alone(config: CLIPConfig, tower: str, state: Mapping[str, object]) -> CLIPConfig:
