@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
@@ -49,6 +50,14 @@ def test_the_name_says_the_bits_of_most_weights(
     """The token table, most of this model, has 8 bits in every scheme."""
     config = CLIPConfig(16, ViTConfig(16, 8, 32, 1, 2, 64), TextConfig(width=32, layers=1, heads=2, mlp_width=64))
     assert dtype_of(quantize(CLIP(config, "tiny").eval(), scheme), None) == dtype
+
+
+def test_weights_are_signed_which_processors_without_vnni_multiply_faster(export_for: Callable[..., Path]) -> None:
+    graph = onnx.load(export_for("transformers.js") / "onnx" / "vision_model_q4.onnx").graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    zeros = {node.input[2] for node in graph.node if node.output[0].endswith("/weight_values") and len(node.input) > 2}
+    assert zeros
+    assert {types[name] for name in zeros} == {onnx.TensorProto.INT8}
 
 
 def test_the_joint_graph_gives_logits(export_for: Callable[..., Path], few: Any, ours: Any) -> None:

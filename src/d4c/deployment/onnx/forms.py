@@ -85,10 +85,10 @@ def weight_codes(g: Graph, codes: NDArray[np.int8], bits: int, name: str) -> str
 
 
 def paired_codes(g: Graph, codes: NDArray[np.int8], name: str) -> str:
-    """Emit signed 4-bit codes plus `PAIRED_ZERO` as an uint8 tensor that is stored as half as many bytes.
+    """Emit signed 4-bit codes plus `PAIRED_ZERO` as an int8 tensor that is stored as half as many bytes.
 
     Two shifts of bytes are folded at load in less memory than the float arithmetic of 5 and 6 bits takes; only OpenVINO
-    computes them wrongly.
+    computes them wrongly. Products with int8 weights are faster than those with uint8 on processors without VNNI.
 
     Args:
         g: The graph.
@@ -96,13 +96,14 @@ def paired_codes(g: Graph, codes: NDArray[np.int8], name: str) -> str:
         name: Prefix of the new tensors.
 
     Returns:
-        The uint8 tensor.
+        The int8 tensor.
     """
     first, second = np.split((codes + PAIRED_ZERO).astype(np.uint8), 2)
     pair = g.constant(f"{name}/weight", first | second << 4)
     low = g.node("BitwiseAnd", [pair, _code(g, 15)], f"{name}/weight_first")
     high = g.node("BitShift", [pair, _code(g, 4)], f"{name}/weight_second", direction="RIGHT")
-    return g.node("Concat", [low, high], f"{name}/weight_uint8", axis=0)
+    joined = g.node("Concat", [low, high], f"{name}/weight_uint8", axis=0)
+    return g.node("Cast", [joined], f"{name}/weight_int8", to=TensorProto.INT8)
 
 
 def packed_weight(

@@ -267,7 +267,7 @@ def _weight(g: Graph, layers: Mapping[str, Scaled], axis: int, name: str, loud: 
         joined = g.node("Concat", code_tensors, f"{name}/weight_codes", axis=axis)
     scale = g.constant(f"{name}/weight_scale", torch.cat(scales))
     if paired:
-        middle = np.full(sum(len(part) for part in scales), PAIRED_ZERO, np.uint8)
+        middle = np.full(sum(len(part) for part in scales), PAIRED_ZERO, np.int8)
         zero_points.append(g.constant(f"{name}/weight_zero_point", middle))
     return g.node("DequantizeLinear", [joined, scale, *zero_points], f"{name}/weight_values", axis=axis)
 
