@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiments.collect --store out/experiments --maps out/maps
 
-Call it where the folders `models` and `data` are, since cells are known by their content. Of each model, scheme and
+Of each model, scheme and
 track only the seeds count that all methods have; differences are beside dead leaves.
 """
 
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from benchmarks.common.arguments import argument_parser
 from benchmarks.common.rows import write_text
-from benchmarks.experiments.measure import GRIDS, read_grid
+from benchmarks.experiments.measure import GRIDS, ORIGINS, read_grid
 from d4c.comparison.compare import Comparison
 from d4c.comparison.config import REAL, Cell, ComparisonConfig, cells, name_of, prompts_file
 from d4c.comparison.store import Results, Store
@@ -37,6 +37,8 @@ def measured(grid: ComparisonConfig, folder: Path) -> Comparison:
     """The cells that every method has, leaves first."""
     methods = tuple(sorted(grid.methods, key=lambda method: method != BASE))
     store = Store(replace(grid, methods=methods), folder)
+    origins = json.loads((folder / ORIGINS).read_text())
+    store.models, store.data = origins["models"], origins["data"]
     results = {cell: store.result(cell) for cell in cells(store.config) if store.is_done(cell)}
     combinations: dict[Cell, int] = {}
     for cell in results:

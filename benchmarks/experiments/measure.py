@@ -23,9 +23,11 @@ import torch
 from benchmarks.common.arguments import argument_parser, words
 from d4c.comparison.compare import compare_all
 from d4c.comparison.config import ComparisonConfig, comparison_config
+from d4c.comparison.store import Store
 from d4c.comparison.workers.local_workers import ATTEMPTS, LocalWorkers, Task
 from d4c.device import resolve_device
 from d4c.run.config import read_toml
+from d4c.storage.files import write_json
 
 FOLDER = Path(__file__).parent / "grids"
 GRIDS = (
@@ -35,6 +37,9 @@ GRIDS = (
     *("emoji-4bit", "emoji-8bit", "published-4bit", "published-8bit"),
 )
 """In the order of their importance."""
+
+ORIGINS = "origins.json"
+"""What told the models and the data apart, so that tables can be made where they are not."""
 
 
 def read_grid(name: str, toy: bool = False) -> ComparisonConfig:
@@ -102,8 +107,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     grids = [read_grid(name, args.toy) for name in args.only]
     workers = PatientWorkers(args.processes, resolve_device("auto"))
+    stores = [Store(grid, args.out) for grid in grids]
+    origins = {kind: {k: v for s in stores for k, v in getattr(s, kind).items()} for kind in ("models", "data")}
     for name, comparison in zip(args.only, compare_all(grids, args.out, workers, minutes=args.minutes), strict=True):
         print(f"{name}: {comparison.missing} cells missing, {len(comparison.results)} measured")
+    write_json(args.out / ORIGINS, origins)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,7 +38,7 @@ def curve(rows: Sequence[Row], quantity: str, data: str) -> dict[str, list[tuple
 def prompts(rows: Sequence[Row], data: str) -> list[tuple[int, float, float, float]]:
     chosen = select(rows, grid="prompts", dataset=data)
     numbered = [(int(row["method"].partition("nouns-")[2] or 180), row) for row in chosen if row["method"] != "float"]
-    return sorted((count, *(float(row[name]) for name in ("mean", "lowest", "highest"))) for count, row in numbered)
+    return sorted((n, float(row["mean"]), float(row["lowest"]), float(row["highest"])) for n, row in numbered)
 
 
 def draw(axes: Axes, points: Sequence[tuple[int, float, float, float]], method: str) -> None:
@@ -75,7 +76,7 @@ def maps_figure() -> Figure:
     maps = json.loads((RESULTS / "maps.json").read_text(encoding="utf-8"))
     figure = blank(2.6 * -(-len(maps) // 2) + 0.5)
     panels = figure.subplots(-(-len(maps) // 2), 2, squeeze=False).ravel()
-    shown: dict[str, object] = {}
+    shown: dict[str, Artist] = {}
     for axes, (model, drawing) in zip(panels, maps.items(), strict=False):
         for name, points in drawing["points"].items():
             color, marker = styles({})[name]
@@ -89,7 +90,9 @@ def maps_figure() -> Figure:
 
 
 def main() -> None:
-    small_png(drawn(curves_figure(read_rows())), FOLDER / "experiments-curves.png")
+    rows = read_rows()
+    if any(row["grid"] == "prompts" for row in rows):
+        small_png(drawn(curves_figure(rows)), FOLDER / "experiments-curves.png")
     small_png(drawn(maps_figure()), FOLDER / "experiments-maps.png")
 
 

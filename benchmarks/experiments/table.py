@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,11 @@ Row = dict[str, str]
 
 
 def read_rows() -> list[Row]:
+    """The rows of grids of which more than the float models is measured."""
     with (RESULTS / "experiments.csv").open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
+    measured = {row["grid"] for row in rows if row["scheme"] != "float"}
+    return [row for row in rows if row["grid"] in measured]
 
 
 def select(rows: Iterable[Row], **wanted: str | Sequence[str]) -> list[Row]:
@@ -70,8 +73,10 @@ def beside(row: Row | None) -> str:
 
 
 def seeds(rows: Iterable[Row]) -> str:
+    """How many seeds the rows have."""
     counts = sorted({int(row["seeds"]) for row in rows if row["scheme"] != "float"})
-    return " to ".join(dict.fromkeys(str(count) for count in (counts[0], counts[-1])))
+    span = " to ".join(dict.fromkeys(str(count) for count in (counts[0], counts[-1])))
+    return f"{span} seed{'' if counts[-1] == 1 else 's'}"
 
 
 def methods_tables(rows: list[Row], grids: Sequence[str], data: Sequence[str]) -> list[str]:
@@ -85,7 +90,7 @@ def methods_tables(rows: list[Row], grids: Sequence[str], data: Sequence[str]) -
         for method in ordered(own):
             cells = [[only(own, method=method, scheme=s, dataset=d) for d in data] for s in SCHEMES]
             body.append([label(method), *(" / ".join(map(mean, cell)).strip("/ ") for cell in cells)])
-        lines += [f"**{model}**, float {floats}, {seeds(own)} seeds:", "", *table(["images", *SCHEMES], body)]
+        lines += [f"**{model}**, float {floats}, {seeds(own)}:", "", *table(["images", *SCHEMES], body)]
     return lines
 
 
@@ -157,32 +162,38 @@ def inspection_tables(columns: Any) -> list[str]:
     return lines
 
 
-def parts() -> dict[str, Callable[[list[Row]], list[str]]]:
-    """The tables by the name under which a page takes them in."""
-    four, published = ("methods-4bit", "methods-8bit"), ("published-4bit", "published-8bit")
-    emoji = ("emoji-4bit", "emoji-8bit")
-    real = "real:tiny-imagenet-train"
-    return {
-        "methods": lambda rows: methods_tables(rows, four, PHOTOGRAPHS),
-        "leaves": lambda rows: [*beside_leaves(rows, four, PHOTOGRAPHS[0])],
-        "published": lambda rows: methods_tables(rows, published, PHOTOGRAPHS),
-        "published-leaves": lambda rows: beside_leaves(rows, published, PHOTOGRAPHS[0]),
-        "emoji": lambda rows: methods_tables(rows, emoji, ("demo",)),
-        "emoji-leaves": lambda rows: beside_leaves(rows, emoji, "demo"),
-        "domain": lambda rows: [*domain_table(rows, "W4A4"), *domain_table(rows, "W4A8")],
-        "images": lambda rows: curve(rows, "images-", "128", "images", ("leaves", "d4c", real)),
-        "iterations": lambda rows: curve(rows, "iterations-", "500", "iterations", ("d4c",)),
-        "prompts": prompts_table,
-        "coverage": lambda _rows: inspection_tables(PROMPTS),
-        "structure": lambda _rows: inspection_tables(STRUCTURE),
+def parts(rows: list[Row]) -> dict[str, list[str]]:
+    """The tables by the name under which a page takes them in; those of grids that are not measured are left out."""
+    four, eight = ("methods-4bit", "methods-8bit"), ("published-4bit", "published-8bit")
+    emoji, real = ("emoji-4bit", "emoji-8bit"), "real:tiny-imagenet-train"
+    known = {row["grid"] for row in rows}
+    made = {
+        "methods": methods_tables(rows, four, PHOTOGRAPHS),
+        "leaves": beside_leaves(rows, four, PHOTOGRAPHS[0]),
+        "coverage": inspection_tables(PROMPTS),
+        "structure": inspection_tables(STRUCTURE),
     }
+    if known & set(eight):
+        made["published"] = methods_tables(rows, eight, PHOTOGRAPHS)
+        made["published-leaves"] = beside_leaves(rows, eight, PHOTOGRAPHS[0])
+    if known & set(emoji):
+        made["emoji"] = methods_tables(rows, emoji, ("demo",))
+        made["emoji-leaves"] = beside_leaves(rows, emoji, "demo")
+    if "domain" in known:
+        made["domain"] = [*domain_table(rows, "W4A4"), *domain_table(rows, "W4A8")]
+    if any(grid.startswith("images-") for grid in known):
+        made["images"] = curve(rows, "images-", "128", "images", ("leaves", "d4c", real))
+    if any(grid.startswith("iterations-") for grid in known):
+        made["iterations"] = curve(rows, "iterations-", "500", "iterations", ("d4c",))
+    if "prompts" in known:
+        made["prompts"] = prompts_table(rows)
+    return made
 
 
 def main() -> None:
-    rows = read_rows()
     lines = []
-    for name, make in parts().items():
-        lines += [f"<!-- --8<-- [start:{name}] -->", *make(rows), f"<!-- --8<-- [end:{name}] -->"]
+    for name, made in parts(read_rows()).items():
+        lines += [f"<!-- --8<-- [start:{name}] -->", *made, f"<!-- --8<-- [end:{name}] -->"]
     write_text(RESULTS / "experiments.md", "\n".join(lines) + "\n")
 
 
