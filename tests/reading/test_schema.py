@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -24,7 +23,6 @@ from d4c.reading.schema import (
     Whole,
     check,
     check_version,
-    record_kind,
 )
 
 WRONG: dict[str, tuple[Kind, Any, str]] = {
@@ -57,31 +55,6 @@ def test_a_value_of_another_kind_is_refused(kind: Kind, value: Any, sentence: st
     message = str(caught.value)
     assert message.startswith(f"a.json: {sentence}")
     assert message.endswith("; write it again.")
-
-
-@dataclass(frozen=True)
-class Example:
-    size: int
-    share: float
-    kind: Literal["a", "b"]
-    sides: tuple[int, int] = (1, 1)
-    end: int | None = None
-
-
-EXAMPLE = record_kind(Example, {"int": Whole(1, 9), "float": Number(0, 1)})
-
-
-def test_the_kind_of_a_record_takes_its_fields() -> None:
-    for data in ({"size": 1, "share": 0, "kind": "a"}, {"size": 1, "share": 1.0, "kind": "b", "sides": [1, 2]}):
-        check(data, EXAMPLE, "a.json", ArtifactError, "")
-
-
-@pytest.mark.parametrize(
-    "change", [{"size": 0}, {"share": math.nan}, {"kind": "c"}, {"sides": [1]}, {"end": "x"}, {"more": 1}], ids=str
-)
-def test_the_kind_of_a_record_takes_nothing_else(change: dict[str, Any]) -> None:
-    with pytest.raises(ArtifactError):
-        check({"size": 1, "share": 0, "kind": "a", **change}, EXAMPLE, "a.json", ArtifactError, "")
 
 
 @pytest.mark.parametrize("data", [[], {}, {"format_version": "1"}, {"format_version": 2}, {"format_version": -1}])

@@ -26,8 +26,9 @@ from d4c.progress import Progress
 from d4c.quantization import quantize as quantize_module
 from d4c.quantization.config import QuantizeConfig
 from d4c.run.config import RunConfig
-from d4c.run.job import RunResult, float_size, run
+from d4c.run.job import run
 from d4c.run.origins import DEMO
+from d4c.run.rows import RunResult, float_size
 from d4c.storage.locks import LOCK, locked
 from d4c.synthesis.config import synthesis_config
 

@@ -15,7 +15,7 @@ from benchmarks.fuzz.targets.target import ROUGH, Target, file_of
 from d4c.quantization.layer_patterns import alternatives
 from d4c.reading.json_file import parse_json
 from d4c.run.config import read_toml, run_config
-from d4c.run.job import read_rows
+from d4c.run.rows import read_rows
 from d4c.storage.manifest import is_done, stage_folder
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from d4c.quantization.doctor.diagnosis import Diagnosis, TowerDiagnosis
     from d4c.quantization.sensitivity.measure import Sensitivity
     from d4c.quantization.sensitivity.tokens import TokenSensitivity
-    from d4c.run.job import RunResult
+    from d4c.run.rows import RunResult
 
 SHOWN = 20
 """Rows of a long table."""

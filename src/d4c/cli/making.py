@@ -49,8 +49,8 @@ def run(
     it stopped, and a finished one prints its table again.
     """
     from d4c.run.config import merged, read_toml, run_config
-    from d4c.run.job import REPORT
     from d4c.run.job import run as run_job
+    from d4c.run.rows import REPORT
 
     settings = merged(
         {} if config is None else read_toml(config),

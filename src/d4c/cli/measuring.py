@@ -157,7 +157,7 @@ def inspect(
     Prompts, structure and activation ranges, beside those of noise, dead leaves and real images.
     """
     from d4c.report.inspect_folders import inspect_folders
-    from d4c.run.job import REPORT
+    from d4c.run.rows import REPORT
 
     place = resolve_device(device)
     with progress_bar("inspect") as progress:

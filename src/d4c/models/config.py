@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from d4c.errors import D4CError
 from d4c.reading.ranges import DEPTH, PIXEL_MEAN, PIXEL_STD, RANGES, WIDTH
-from d4c.reading.schema import Flag, Kind, List, Maybe, OneOf, Record, check, record_kind
+from d4c.reading.record_kind import record_kind
+from d4c.reading.schema import Flag, Kind, List, Maybe, OneOf, Record, check
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ImagePooling = Literal["token", "average", "attention"]

@@ -28,7 +28,7 @@ from d4c.report.measures.repeat import Repeat, how_to_repeat
 from d4c.report.measures.speed import Speed, measure_speed
 from d4c.report.missing import Missing
 from d4c.report.subject import Subject
-from d4c.run.job import Row, float_size
+from d4c.run.rows import Row, float_size
 from d4c.templates import fill_template
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, load
 from d4c.progress import Report
 from d4c.report.page.render import render_inspection
-from d4c.run.job import REPORT
+from d4c.run.rows import REPORT
 from d4c.storage.outputs import check_output, output_folder
 
 KIND = "inspection"

@@ -17,7 +17,7 @@ from d4c.quantization.artifact.folder import WEIGHTS, is_artifact
 from d4c.quantization.artifact.read import read_artifact
 from d4c.reading.json_file import read_json
 from d4c.run.config import RunConfig, run_config
-from d4c.run.job import CONFIG, Row, read_rows
+from d4c.run.rows import CONFIG, Row, read_rows
 from d4c.storage.files import sha256
 from d4c.storage.manifest import read_manifest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from d4c.comparison.compare import CONFIG, load_comparison
 from d4c.comparison.summary import SummaryRow, summary
 from d4c.report.page.render import render_comparison
-from d4c.run.job import REPORT
+from d4c.run.rows import REPORT
 from d4c.storage.files import atomic_file
 from d4c.storage.outputs import check_output_file
 

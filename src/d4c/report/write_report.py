@@ -14,7 +14,7 @@ from d4c.progress import WHOLE, Report, reporting
 from d4c.report.gather import LIMIT, ReportData, gather
 from d4c.report.page.render import render
 from d4c.report.subject import Subject, float_model, open_subject
-from d4c.run.job import REPORT
+from d4c.run.rows import REPORT
 from d4c.storage.files import atomic_file
 from d4c.storage.outputs import check_output_file
 

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d4c.device import resolve_device
-from d4c.errors import ArtifactError, DataError, SettingError
-from d4c.evaluation.metrics.record import Metrics
+from d4c.errors import DataError, SettingError
 from d4c.progress import Progress
 from d4c.reading.json_file import read_json
-from d4c.reading.schema import List, Maybe, Record, Text, Whole, check
 from d4c.run.config import RunConfig
 from d4c.run.origins import data_origin, model_origin
+from d4c.run.rows import CONFIG, REPORT, RunResult, float_size, read_rows
 from d4c.storage.files import write_json
 from d4c.storage.locks import LOCK, locked
 from d4c.storage.manifest import (
-    ADVICE,
     fingerprint,
     is_done,
     outcome,
@@ -39,45 +37,11 @@ if TYPE_CHECKING:
     from d4c.evaluation.dataset import AnyDataset
     from d4c.models.clip import CLIP
 
-CONFIG, REPORT = "config.json", "report.html"
 CALIBRATION, QUANTIZED = "calibration set", "quantized model"
 """What the manifests of steps call them, as those of such folders do that are written alone."""
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Opens a progress display for a step, given its title."""
-
-
-ROWS = Record(
-    {"rows": List(Record({"name": Text(), "scheme": Maybe(Text()), "metrics": Record(), "bytes": Whole(0, 1 << 62)}))}
-)
-"""What the metrics.json of a run's evaluation holds."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the final table; `scheme` is None for the float model, `size` in bytes."""
-
-    name: str
-    scheme: str | None
-    metrics: Metrics
-    size: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "scheme": self.scheme, "bytes": self.size, **self.metrics.to_dict()}
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run ends with: the table, and the seconds and the versions that made each step."""
-
-    folder: Path
-    rows: list[Row]
-    seconds: dict[str, float]
-    versions: dict[str, dict[str, str | None]]
-
-    def to_dict(self) -> dict[str, Any]:
-        rows = [row.to_dict() for row in self.rows]
-        return {"seconds": self.seconds, "versions": self.versions, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -134,23 +98,6 @@ def _keep(file: Path, data: Any) -> None:
         if read_json(file, DataError, "") == json.loads(json.dumps(data)):
             return
     write_json(file, data)
-
-
-def read_rows(file: Path) -> list[Row]:
-    """Read the table that a run ended with; raises D4CError if it is not what a run writes."""
-    saved = read_json(file, ArtifactError, ADVICE)
-    check(saved, ROWS, str(file), ArtifactError, ADVICE)
-    return [Row(row["name"], row["scheme"], Metrics.from_dict(row["metrics"]), row["bytes"]) for row in saved["rows"]]
-
-
-def float_size(clip: CLIP, whole_table: bool = False) -> int:
-    """Bytes of a CLIP in float32; rows of its token table that are all zero count with `whole_table` alone.
-
-    Artifacts leave them out where the table is quantized.
-    """
-    table = clip.text.token_embedding.weight
-    unused = 0 if whole_table else int((~table.any(1)).sum()) * table.shape[1]
-    return 4 * (sum(p.numel() for p in clip.parameters()) - unused)
 
 
 class _Job:

@@ -31,7 +31,7 @@ from d4c.models.formats.load import load
 from d4c.quantization.layers.quantized_weight import effective_bits
 from d4c.quantization.quantize import quantize
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.run.job import float_size
+from d4c.run.rows import float_size
 from d4c.storage.files import sha256
 from d4c.storage.manifest import versions
 from d4c.synthesis.methods.table import METHODS

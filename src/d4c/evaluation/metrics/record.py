@@ -9,7 +9,8 @@ from typing import Any
 from d4c.errors import DataError
 from d4c.evaluation.metrics.intervals import Interval
 from d4c.picture_files import skipped_summary
-from d4c.reading.schema import List, Maybe, Number, Record, Table, Text, Whole, check, record_kind
+from d4c.reading.record_kind import record_kind
+from d4c.reading.schema import List, Maybe, Number, Record, Table, Text, Whole, check
 
 FIGURES = {
     "top1": "top-1",

@@ -11,7 +11,7 @@ from d4c.report.measures.activation_ranges import ActivationRange
 from d4c.report.measures.layer_errors import LayerError
 from d4c.report.measures.predictions import TOWER_ROWS, Accuracy
 from d4c.report.page.chart import Chart, Series, Table
-from d4c.run.job import Row
+from d4c.run.rows import Row
 
 Cells = tuple[float | None, ...]
 
