@@ -33,6 +33,17 @@ PEERS = {
     "OpenVINO's NNCF, static int8": ("OpenVINO", "NNCF int8"),
     "torchao in PyTorch, dynamic int8": ("PyTorch", "torchao dynamic int8"),
 }
+DROPIN = {
+    "transformers.js": "transformers.js in Node",
+    "graphs": "ONNX Runtime",
+    "optimum": "optimum-onnx",
+    "fastembed": "fastembed",
+    "openvino": "optimum-intel",
+    "immich": "immich's steps",
+}
+DROPIN_MODEL = "demo-vit"
+DROPIN_CALLS = ("image, batch 1", "image, batch 32", "text, batch 1")
+DROPIN_HEADS = ("MB", "RAM: load", "RAM: use", "picture", "32 pictures", "prompt", "same class %")
 PEER_COLUMNS = ("MB", "time", "top-1 %", "same class %")
 
 
@@ -56,6 +67,34 @@ def peers() -> str:
             ]
         rows.append(row)
     return _markdown(["", *heads], rows)
+
+
+def dropin() -> str:
+    """Both towers in each tool: bytes, memory, time at batch 1 and 32, and agreement with float32."""
+    return _markdown(["", "", *DROPIN_HEADS], [row for tool in DROPIN for row in _dropin_rows(tool)])
+
+
+def dropin_small() -> str:
+    """The same in the first tool alone."""
+    rows = [row[1:] for row in _dropin_rows("transformers.js")]
+    return _markdown(["ViT-B/32 in transformers.js", *DROPIN_HEADS], rows)
+
+
+def _dropin_rows(tool: str) -> list[list[str]]:
+    report = _read("dropin", "dropin")
+    same = {row["form"]: row["same_class"] for row in report["agreement"][f"{tool}, {DROPIN_MODEL}"]["rows"]}
+    return [
+        [
+            DROPIN[tool],
+            f"**d4c {row['form']}**" if row["form"] in SCHEMES else row["form"],
+            f"{row['bytes'] / 1e6:.0f}",
+            f"{row['memory']['load']:.0f}",
+            f"{row['memory']['use']:.0f}",
+            *(f"{row[call]['median']:.2f}" for call in DROPIN_CALLS if call in row),
+            f"{same[row['form']]:.0f}",
+        ]
+        for row in report["speed"].get(tool, {"rows": []})["rows"]
+    ]
 
 
 def calibration() -> str:
@@ -232,6 +271,8 @@ def _obstacle(row: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
+    "dropin": dropin,
+    "dropin_small": dropin_small,
     "calibration": calibration,
     "reconstructions": reconstructions,
     "demo": demo,

@@ -20,13 +20,13 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnxruntime import quantization as ort_tools
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 from torch._inductor import config as inductor_config
 
 import d4c
+from benchmarks.common.float_graphs import add_biases
 from benchmarks.runtime.table import FLOAT
 from d4c.calibration.images import CalibrationSet
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
@@ -112,11 +112,7 @@ def float_graph(tower: Tower) -> Path:
     if not path.exists():
         emit = image_graph if tower.kind == "image" else text_graph
         model = emit(tower.clip).model(d4c.__version__)
-        constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Sub" and node.input[1].endswith("/negative_bias"):
-                node.op_type, bias = "Add", constants[node.input[1]]
-                bias.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(bias), bias.name))
+        add_biases(model)
         onnx.save(model, path)
     return path
 
