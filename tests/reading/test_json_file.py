@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(DataError, match="not a regular file"):
         read_json(tmp_path / "a.json", DataError, "remove it")
+
+
+def test_a_small_file_takes_little_memory_however_large_one_may_be(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(b"[1]")
+    tracemalloc.start()
+    try:
+        assert read_json(file, DataError, "ask for another", 512 << 20) == [1]
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import D4CError
+from d4c.reading.bounded import read_up_to
 
 LONGEST = 64 << 20
 """Largest size in bytes; the largest file that d4c writes, the provenance of many images, stays far below."""
@@ -33,7 +34,7 @@ def read_json(path: Path, error: type[D4CError], advice: str, longest: int = LON
         if path.exists() and not path.is_file():
             raise error(f"{path} is not a regular file; {advice}.")
         with path.open("rb") as stream:
-            text = stream.read(longest + 1)
+            text = read_up_to(stream, longest)
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}); {advice}.") from None
     except ValueError:  # a zero byte in the path

@@ -15,6 +15,7 @@ from d4c.models.config import TextConfig
 from d4c.models.formats.weights import read_json_object
 from d4c.models.inputs.prompt_tokenizers import OwnTokenizer, parse_tokenizer, read_own_tokenizer
 from d4c.models.tokenizer_files import FILES
+from d4c.reading.bounded import read_up_to
 
 LARGEST = 1 << 28
 """Bytes of a tokenizer.json; that of 900,000 words has about 50 million."""
@@ -55,7 +56,7 @@ class TokenizerFiles:
             return read_own_tokenizer(self.folder, text.context_length, text.vocab_size, CheckpointError)
         try:
             with file.open("rb") as stream:
-                content = stream.read(LARGEST + 1).decode("utf-8")
+                content = read_up_to(stream, LARGEST).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{file} cannot be read ({reason_of(error)}); download it again.") from None
         if len(content) > LARGEST:
