@@ -6,14 +6,17 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 import torch
 
 from benchmarks.common.problems import Bench
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows
-from d4c.comparison.workers.local_workers import LocalWorkers, Task
+from d4c.comparison.workers.local_workers import ATTEMPTS, LocalWorkers, Task
 
 OpenBench = Callable[[argparse.Namespace, str], Bench]
 Measure = Callable[[argparse.Namespace, Bench, Row], Row]
@@ -50,6 +53,8 @@ def run_cells(
 def measure_in_workers(args: argparse.Namespace, todo: list[Row], open_bench: OpenBench, measure: Measure) -> None:
     """Measure cells in `args.processes` processes until `args.deadline`, and append each row to `args.out`.
 
+    A cell that fails is named and left out, so that the others are measured; a second call tries it again.
+
     Args:
         args: The command line; `device`, `out`, `processes` and `deadline` are read here.
         todo: The cells, in the order in which they are begun.
@@ -58,9 +63,54 @@ def measure_in_workers(args: argparse.Namespace, todo: list[Row], open_bench: Op
     """
     in_time = takewhile(lambda _: time.monotonic() <= args.deadline, todo)
     tasks = (Task(str(cell), _measured, (args, open_bench, measure, cell)) for cell in in_time)
-    for number, row in LocalWorkers(args.processes, args.device).results(tasks):
+    for number, row in PatientWorkers(args.processes, args.device).results(tasks):
         append_row(args.out, row)
         print(todo[number], row["summary"], f"{row['quantize']['seconds']:.1f} s", flush=True)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a task ended with that raised an error."""
+
+    text: str
+
+
+class PatientWorkers(LocalWorkers):
+    """Leaves out tasks that fail, so that hours of others are not lost, and says what is done."""
+
+    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
+        names: list[str] = []
+        started = time.monotonic()
+
+        def guarded() -> Iterator[Task | None]:
+            for task in tasks:
+                if task is None:
+                    yield None
+                    continue
+                names.append(task.name)
+                yield replace(task, function=attempt, arguments=(task.function, task.arguments))
+
+        for number, result in super().results(guarded()):
+            print(f"{time.monotonic() - started:6.1f} s  {names[number]}", flush=True)
+            if isinstance(result, Failure):
+                print(result.text, flush=True)
+            else:
+                yield number, result
+
+
+def attempt(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> Any:
+    """Do a task, again where others had left no memory of a GPU; what it raises is its result."""
+    for _ in range(ATTEMPTS):
+        try:
+            return function(*arguments, device)
+        except torch.OutOfMemoryError:
+            failure = Failure(traceback.format_exc())
+        except Exception:
+            return Failure(traceback.format_exc())
+        finally:
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()  # what one process keeps, others on its GPU lack
+    return failure
 
 
 _benches: dict[str, Bench] = {}

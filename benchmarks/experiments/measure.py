@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmarks.common.arguments import argument_parser, words
+from benchmarks.common.workers import PatientWorkers
 from d4c.comparison.compare import compare_all
 from d4c.comparison.config import ComparisonConfig, comparison_config
 from d4c.comparison.store import Store
-from d4c.comparison.workers.local_workers import ATTEMPTS, LocalWorkers, Task
 from d4c.device import resolve_device
 from d4c.run.config import read_toml
 from d4c.storage.files import write_json
@@ -48,51 +42,6 @@ def read_grid(name: str, toy: bool = False) -> ComparisonConfig:
         return grid
     small = replace(grid, models=("demo-vit",), seeds=(0,), schemes=grid.schemes[:1], reconstructions=("none",))
     return replace(small, images=4, iterations=2, limit=8)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a task ended with that raised an error."""
-
-    text: str
-
-
-class PatientWorkers(LocalWorkers):
-    """Leaves out tasks that fail, so that hours of others are not lost, and says what is done."""
-
-    def results(self, tasks: Iterable[Task | None]) -> Iterator[tuple[int, Any]]:
-        names: list[str] = []
-        started = time.monotonic()
-
-        def guarded() -> Iterator[Task | None]:
-            for task in tasks:
-                if task is None:
-                    yield None
-                    continue
-                names.append(str(task.arguments[1]))
-                yield replace(task, function=attempt, arguments=(task.function, task.arguments))
-
-        for number, result in super().results(guarded()):
-            print(f"{time.monotonic() - started:6.1f} s  {names[number]}", flush=True)
-            if isinstance(result, Failure):
-                print(result.text, flush=True)
-            else:
-                yield number, result
-
-
-def attempt(function: Callable[..., Any], arguments: tuple[Any, ...], device: str) -> Any:
-    """Do a task, again where others had left no memory of a GPU; what it raises is its result."""
-    for _ in range(ATTEMPTS):
-        try:
-            return function(*arguments, device)
-        except torch.OutOfMemoryError:
-            failure = Failure(traceback.format_exc())
-        except Exception:
-            return Failure(traceback.format_exc())
-        finally:
-            if device.startswith("cuda"):
-                torch.cuda.empty_cache()  # what one process keeps, others on its GPU lack
-    return failure
 
 
 def main() -> None:
