@@ -53,6 +53,23 @@ def test_a_dead_channel_grows_neither_in_width_nor_in_column(strength: float) ->
 def test_columns_do_not_depend_on_what_the_outputs_are_scaled_by(kind: str) -> None:
     layer = nn.Linear(16, 24).double() if kind == "linear" else nn.Conv2d(16, 24, 3, padding=1).double()
     widths = torch.rand(16, dtype=torch.float64) + 0.5
-    before = columns([layer], widths)
+    before = columns([layer], [None], widths)
     layer.weight.mul_(torch.logspace(-3, 3, 24, dtype=torch.float64).view(-1, *[1] * (layer.weight.ndim - 1)))
-    torch.testing.assert_close(columns([layer], widths), before)
+    torch.testing.assert_close(columns([layer], [None], widths), before)
+
+
+@torch.no_grad()
+def test_columns_do_not_depend_on_the_basis_of_heads() -> None:
+    queries, keys = (nn.Linear(16, 24, bias=False).double() for _ in range(2))
+    inputs, widths = torch.randn(50, 16, dtype=torch.float64), torch.rand(16, dtype=torch.float64) + 0.5
+
+    def measured() -> torch.Tensor:
+        written = keys(inputs).unflatten(1, (3, 8))
+        return columns([queries], [torch.einsum("nhi,nhj->hij", written, written)], widths)
+
+    before = measured()
+    for matrix, head in zip(torch.randn(3, 8, 8, dtype=torch.float64), range(3), strict=True):
+        rows = slice(8 * head, 8 * head + 8)
+        queries.weight[rows] = matrix @ queries.weight[rows]
+        keys.weight[rows] = torch.linalg.inv(matrix).T @ keys.weight[rows]
+    torch.testing.assert_close(measured(), before)

@@ -7,13 +7,13 @@ form, from quantities that are the same in every form:
 - constants: the channels of a LayerNorm get the middle of their range at zero where all readers have a bias, keys
   their mean. Values keep theirs: what a model attends to in order to do nothing has a value near zero, which a constant
   would destroy (benchmarks/forms).
-- factors: `strength` has the family; the bits of widths and columns choose in it.
+- factors: `strength` has the family; the bits of the inputs choose in it.
 - heads: `heads` has the basis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -29,6 +29,8 @@ from d4c.quantization.symmetries.rescale import rescale
 from d4c.quantization.symmetries.shift import shift, takes_shift
 from d4c.quantization.symmetries.strength import columns, factors
 
+FEW_BITS = 6
+"""Inputs of so many bits need channels of similar widths as much as weights need even columns."""
 RARELY_ALIVE = 1.0
 """A channel behind a ReLU counts as at least as wide as so many standard deviations before the ReLU: it may be silent
 on a few calibration images and not on others."""
@@ -56,16 +58,45 @@ def canonicalize(
     observations = observe(tower, inputs, axes)
     dtype = next(tower.parameters()).dtype
     tower.double()
+    metrics = _metrics(tower, axes, observations)
     for done, axis in enumerate(axes, 1):
         if axis.heads:
             _balance_heads(tower, axis, observations)
         else:
-            _rescale(tower, axis, name, observations, plan)
+            _rescale(tower, axis, name, observations, metrics, plan)
         progress(done, len(axes))
     tower.to(dtype)
 
 
-def _rescale(tower: Tower, axis: ChannelAxis, name: str, observations: Observations, plan: Plan) -> None:
+def _metrics(tower: Tower, axes: Sequence[ChannelAxis], observations: Observations) -> dict[str, Tensor]:
+    """What the channels of heads count for where they are read [heads, d, d], by the layer that writes them."""
+    metrics = {}
+    for axis in axes:
+        if axis.heads and axis.partners:
+            (queries,), (keys,) = axis.writers, axis.partners
+            metrics[queries] = observations[keys].moments(centered=True)
+            metrics[keys] = observations[queries].moments()
+        elif axis.heads:
+            (values,) = axis.writers
+            columns = _head_columns(tower, axis)
+            metrics[values] = columns @ columns.mT
+    return metrics
+
+
+def _head_columns(tower: Tower, axis: ChannelAxis) -> Tensor:
+    """The columns that read the channels of each head [heads, d, outputs]."""
+    (reader,) = axis.readers
+    return _product(tower, reader).weight.T.unflatten(0, (axis.heads, -1))
+
+
+def _rescale(
+    tower: Tower,
+    axis: ChannelAxis,
+    name: str,
+    observations: Observations,
+    metrics: Mapping[str, Tensor],
+    plan: Plan,
+) -> None:
     inputs = [observations[f"{reader}.input"] for reader in axis.readers]
     offsets = torch.zeros_like(inputs[0].low)
     if takes_shift(tower, axis):
@@ -74,7 +105,7 @@ def _rescale(tower: Tower, axis: ChannelAxis, name: str, observations: Observati
     readers = [reader for reader in axis.readers if f"{name}.{reader}" in plan]
     if readers:
         widths = _widths(axis, inputs, [observations[w] for w in axis.writers if w in observations], offsets)
-        sizes = columns([_product(tower, reader) for reader in readers], widths)
+        sizes = columns([_product(tower, r) for r in readers], [metrics.get(r) for r in readers], widths)
         strength = _strength(axis, [plan[f"{name}.{reader}"] for reader in readers])
         rescale(tower, axis, 1 / factors(widths, sizes, strength))
 
@@ -91,12 +122,13 @@ def _widths(axis: ChannelAxis, inputs: Sequence[Observed], outputs: Sequence[Obs
 
 
 def _strength(axis: ChannelAxis, plans: Sequence[LayerPlan]) -> float:
-    """One width for all channels suits inputs after a LayerNorm; even columns suit weights of fewer bits, and ReLUs.
+    """Even columns; both sides share where inputs after a LayerNorm have few bits (benchmarks/choices).
 
-    Choosing among seven strengths by the rounding error of the readers was no better (benchmarks/choices).
+    Channels of one width would leave no room beyond what calibration showed of each, above all before a projection,
+    which reads one row of an image.
     """
-    narrow = any(p.weights is not None and p.weights.num_bits < p.inputs[0].num_bits for p in plans)
-    return 0.0 if narrow or axis.positive else 1.0
+    few = any(plan.inputs[0].num_bits <= FEW_BITS for plan in plans)
+    return 0.5 if few and not axis.positive else 0.0
 
 
 def _balance_heads(tower: Tower, axis: ChannelAxis, observations: Observations) -> None:
@@ -113,7 +145,7 @@ def _balance_heads(tower: Tower, axis: ChannelAxis, observations: Observations) 
         read = shrunk(observations[name].moments(centered=True), other @ other.mT)
     else:
         (name,) = axis.readers
-        columns = tower.get_submodule(name).weight.T.unflatten(0, by_head)  # type: ignore[operator]
+        columns = _head_columns(tower, axis)
         moments = shrunk(written.moments() + observations[f"{name}.input"].moments(), weight @ weight.mT)
         read = columns @ columns.mT
         read = shrunk(read, torch.linalg.inv(moments))

@@ -17,19 +17,33 @@ FLOOR = 1e-3
 """Smallest product of width and column, relative to the largest: below it a channel is dead and keeps its scale."""
 
 
-def columns(readers: Sequence[nn.Linear | nn.Conv2d], widths: Tensor) -> Tensor:
-    """How large the column of each channel is in the weights that read it [C].
+def columns(readers: Sequence[nn.Linear | nn.Conv2d], metrics: Sequence[Tensor | None], widths: Tensor) -> Tensor:
+    """How large the column of each channel is in the weights that read it [C], whatever form their outputs are in.
 
-    It is the root mean square, with every row relative to its largest product: what a layer writes may be in any form
-    too, which the division takes out.
+    Args:
+        readers: Layers with C input channels.
+        metrics: For each reader what its outputs count for, as a quadratic form on the channels of each head
+            [heads, d, d] that changes with their basis, such as the second moments of the keys for queries. Without
+            one every output counts relative to its largest product.
+        widths: Width of each channel [C].
     """
-    sizes = []
-    for layer in readers:
-        squares = layer.weight.double().square()
-        squares = squares.flatten(2).sum(2) if squares.ndim == 4 else squares
-        largest = (squares * widths.square()).amax(1, keepdim=True)
-        sizes.append((squares / largest.clamp(min=torch.finfo(torch.float64).tiny)).mean(0).sqrt())
-    return torch.stack(sizes).amax(0)
+    return torch.stack([_column(layer, m, widths) for layer, m in zip(readers, metrics, strict=True)]).amax(0)
+
+
+def _column(layer: nn.Linear | nn.Conv2d, metric: Tensor | None, widths: Tensor) -> Tensor:
+    weight = layer.weight.double()
+    if metric is not None:
+        by_head = weight.unflatten(0, (len(metric), -1))
+        squares = torch.einsum("hdc,hde,hec->c", by_head, metric, by_head).clamp(min=0)
+        return (squares / _not_zero((squares * widths.square()).amax())).sqrt()
+    squares = weight.square()
+    squares = squares.flatten(2).sum(2) if squares.ndim == 4 else squares
+    largest = (squares * widths.square()).amax(1, keepdim=True)
+    return (squares / _not_zero(largest)).mean(0).sqrt()
+
+
+def _not_zero(x: Tensor) -> Tensor:
+    return x.clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def factors(widths: Tensor, columns: Tensor, strength: float) -> Tensor:
@@ -40,10 +54,9 @@ def factors(widths: Tensor, columns: Tensor, strength: float) -> Tensor:
     """
     product = widths * columns
     floor = FLOOR * product.max()
-    tiny = torch.finfo(torch.float64).tiny
     dead = product < floor
-    columns = torch.where(dead & (columns <= 0) & (widths > 0), floor / widths.clamp(min=tiny), columns)
+    columns = torch.where(dead & (columns <= 0) & (widths > 0), floor / _not_zero(widths), columns)
     alive = columns > 0
-    widths = torch.where(dead & alive, floor / columns.clamp(min=tiny), widths)
-    divisors = widths / (widths * columns).clamp(min=tiny).pow(1 - strength)
+    widths = torch.where(dead & alive, floor / _not_zero(columns), widths)
+    divisors = widths / _not_zero(widths * columns).pow(1 - strength)
     return torch.where((floor > 0) & alive, divisors, torch.ones_like(divisors))
