@@ -80,7 +80,7 @@ CHOICES = {
             "ranges even": Alternative(module=canonical, values={"_strength": lambda *_: 1.0}),
             "by bits": Alternative(),
         },
-        schemes=("W4A8", "W4A4"),
+        schemes=("W8A8", "W4A8", "W6A6", "W4A4"),
         reconstructions=("none", "gptq"),
     ),
     "basis": Choice(
