@@ -267,7 +267,7 @@ def test_a_damaged_image_tower_is_refused(
     value: float, message: str, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = RuntimeCLIP(exported)
-    monkeypatch.setattr(model, "_image", lambda pixels: np.full((len(pixels), 4), value, np.float32))
+    monkeypatch.setitem(model._graphs, "image", lambda pixels: np.full((len(pixels), 4), value, np.float32))
     pixels = np.stack([np.zeros((3, 64, 64)), np.ones((3, 64, 64))])
     with pytest.raises(ArtifactError, match=f"The image tower of .* is damaged: of its embeddings {message}"):
         model.encode_image(pixels)
@@ -276,13 +276,13 @@ def test_a_damaged_image_tower_is_refused(
 def test_one_picture_that_gives_no_numbers_is_no_damaged_tower(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = RuntimeCLIP(exported)
     rows = np.array([[1, 2], [np.nan, 0]], np.float32)
-    monkeypatch.setattr(model, "_image", lambda pixels: rows)
+    monkeypatch.setitem(model._graphs, "image", lambda pixels: rows)
     assert model.encode_image(np.zeros((2, 3, 64, 64))) is rows
 
 
 def test_a_damaged_text_tower_is_refused(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = RuntimeCLIP(exported)
-    monkeypatch.setattr(model, "_text", lambda tokens: np.full((len(tokens), 4), 0.5, np.float32))
+    monkeypatch.setitem(model._graphs, "text", lambda tokens: np.full((len(tokens), 4), 0.5, np.float32))
     with pytest.raises(ArtifactError, match=r"The text tower of .* all 4 are the same"):
         model.encode_text(model.tokenize(PROMPTS))
     assert (model.encode_text(model.tokenize(["a cat", "a cat"])) == 0.5).all()

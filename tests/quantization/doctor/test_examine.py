@@ -68,7 +68,8 @@ def test_an_uneven_checkpoint_is_told_so_and_what_rewriting_leaves(demo_vit: CLI
     for tower, same in zip(diagnosis.towers, even.towers, strict=True):
         norms = [i for i, axis in enumerate(tower.axes) if "norm" in axis.name]
         assert all(tower.axes[i].before.ratio > 10 * tower.axes[i].after.ratio for i in norms)
-        assert all(tower.axes[i].after.ratio < same.axes[i].before.ratio for i in norms)
+        for i in norms:
+            assert tower.axes[i].after.ratio == pytest.approx(same.axes[i].after.ratio, rel=0.01)
 
 
 def test_a_loud_neuron_is_named_and_gets_a_scale_of_its_own(demo_vit: CLIP) -> None:
