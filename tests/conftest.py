@@ -27,8 +27,9 @@ from d4c.models.formats.siglip.siglip_configs import LAST, LATENT
 from d4c.models.layers import MLP
 
 # open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
-# torch and fail at import; declaring them is enough, no test calls them.
-if importlib.util.find_spec("torchvision") and not torch.cuda.is_available():
+# torch and fail at import; declaring them is enough, no test calls them. Beside a CUDA build they are there, also
+# without a GPU, and a second declaration would end the process.
+if importlib.util.find_spec("torchvision") and torch.version.cuda is None:
     _TORCHVISION = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.common.problems import PHOTOS
+from d4c.synthesis.config import PRESETS
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -53,3 +54,22 @@ def require_names(parser: argparse.ArgumentParser, what: str, names: Iterable[st
     choices = list(known)
     if unknown := sorted(set(names) - set(choices)):
         parser.error(f"The {what} {unknown[0]!r} is unknown; choose from {', '.join(choices)}.")
+
+
+def add_grid(
+    parser: argparse.ArgumentParser, models: Sequence[str], schemes: Sequence[str], reconstructions: Sequence[str]
+) -> None:
+    """What `benchmarks.common.workers.run_cells` and the cells of a grid need, with the grid's own axes as defaults."""
+    add_models_and_data(parser)
+    add_real(parser)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", type=words, default=models, help="models")
+    parser.add_argument("--schemes", type=words, default=schemes)
+    parser.add_argument("--reconstructions", type=words, default=reconstructions)
+    add_seeds(parser)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
+    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
+    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
+    parser.add_argument("--processes", type=int, default=1)
+    add_device(parser)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")

@@ -14,58 +14,36 @@ from typing import Any
 
 import torch
 
-from benchmarks.common.problems import Bench
+from benchmarks.common.problems import Bench, Places
 from benchmarks.common.rows import Row, append_row, is_measured, read_rows
 from d4c.comparison.workers.local_workers import ATTEMPTS, LocalWorkers, Task
 
-OpenBench = Callable[[argparse.Namespace, str], Bench]
 Measure = Callable[[argparse.Namespace, Bench, Row], Row]
 
 
-def run_cells(
-    args: argparse.Namespace,
-    cells: Callable[[argparse.Namespace], list[Row]],
-    prepare: Callable[[argparse.Namespace, list[Row]], None],
-    open_bench: OpenBench,
-    measure: Measure,
-) -> None:
+def run_cells(args: argparse.Namespace, cells: Callable[[argparse.Namespace], list[Row]], measure: Measure) -> None:
     """Measure the cells that `args.out` does not hold yet, for `args.minutes`, with caches beside it.
 
+    What cells share, the first process that needs it makes, while others wait for it. A cell that fails is named and
+    left out, so that the others are measured; a second call tries it again.
+
     Args:
-        args: The command line.
-        cells: Lists all cells.
-        prepare: Makes what the cells share, so that workers only read it.
-        open_bench: Opens what a process needs on a device.
+        args: The command line, of `benchmarks.common.arguments.add_grid`.
+        cells: Lists all cells, in the order in which they are begun.
         measure: Makes the row of a cell.
     """
-    args.deadline = time.monotonic() + 60 * args.minutes
+    deadline = time.monotonic() + 60 * args.minutes
     args.cache = args.out.parent / "cache"
     args.cache.mkdir(parents=True, exist_ok=True)
     # An end from outside, such as a time limit, ends the workers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     rows = read_rows(args.out)
     todo = [cell for cell in cells(args) if not is_measured(cell, rows)]
-    set_up_torch()
-    prepare(args, todo)
-    measure_in_workers(args, todo, open_bench, measure)
-
-
-def measure_in_workers(args: argparse.Namespace, todo: list[Row], open_bench: OpenBench, measure: Measure) -> None:
-    """Measure cells in `args.processes` processes until `args.deadline`, and append each row to `args.out`.
-
-    A cell that fails is named and left out, so that the others are measured; a second call tries it again.
-
-    Args:
-        args: The command line; `device`, `out`, `processes` and `deadline` are read here.
-        todo: The cells, in the order in which they are begun.
-        open_bench: Opens what a process needs on a device.
-        measure: Makes the row of a cell.
-    """
-    in_time = takewhile(lambda _: time.monotonic() <= args.deadline, todo)
-    tasks = (Task(str(cell), _measured, (args, open_bench, measure, cell)) for cell in in_time)
-    for number, row in PatientWorkers(args.processes, args.device).results(tasks):
+    in_time = takewhile(lambda _: time.monotonic() <= deadline, todo)
+    tasks = (Task(str(cell), _measured, (args, measure, cell)) for cell in in_time)
+    for _number, row in PatientWorkers(args.processes, args.device).results(tasks):
         append_row(args.out, row)
-        print(todo[number], row["summary"], f"{row['quantize']['seconds']:.1f} s", flush=True)
+        print(f"          {row['summary']}, quantized in {row['quantize']['seconds']:.1f} s", flush=True)
 
 
 @dataclass(frozen=True)
@@ -117,10 +95,11 @@ _benches: dict[str, Bench] = {}
 """What this process has opened, by device."""
 
 
-def _measured(args: argparse.Namespace, open_bench: OpenBench, measure: Measure, cell: Row, device: str) -> Row:
+def _measured(args: argparse.Namespace, measure: Measure, cell: Row, device: str) -> Row:
     set_up_torch()
     if device not in _benches:
-        _benches[device] = open_bench(args, device)
+        places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
+        _benches[device] = Bench(places, args.cache / "calibration", args.preset, args.real)
     return measure(args, _benches[device], cell)
 
 

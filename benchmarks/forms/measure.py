@@ -13,27 +13,24 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 
 import d4c
-from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
+from benchmarks.common.arguments import (
+    add_grid,
+    argument_parser,
+    words,
+)
 from benchmarks.common.each_tower import scores
-from benchmarks.common.problems import PHOTOS, Bench, Places
+from benchmarks.common.problems import PHOTOS, Bench
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row
 from benchmarks.common.tables import SCHEMES
 from benchmarks.common.workers import run_cells
 from d4c.quantization.symmetries.uneven import uneven
-from d4c.synthesis.config import PRESETS
 
 MODELS = ("bench-vit", "bench-rn", "demo-vit", "demo-rn", "stress-vit")
 SIGMAS = (0.0, 0.5, 1.0, 2.0)
 RECONSTRUCTIONS = ("none", "gptq", "block")
-
-
-def open_bench(args: argparse.Namespace, device: str) -> Bench:
-    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
-    return Bench(places, args.cache / "calibration", args.preset, args.real)
 
 
 def cells(args: argparse.Namespace) -> list[Row]:
@@ -42,16 +39,6 @@ def cells(args: argparse.Namespace) -> list[Row]:
     axes = itertools.product(args.seeds, args.reconstructions, args.only, args.methods, args.sigmas, args.schemes)
     keys = ("seed", "reconstruction", "model", "method", "sigma", "scheme")
     return [shared | dict(zip(keys, values, strict=True)) for values in axes]
-
-
-def prepare(args: argparse.Namespace, todo: list[Row]) -> None:
-    """Make what cells share, so that workers only read it."""
-    bench = open_bench(args, args.device)
-    for model, method, seed in dict.fromkeys((cell["model"], cell["method"], cell["seed"]) for cell in todo):
-        bench.calibration(model, method, seed)
-    for model in dict.fromkeys(cell["model"] for cell in todo):
-        for data in PHOTOS:
-            bench.problem(model, data)
 
 
 def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
@@ -76,24 +63,12 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    add_models_and_data(parser)
-    add_real(parser)
-    parser.add_argument("--out", type=Path, required=True)
+    add_grid(parser, MODELS, SCHEMES, RECONSTRUCTIONS)
     parser.add_argument("--label", required=True, help="what code this is, such as before or after; names its rows")
-    parser.add_argument("--only", type=words, default=MODELS, help="models")
     parser.add_argument("--methods", type=words, default=("d4c",), help="of the synthesis, and real")
     parser.add_argument("--sigmas", type=lambda text: [float(s) for s in words(text)], default=SIGMAS)
-    parser.add_argument("--schemes", type=words, default=SCHEMES)
-    parser.add_argument("--reconstructions", type=words, default=RECONSTRUCTIONS)
-    add_seeds(parser)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
-    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
-    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
-    parser.add_argument("--processes", type=int, default=1)
-    add_device(parser)
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     args = parser.parse_args()
-    run_cells(args, cells, prepare, open_bench, measure)
+    run_cells(args, cells, measure)
 
 
 if __name__ == "__main__":

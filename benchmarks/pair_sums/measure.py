@@ -12,29 +12,26 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 from typing import Any
 
 import d4c
-from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
-from benchmarks.common.problems import Bench, Places, datasets
+from benchmarks.common.arguments import (
+    add_grid,
+    argument_parser,
+    words,
+)
+from benchmarks.common.problems import Bench, datasets
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row, top1_line
 from benchmarks.common.workers import run_cells
 from d4c.deployment.saturating import saturating_layers
 from d4c.models.clip import CLIP
 from d4c.quantization.placement import default_overrides
-from d4c.synthesis.config import PRESETS
 
 MODELS = ("bench-rn", "bench-vit", "demo-rn", "demo-vit")
 SCHEMES = ("W8A8", "W4A8")
 RANGES = ("full", "pairs", "seven")
 RECONSTRUCTIONS = ("gptq", "block")
-
-
-def open_bench(args: argparse.Namespace, device: str) -> Bench:
-    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
-    return Bench(places, args.cache / "calibration", args.preset, args.real)
 
 
 def cells(args: argparse.Namespace) -> list[Row]:
@@ -43,16 +40,6 @@ def cells(args: argparse.Namespace) -> list[Row]:
     axes = itertools.product(args.seeds, args.reconstructions, args.only, args.schemes, args.ranges)
     keys = ("seed", "reconstruction", "model", "scheme", "range")
     return [shared | dict(zip(keys, values, strict=True)) for values in axes]
-
-
-def prepare(args: argparse.Namespace, todo: list[Row]) -> None:
-    """Make what cells share, so that workers only read it."""
-    bench = open_bench(args, args.device)
-    for model, seed in dict.fromkeys((cell["model"], cell["seed"]) for cell in todo):
-        bench.calibration(model, args.method, seed)
-    for model in dict.fromkeys(cell["model"] for cell in todo):
-        for data in datasets(model):
-            bench.problem(model, data)
 
 
 def settings(clip: CLIP, scheme: str, range_name: str) -> dict[str, Any]:
@@ -87,24 +74,12 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    add_models_and_data(parser)
-    add_real(parser)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", type=words, default=MODELS, help="models")
+    add_grid(parser, MODELS, SCHEMES, RECONSTRUCTIONS)
     parser.add_argument("--method", default="d4c", help="of the synthesis")
-    parser.add_argument("--schemes", type=words, default=SCHEMES)
     parser.add_argument("--ranges", type=words, default=RANGES)
-    parser.add_argument("--reconstructions", type=words, default=RECONSTRUCTIONS)
-    add_seeds(parser)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
     parser.add_argument("--iterations", type=int, help="of learned blocks; by default those of the track")
-    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
-    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
-    parser.add_argument("--processes", type=int, default=1)
-    add_device(parser)
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     args = parser.parse_args()
-    run_cells(args, cells, prepare, open_bench, measure)
+    run_cells(args, cells, measure)
 
 
 if __name__ == "__main__":

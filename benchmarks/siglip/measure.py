@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 
 import d4c
-from benchmarks.common.arguments import add_device, add_models_and_data, add_real, add_seeds, argument_parser, words
+from benchmarks.common.arguments import (
+    add_grid,
+    argument_parser,
+    words,
+)
 from benchmarks.common.each_tower import scores
-from benchmarks.common.problems import PHOTOS, Bench, Places
+from benchmarks.common.problems import PHOTOS, Bench
 from benchmarks.common.records import command, measured, setup
 from benchmarks.common.rows import Row
 from benchmarks.common.tables import SCHEMES
 from benchmarks.common.workers import run_cells
-from d4c.synthesis.config import PRESETS, PromptForm
+from d4c.synthesis.config import PromptForm
 
 MODELS = ("small-siglip", "bench-vit")
 METHODS: dict[str, tuple[str, PromptForm]] = {
@@ -38,11 +41,6 @@ METHODS: dict[str, tuple[str, PromptForm]] = {
 RECONSTRUCTIONS = ("gptq", "block")
 
 
-def open_bench(args: argparse.Namespace, device: str) -> Bench:
-    places = Places(args.models, args.data, args.cache, args.rows, device, args.batch)
-    return Bench(places, args.cache / "calibration", args.preset, args.real)
-
-
 def cells(args: argparse.Namespace) -> list[Row]:
     """All cells, everything of one seed before the next seed; the sigmoid form only where a model has one."""
     shared = {"preset": args.preset, "rows": args.rows}
@@ -50,10 +48,6 @@ def cells(args: argparse.Namespace) -> list[Row]:
     keys = ("seed", "reconstruction", "model", "method", "scheme")
     every = [shared | dict(zip(keys, values, strict=True)) for values in axes]
     return [cell for cell in every if cell["model"] != "bench-vit" or METHODS[cell["method"]][1] == "softmax"]
-
-
-def prepare(args: argparse.Namespace, todo: list[Row]) -> None:
-    """Workers make what they share."""
 
 
 def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
@@ -79,22 +73,10 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    add_models_and_data(parser)
-    add_real(parser)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", type=words, default=MODELS, help="models")
+    add_grid(parser, MODELS, SCHEMES, RECONSTRUCTIONS)
     parser.add_argument("--methods", type=words, default=tuple(METHODS), help="images")
-    parser.add_argument("--schemes", type=words, default=SCHEMES)
-    parser.add_argument("--reconstructions", type=words, default=RECONSTRUCTIONS)
-    add_seeds(parser)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="of the synthesis")
-    parser.add_argument("--rows", type=int, help="of each dataset, evenly spread; all by default")
-    parser.add_argument("--batch", type=int, default=500, help="images evaluated at once")
-    parser.add_argument("--processes", type=int, default=1)
-    add_device(parser)
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
     args = parser.parse_args()
-    run_cells(args, cells, prepare, open_bench, measure)
+    run_cells(args, cells, measure)
 
 
 if __name__ == "__main__":

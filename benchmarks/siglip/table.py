@@ -7,6 +7,8 @@ Writes a Markdown file beside the first.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from statistics import mean
 
 from benchmarks.common.problems import PHOTOS
@@ -69,27 +71,26 @@ def page(rows: list[Row]) -> str:
 
 
 def _losses(rows: list[Row]) -> list[str]:
-    body = []
-    for model in MODELS:
-        for scheme in SCHEMES:
-            for kind in KINDS:
-                cells = _chosen(rows, model=model, scheme=scheme, reconstruction=kind)
-                if cells:
-                    losses = [_loss(_chosen(cells, method=method)) for method in METHODS]
-                    body.append([model, f"{scheme}, {_kind(kind)}", f"{GOALS[scheme]:.1f}", *losses])
+    body = [
+        [model, f"{scheme}, {_kind(kind)}", f"{GOALS[scheme]:.1f}", *(_loss(_chosen(cells, method=m)) for m in METHODS)]
+        for model, scheme, kind, cells in _by_quantizer(rows)
+    ]
     return table(["model", "scheme, reconstruction", "goal", *IMAGES.values()], body, texts=2)
 
 
 def _cosines(rows: list[Row]) -> list[str]:
-    body = []
-    for model in MODELS:
-        for scheme in SCHEMES:
-            for kind in KINDS:
-                cells = _chosen(rows, model=model, scheme=scheme, reconstruction=kind)
-                if cells:
-                    cosines = [_cosine(_chosen(cells, method=method)) for method in METHODS]
-                    body.append([model, f"{scheme}, {_kind(kind)}", *cosines])
+    body = [
+        [model, f"{scheme}, {_kind(kind)}", *(_cosine(_chosen(cells, method=method)) for method in METHODS)]
+        for model, scheme, kind, cells in _by_quantizer(rows)
+    ]
     return table(["model", "scheme, reconstruction", *IMAGES.values()], body, texts=2)
+
+
+def _by_quantizer(rows: list[Row]) -> Iterator[tuple[str, str, str, list[Row]]]:
+    """Each model, scheme and reconstruction that was measured, with its rows."""
+    for model, scheme, kind in itertools.product(MODELS, SCHEMES, KINDS):
+        if cells := _chosen(rows, model=model, scheme=scheme, reconstruction=kind):
+            yield model, scheme, kind, cells
 
 
 def _cosine(rows: list[Row]) -> str:
@@ -124,13 +125,10 @@ def _forms(rows: list[Row]) -> list[str]:
 
 
 def _top1s(rows: list[Row], tower: str) -> list[str]:
-    body = []
-    for scheme in SCHEMES:
-        for kind in KINDS:
-            cells = _chosen(rows, scheme=scheme, reconstruction=kind)
-            if cells:
-                pairs = [_pair(_chosen(cells, method=method), tower) for method in METHODS]
-                body.append([f"{scheme}, {_kind(kind)}", *pairs])
+    body = [
+        [f"{scheme}, {_kind(kind)}", *(_pair(_chosen(cells, method=method), tower) for method in METHODS)]
+        for _model, scheme, kind, cells in _by_quantizer(rows)
+    ]
     return table(["scheme, reconstruction", *IMAGES.values()], body)
 
 

@@ -5,8 +5,8 @@
 
 The output is a folder of a `transformers.SiglipModel`. A picture is paired with every concept of a step: those that are
 true of it, its hypernyms too, are to score 1 and the others 0. With a teacher, half of each target for a photograph is
-the share of the concept in what a CLIP takes it for. A twentieth of the photographs is held out to choose between the
-last weights and their average; the test sets are not read.
+the share of the concept in what a CLIP takes it for. A twentieth of the photographs of each class is held out to choose
+between the last weights and their average; the test sets are not read.
 """
 
 from __future__ import annotations
@@ -16,181 +16,29 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import SiglipConfig, SiglipModel
 
-import d4c
 from benchmarks.common.arguments import add_device, argument_parser
-from benchmarks.common.problems import decode
 from benchmarks.common.records import setup
 from benchmarks.siglip.augment import crops, mixed, on_backgrounds
-from benchmarks.siglip.captions import DRAWING, PAD, PHOTO, clean
-from d4c.evaluation.load_dataset import load_dataset
-from d4c.storage.files import atomic_file, write_json
-from d4c.templates import PHOTO_TEMPLATES, fill_template
+from benchmarks.siglip.captions import PAD
+from benchmarks.siglip.model import Towers, averaged_of, drop_paths, new_model, save_reader, save_weights
+from benchmarks.siglip.teacher import Teacher
+from benchmarks.siglip.training_data import Pictures, Words, read_emoji, read_photos, read_words
+from d4c.storage.files import write_json
 
-SIZE, POSITIONS = 64, 32
+if TYPE_CHECKING:
+    from transformers import SiglipModel
+
 SHARES = {"tiny-imagenet": 0.66, "cifar10": 0.16, "emoji": 0.18}
 """Of each batch."""
-HELD_OUT = 20
-"""One of so many photographs is not trained on."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures uint8 [N, S, S, 3 or 4] and the number of each one's class."""
-
-    pixels: Tensor
-    classes: Tensor
-
-    def to(self, device: str) -> Pictures:
-        return Pictures(self.pixels.to(device), self.classes.to(device))
-
-
-@dataclass(frozen=True)
-class Words:
-    """Token ids of concepts under templates and under photographs' evaluation templates, and what is true of a class.
-
-    Attributes:
-        tokens: [concepts, templates, L].
-        weights: How often a concept is a class's own caption [classes, concepts].
-        photo_names: Token ids of the names of the photographs' classes [classes, templates, L].
-    """
-
-    tokens: Tensor
-    weights: Tensor
-    photo_names: Tensor
-
-    @property
-    def truth(self) -> Tensor:
-        return (self.weights > 0).float()
-
-
-def read_photos(data: Path, name: str, first_class: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
-    """Photographs to train on, those held out, and the names of their classes."""
-    dataset = load_dataset(f"parquet:{data / name}-train.parquet")
-    pixels = decode(dataset, SIZE).permute(0, 2, 3, 1).contiguous()
-    classes = torch.as_tensor(dataset.labels) + first_class
-    out = torch.arange(len(pixels)) % HELD_OUT == 0
-    return Pictures(pixels[~out], classes[~out]), Pictures(pixels[out], classes[out]), tuple(dataset.classes)
-
-
-def read_emoji(folder: Path, classes: dict[str, int]) -> Pictures:
-    def opened(blob: bytes) -> Any:
-        return np.asarray(Image.open(BytesIO(blob)).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-
-    rows = [row for file in sorted(folder.glob("train_*.parquet")) for row in pq.read_table(file).to_pylist()]
-    pixels = torch.from_numpy(np.stack([opened(row["image"]) for row in rows]))
-    return Pictures(pixels, torch.tensor([classes[row["hexcode"]] for row in rows]))
-
-
-def read_words(data: Path, captions: dict[str, Any], names: tuple[str, ...]) -> Words:
-    whole = Tokenizer.from_file(str(data / "tokenizer.json"))
-    whole.enable_padding(pad_id=whole.token_to_id(PAD), pad_token=PAD, length=POSITIONS)
-    whole.enable_truncation(POSITIONS)
-
-    def ids(phrases: list[str], templates: tuple[str, ...]) -> Tensor:
-        rows = whole.encode_batch([fill_template(t, phrase) for phrase in phrases for t in templates])
-        return torch.tensor([row.ids for row in rows]).view(len(phrases), len(templates), POSITIONS)
-
-    numbers = {concept: i for i, concept in enumerate(captions["concepts"])}
-    classes = [*captions["photos"]["tiny-imagenet"], *captions["photos"]["cifar10"], *captions["emoji"].values()]
-    weights = torch.zeros(len(classes), len(numbers))
-    for row, concepts in zip(weights, classes, strict=True):
-        for concept, weight in concepts.items():
-            row[numbers[concept]] = weight
-    return Words(ids(captions["concepts"], (*PHOTO, *DRAWING)), weights, ids(list(map(clean, names)), PHOTO_TEMPLATES))
-
-
-def new_model(vocabulary: int, pad_id: int) -> SiglipModel:
-    """A SigLIP of the demo models' size with random weights."""
-    text = {"hidden_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 768}
-    text |= {"vocab_size": vocabulary, "max_position_embeddings": POSITIONS, "projection_size": 256}
-    text |= {"pad_token_id": pad_id, "bos_token_id": pad_id, "eos_token_id": pad_id}
-    image = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=image | {"image_size": SIZE, "patch_size": 8}))
-    with torch.no_grad():
-        model.logit_scale.fill_(math.log(10))
-        model.logit_bias.fill_(-10)
-    return model
-
-
-def drop_paths(model: SiglipModel, most: float) -> None:
-    """Leave out branches of the image tower at random, later blocks more often, while it is trained."""
-    layers = model.vision_model.encoder.layers
-    for number, layer in enumerate(layers):
-        keep = 1 - most * (number + 1) / len(layers)
-
-        def drop(module: nn.Module, _: Any, output: Tensor, keep: float = keep) -> Tensor:
-            if not module.training:
-                return output
-            return output * (torch.rand(len(output), 1, 1, device=output.device) < keep).to(output.dtype) / keep
-
-        layer.self_attn.out_proj.register_forward_hook(drop)
-        layer.mlp.fc2.register_forward_hook(drop)
-
-
-class Towers:
-    """Unit embeddings of a `SiglipModel`, computed in bfloat16."""
-
-    def __init__(self, model: SiglipModel, device: str, compiled: bool) -> None:
-        def image(pixels: Tensor) -> Tensor:
-            return model.vision_model(pixel_values=pixels).pooler_output
-
-        def text(tokens: Tensor) -> Tensor:
-            return model.text_model(input_ids=tokens).pooler_output
-
-        self.device = torch.device(device).type
-        self._image, self._text = (torch.compile(image), torch.compile(text)) if compiled else (image, text)
-
-    def image(self, pixels: Tensor) -> Tensor:
-        with torch.autocast(self.device, torch.bfloat16):
-            return F.normalize(self._image(pixels * 2 - 1).float(), dim=-1)
-
-    def text(self, tokens: Tensor) -> Tensor:
-        with torch.autocast(self.device, torch.bfloat16):
-            return F.normalize(self._text(tokens).float(), dim=-1)
-
-
-class Teacher:
-    """What a CLIP takes photographs for, among the classes of both sets.
-
-    Args:
-        path: Its checkpoint.
-        names: Names of the classes.
-        device: Where it works.
-    """
-
-    @torch.no_grad()
-    def __init__(self, path: Path, names: tuple[str, ...], device: str) -> None:
-        self.clip = d4c.load(path, device=device).requires_grad_(False)
-        prompts = [fill_template(t, clean(name)) for name in names for t in PHOTO_TEMPLATES]
-        text = F.normalize(self.clip.encode_text(self.clip.tokenize(prompts).to(device)), dim=-1)
-        self.text = F.normalize(text.view(len(names), len(PHOTO_TEMPLATES), -1).mean(1), dim=-1)
-        config = self.clip.config
-        self.mean, self.std = (
-            torch.tensor(triple, device=device)[:, None, None] for triple in (config.mean, config.std)
-        )
-
-    @torch.no_grad()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return the probability of each class [N, classes] for pixels in [0, 1]."""
-        with torch.autocast(pixels.device.type, torch.bfloat16):
-            image = self.clip.encode_image((pixels - self.mean) / self.std)
-        return (self.clip.logit_scale * F.normalize(image.float(), dim=-1) @ self.text.T).softmax(-1)
 
 
 def batches(
@@ -276,34 +124,6 @@ class Clock:
 
     def factor(self, step: int, done: float) -> float:
         return min(1.0, (step + 1) / self.warm_up) * max(1e-3, 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def averaged_of(average: AveragedModel) -> SiglipModel:
-    model = average.module
-    assert isinstance(model, SiglipModel)
-    return model
-
-
-def save_weights(model: SiglipModel, folder: Path) -> None:
-    weights = {key: value.half().contiguous().cpu() for key, value in model.state_dict().items()}
-    with atomic_file(folder / "model.safetensors") as file:
-        save_file({k: v for k, v in weights.items() if "position_ids" not in k}, file, metadata={"format": "pt"})
-
-
-def save_reader(model: SiglipModel, tokenizer: str, folder: Path) -> None:
-    """Write what a `SiglipModel` needs beside its weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = model.config.to_dict() | {"architectures": ["SiglipModel"], "dtype": "float16"}
-    write_json(folder / "config.json", config)
-    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-    tokens = {"pad_token": PAD, "eos_token": PAD, "unk_token": "<unk>"}
-    write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "SiglipTokenizer", **tokens, "model_max_length": POSITIONS},
-    )
-    pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, "rescale_factor": 1 / 255}
-    steps = {"do_resize": True, "do_rescale": True, "do_normalize": True, "size": {"height": SIZE, "width": SIZE}}
-    write_json(folder / "preprocessor_config.json", {"image_processor_type": "SiglipImageProcessor", **steps, **pixels})
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.common.arguments import argument_parser
 from benchmarks.common.records import command, setup
+from benchmarks.common.torchvision_operators import declare_operators
 from d4c.errors import CheckpointError
 from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import CONFIG_ADVICE, IGNORED, blueprint
@@ -71,21 +72,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    library = declared_operators()
+    declare_operators()
     rows = measured()
-    del library
     if arguments.output is not None:
         described = {"command": command("zoo.measure"), "setup": setup("cpu", "open_clip_torch", "timm")}
         write_json(arguments.output, {**described, "rows": rows})
-
-
-def declared_operators() -> torch.library.Library:
-    """Declare what torchvision's wheels for CUDA miss beside a PyTorch for the CPU; nothing here calls it."""
-    library = torch.library.Library("torchvision", "DEF")
-    if not torch.cuda.is_available():
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 if __name__ == "__main__":
