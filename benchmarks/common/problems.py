@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -22,15 +21,15 @@ from torch import Tensor
 
 import d4c
 from d4c.calibration.images import CalibrationSet
-from d4c.evaluation.batches import pixel_batches
+from d4c.comparison.workers.decoded import decode, normalized
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.embed import Embeddings, Encoder, text_embeddings
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.metrics.record import Metrics
 from d4c.evaluation.score import score
 from d4c.models.clip import CLIP
+from d4c.models.config import Interpolation, Resize
 from d4c.models.formats.identity import model_hash
-from d4c.models.preprocess import resized
 from d4c.settings.presets import Preset
 from d4c.storage.files import atomic_file
 from d4c.synthesis.config import PRESETS, PromptForm
@@ -94,17 +93,15 @@ class Problem:
     def __init__(self, places: Places, clip: CLIP, data: str) -> None:
         dataset = load_dataset(data if data == "demo" else f"parquet:{places.data / data}.parquet")
         dataset = replace(dataset, name=data)
-        self.places = places
+        self.places, self.clip = places, clip
         self.dataset: Dataset = dataset if places.rows is None else dataset.subset(places.rows)
         count = len(self.dataset)
-        stored = places.cache / f"pixels-{data}-{clip.image_size}-{count}.safetensors"
+        size, resize, interpolation = clip.image_size, clip.config.resize, clip.config.interpolation
+        stored = places.cache / f"pixels-{data}-{size}-{resize}-{interpolation}-{count}.safetensors"
         with made_once(stored) as file:
             if file:
-                save_file({"pixels": decode(self.dataset, clip.image_size)}, file)
+                save_file({"pixels": decoded(self.dataset, size, resize, interpolation)}, file)
         self.pixels = load_file(stored, device=places.device)["pixels"]
-        self.mean, self.std = (
-            torch.tensor(triple, device=places.device)[:, None, None] for triple in (clip.config.mean, clip.config.std)
-        )
         stored = places.cache / f"float-{data}-{count}-{model_hash(clip)[:16]}.safetensors"
         with made_once(stored) as file:
             if file:
@@ -115,8 +112,7 @@ class Problem:
 
     def batches(self) -> Iterator[Tensor]:
         """Normalized pixels, exactly as the model's own preprocessing gives them."""
-        for part in self.pixels.split(self.places.batch):
-            yield (part.float() / 255 - self.mean) / self.std
+        return normalized(self.clip, self.pixels, self.places.batch)
 
     @torch.no_grad()
     def images(self, model: Encoder) -> Tensor:
@@ -138,13 +134,11 @@ class Problem:
         return {**metrics.to_dict(), "float_top1": score(reference, self.dataset).top1.value}
 
 
-def decode(dataset: Dataset, size: int) -> Tensor:
+def decoded(dataset: Dataset, size: int, resize: Resize = "crop", interpolation: Interpolation = "bicubic") -> Tensor:
     """All pictures as a model of this size sees them before normalization: uint8 [N, 3, size, size]."""
-
-    def one(picture: Any) -> Any:
-        return np.array(resized(picture, size)).transpose(2, 0, 1)
-
-    return torch.cat(list(pixel_batches(dataset, one, 500)))
+    pixels = decode(dataset, size, resize, interpolation)
+    assert pixels is not None, f"{dataset.name} is too large or holds pictures that do not decode"
+    return pixels
 
 
 class Bench:

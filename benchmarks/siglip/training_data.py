@@ -14,7 +14,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmarks.common.problems import decode
+from benchmarks.common.problems import decoded
 from benchmarks.siglip.captions import DRAWING, PAD, PHOTO, clean
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.templates import PHOTO_TEMPLATES, fill_template
@@ -57,7 +57,7 @@ class Words:
 def read_photos(data: Path, name: str, first_class: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
     """Photographs to train on, those held out, and the names of their classes."""
     dataset = load_dataset(f"parquet:{data / name}-train.parquet")
-    pixels = decode(dataset, SIZE).permute(0, 2, 3, 1).contiguous()
+    pixels = decoded(dataset, SIZE).permute(0, 2, 3, 1).contiguous()
     classes = torch.as_tensor(dataset.labels) + first_class
     out = held_out(classes)
     return Pictures(pixels[~out], classes[~out]), Pictures(pixels[out], classes[out]), tuple(dataset.classes)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def pixel_batches(
     dataset: PictureSet,
-    preprocess: Callable[[Image], Tensor | NDArray[np.float32]],
+    preprocess: Callable[[Image], Tensor | NDArray[np.float32] | NDArray[np.uint8]],
     batch_size: int,
     skipped: dict[int, str] | None = None,
 ) -> Iterator[Tensor]:

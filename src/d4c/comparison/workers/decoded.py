@@ -33,7 +33,7 @@ def decode(dataset: PictureSet, size: int, resize: Resize, interpolation: Interp
     skipped: dict[int, str] = {}
     pixels = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
     done = 0
-    for batch in pixel_batches(dataset, squares, BATCH, skipped):  # type: ignore[arg-type]
+    for batch in pixel_batches(dataset, squares, BATCH, skipped):
         pixels[done : done + len(batch)] = batch
         done += len(batch)
     return None if skipped else pixels
