@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d4c.compiled import can_compile, compiler_options
+from d4c.compiled import EAGER_CALLS, Repeated, can_compile, compiler_options
 
 
 def polynomial(x: Tensor) -> Tensor:
@@ -18,6 +20,30 @@ def polynomial(x: Tensor) -> Tensor:
 
 def test_the_compiler_knows_its_options() -> None:
     torch.compile(polynomial, options=compiler_options())  # an unknown one raises
+
+
+def test_a_capture_outlives_graphs_that_nobody_uses_and_other_threads() -> None:
+    """Python frees a captured step that is dropped at any moment, also while the next one is captured."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    class Counter:
+        def __init__(self) -> None:
+            self.steps = torch.zeros((), device=device)
+            self.repeat = Repeated(self.step, device)  # refers to itself through its step
+
+        def step(self) -> None:
+            self.steps += len([[i] for i in range(2000)]) / 2000  # containers enough for a collection
+
+    gc.collect()
+    for _ in range(20):
+        counter = Counter()
+        thread = threading.Thread(target=lambda: torch.ones(2**20, device=device).sum().item())
+        thread.start()
+        for _ in range(EAGER_CALLS + 3):
+            counter.repeat()
+        thread.join()
+        assert counter.steps.item() == EAGER_CALLS + 3
+    assert gc.isenabled()
 
 
 @pytest.mark.skipif(not (torch.cuda.is_available() and can_compile()), reason="needs a GPU")

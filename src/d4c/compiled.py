@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -63,9 +65,25 @@ class Repeated:
         for generator in self.generators:
             graph.register_generator_state(generator)
         # PyTorch's own stream for captures is of the GPU that was the current one at the first capture.
-        with torch.cuda.graph(graph, stream=torch.cuda.Stream(self.device)):
+        stream = torch.cuda.Stream(self.device)
+        with _no_garbage_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self.step()
         return graph
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep graphs that nobody uses from being freed meanwhile, which no capture survives.
+
+    They wait for a collection, because a step and its graph refer to each other.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def on_its_gpu(function: Callable[..., Result]) -> Callable[..., Result]:
