@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from d4c.errors import D4CError, DataError
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.openai import openai_layout
+from d4c.models.inputs.tokenizer import tokenize
 from d4c.models.layers import Block
 from d4c.models.resnet import Bottleneck
-from d4c.models.tokenizer import tokenize
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.storage.files import atomic_file
 from d4c.templates import fill_template
 

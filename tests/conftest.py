@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, NoImageConfig, NoTextConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats import load as load_module
 from d4c.models.formats.beside.image_processor import HALF
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
 from d4c.models.formats.siglip.siglip_configs import LAST, LATENT
 from d4c.models.layers import MLP
+from d4c.models.tower_config import NoImageConfig, NoTextConfig, TextConfig, ViTConfig
 
 # open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
 # torch and fail at import; declaring them is enough, no test calls them. Beside a CUDA build they are there, also

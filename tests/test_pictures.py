@@ -219,7 +219,7 @@ def test_threads_take_no_more_memory_than_one(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor
-from d4c.models.preprocess import pixels
+from d4c.models.inputs.preprocess import pixels
 with ThreadPoolExecutor(4) as pool:
     for _ in range(int(sys.argv[2])):
         pool.submit(pixels, sys.argv[1], 64, (0, 0, 0), (1, 1, 1))

@@ -39,7 +39,10 @@ SHARED_NAMES = {"__init__", "config", "resume"}
 """Base names that several modules may have, since their folder says which is which."""
 
 FILES_IN_A_FOLDER = 12
-"""Modules that may lie flat in a folder beside its `__init__`; the ground floor and the top share the first folder."""
+"""Modules that may lie flat in a folder beside its `__init__`."""
+
+LINES_IN_A_FILE = 300
+"""A file with more has more than one idea."""
 
 
 def module_name(file: Path) -> str:
@@ -109,9 +112,14 @@ def test_no_module_imports_itself_by_a_circle() -> None:
 
 
 def test_folders_are_small() -> None:
-    folders = {file.parent for file in ROOT.rglob("*.py")} - {ROOT}
+    folders = {file.parent for file in ROOT.rglob("*.py")}
     sizes = {folder.name: len(set(folder.glob("*.py")) - {folder / "__init__.py"}) for folder in folders}
     assert {name: size for name, size in sizes.items() if size > FILES_IN_A_FOLDER} == {}
+
+
+def test_files_are_short() -> None:
+    lines = {module_name(file): len(file.read_text(encoding="utf-8").splitlines()) for file in ROOT.rglob("*.py")}
+    assert {name: count for name, count in lines.items() if count > LINES_IN_A_FILE} == {}
 
 
 def test_a_base_name_belongs_to_one_module() -> None:

@@ -9,10 +9,11 @@ import d4c
 from d4c.calibration.prompts import generic_prompts
 from d4c.errors import CheckpointError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.beside.image_processor import HALF
 from d4c.models.formats.siglip.siglip_configs import EPS, LAST, LATENT
 from d4c.models.inputs.prompt_tokenizers import OwnTokenizer
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 
 
 def siglip(image_size: int, patch: int, width: int, layers: int, heads: int, mlp_width: int) -> CLIPConfig:

@@ -33,7 +33,8 @@ from benchmarks.common.arguments import argument_parser, words
 from benchmarks.common.records import command, setup
 from d4c.deployment.export import export
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.quantization.config import quantize_config
 from d4c.run.config import RunConfig
 from d4c.run.job import run

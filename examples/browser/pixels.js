@@ -1,5 +1,5 @@
-// A picture to the normalized pixels that the model reads: the same steps as d4c.models.preprocess, that is Pillow's
-// bicubic filter, wide enough to smooth when it shrinks. A canvas scales with other filters in every browser.
+// A picture to the normalized pixels that the model reads: the same steps as d4c.models.inputs.preprocess, that is
+// Pillow's bicubic filter, wide enough to smooth when it shrinks. A canvas scales with other filters in every browser.
 
 /**
  * Red, green, blue, alpha of a picture over white, as it is stored: not rotated by EXIF, no color profile. Throws if

@@ -20,7 +20,7 @@ from d4c.calibration.prompts import (
 )
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
-from d4c.models.tokenizer import tokenizer
+from d4c.models.inputs.tokenizer import tokenizer
 
 
 def test_there_are_180_distinct_nouns_in_lower_case() -> None:

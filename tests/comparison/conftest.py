@@ -11,7 +11,8 @@ from PIL import Image
 
 from d4c.comparison.config import ComparisonConfig
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.quantization import quantize as quantize_module
 
 

@@ -22,7 +22,8 @@ from d4c.deployment.target import ExportOptions, Target, Written
 from d4c.deployment.targets import TARGETS, target_help
 from d4c.errors import ArtifactError, SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.progress import Progress
 from d4c.quantization.layers.quantized_activations import QuantizedMatMul
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear

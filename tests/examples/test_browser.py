@@ -23,7 +23,7 @@ import d4c
 from d4c.errors import ArtifactError, DataError
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
-from d4c.models.preprocess import pixels
+from d4c.models.inputs.preprocess import pixels
 from d4c.zeroshot.classification import label_embeddings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 import d4c
 from d4c import DataError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_demo_clip.py"
 SHAPES = {"red_circle": "red", "blue_circle": "blue", "green_square": "green", "yellow_square": "yellow"}

@@ -28,7 +28,8 @@ from d4c.inspection.structure import (
     watch_patches,
 )
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import ResNetConfig, TextConfig
 
 
 def measure(clip: CLIP, pixels: Tensor) -> Structure:

@@ -9,12 +9,12 @@ import torch
 
 import d4c
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
 from d4c.models.formats.assemble import assemble
 from d4c.models.formats.beside.image_processor import Pixels
 from d4c.models.formats.huggingface import huggingface_config, huggingface_layout
 from d4c.models.formats.siglip.siglip_configs import siglip_config
 from d4c.models.resolution import interpolated, with_image_size
+from d4c.models.tower_config import ViTConfig
 
 transformers = pytest.importorskip("transformers")
 

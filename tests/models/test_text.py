@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
-from d4c.models.tokenizer import tokenize
+from d4c.models.inputs.tokenizer import tokenize
 
 WORDS = ["cat", "green", "the", "roof", "frog", "of", "old"]
 

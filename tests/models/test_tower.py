@@ -13,12 +13,14 @@ from torch import Tensor, nn
 import d4c
 from d4c.inspection.structure import watch_patches
 from d4c.models import clip as clip_module
-from d4c.models import config as config_module
+from d4c.models import tower_config
+from d4c.models.anatomy import Patches
 from d4c.models.clip import CLIP
-from d4c.models.config import TOWERS, CLIPConfig, ImageConfig, TextConfig
+from d4c.models.config import TOWERS, CLIPConfig
 from d4c.models.layers import Block
 from d4c.models.resnet import AttentionPool
-from d4c.models.tower import Patches, Tower
+from d4c.models.tower import Tower
+from d4c.models.tower_config import ImageConfig, TextConfig
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PooledTransformer(Tower):
 @pytest.fixture
 def pooled(monkeypatch: pytest.MonkeyPatch) -> CLIP:
     """A CLIP with random weights whose image tower d4c has never seen: one row in each of two tables."""
-    monkeypatch.setitem(config_module.IMAGE_CONFIGS, "pooled", PooledConfig)
+    monkeypatch.setitem(tower_config.IMAGE_CONFIGS, "pooled", PooledConfig)
     monkeypatch.setitem(clip_module.IMAGE_TOWERS, PooledConfig, PooledTransformer)
     text = TextConfig(width=32, layers=1, heads=2, mlp_width=64)
     return CLIP(CLIPConfig(16, PooledConfig(image_size=32), text), "pooled").eval().requires_grad_(False)

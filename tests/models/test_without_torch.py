@@ -11,8 +11,8 @@ def test_tokens_and_pixels_are_made_without_torch() -> None:
 import sys
 sys.modules["torch"] = None
 from PIL import Image
-from d4c.models.preprocess import pixels
-from d4c.models.tokenizer import token_ids
+from d4c.models.inputs.preprocess import pixels
+from d4c.models.inputs.tokenizer import token_ids
 assert token_ids("a cat").sum() > 2 * 49406
 assert pixels(Image.new("L", (3, 5)), 8, (0, 0, 0), (1, 1, 1)).shape == (3, 8, 8)
 """

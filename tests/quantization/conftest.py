@@ -10,8 +10,9 @@ import torch
 import d4c
 from d4c.calibration.images import CalibrationSet
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.layers import MLP
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.quantization.quantized import QuantizedCLIP
 
 TEXT = TextConfig(width=32, layers=2, heads=2, mlp_width=64)

@@ -11,7 +11,7 @@ import d4c
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
+from d4c.models.tower_config import ViTConfig
 from d4c.quantization import quantize as quantize_module
 from d4c.report.gather import ReportData, gather
 from d4c.report.subject import Subject, open_subject

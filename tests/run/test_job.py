@@ -20,8 +20,8 @@ from d4c.evaluation.dataset import AnyDataset, Dataset
 from d4c.evaluation.embed import Embeddings, Encoder, embed
 from d4c.evaluation.load_dataset import load_pictures
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
 from d4c.models.formats.load import load
+from d4c.models.tower_config import ViTConfig
 from d4c.progress import Progress
 from d4c.quantization import quantize as quantize_module
 from d4c.quantization.config import QuantizeConfig

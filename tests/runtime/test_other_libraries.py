@@ -11,7 +11,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from d4c.evaluation.readers.demo_pack import demo_dataset
-from d4c.models.tokenizer import END, START, VOCAB_SIZE, token_ids
+from d4c.models.inputs.tokenizer import END, START, VOCAB_SIZE, token_ids
 from d4c.runtime.runtime_clip import RuntimeCLIP
 
 transformers = pytest.importorskip("transformers")

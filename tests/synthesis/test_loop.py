@@ -9,7 +9,8 @@ import torch
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import ResNetConfig, TextConfig
 from d4c.synthesis import loop
 from d4c.synthesis.synthesize import synthesize
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.loop import evaluate_step, image_losses
 from d4c.synthesis.optimizer import CoastingAdam

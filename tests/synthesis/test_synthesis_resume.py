@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from d4c.errors import ArtifactError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.storage.resumable import Saves
 from d4c.synthesis import loop
 from d4c.synthesis.resume import refuse_other_files, remove_checkpoints

@@ -15,8 +15,9 @@ import d4c
 from d4c.calibration.prompts import prompt_features
 from d4c.errors import DataError, SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.identity import model_hash, model_record
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.synthesis import loop
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
 from d4c.synthesis.loop import evaluate_step

@@ -15,7 +15,8 @@ from benchmarks.fuzz.targets.own_folders import artifacts, calibration_sets
 from benchmarks.fuzz.targets.picture_files import picture_files, pictures
 from benchmarks.fuzz.targets.target import ROUGH, Target
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.reading.json_file import parse_json
 
 

@@ -9,7 +9,7 @@ import typer
 
 from d4c.cli.console import Amount
 from d4c.evaluation.load_dataset import dataset_help
-from d4c.models import config as models
+from d4c.models import tower_config
 from d4c.quantization import config as quantization
 from d4c.quantization.formats import scheme as formats
 from d4c.quantization.rounding import config as rounding
@@ -52,7 +52,7 @@ DEFAULTS = quantization.QuantizeConfig
 Model = Annotated[str, typer.Option(help="demo-vit, demo-rn, a file, a folder, hf-hub:org/name or an open_clip name.")]
 Pretrained = Annotated[str | None, typer.Option(help="Weights of an open_clip name, such as openai.")]
 Activation = Annotated[
-    models.Activation | None,
+    tower_config.Activation | None,
     typer.Option(help="Activation of the MLPs, which weights alone do not tell."),
 ]
 Heads = Annotated[

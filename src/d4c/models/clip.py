@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from d4c.errors import SettingError
 from d4c.models.alone.absent import AbsentImage, AbsentText
-from d4c.models.config import TOWERS, CLIPConfig, ImageConfig, NoImageConfig, ResNetConfig, ViTConfig
+from d4c.models.config import TOWERS, CLIPConfig
 from d4c.models.formats.native import write_native
+from d4c.models.inputs.preprocess import pixels
 from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer
-from d4c.models.preprocess import pixels
 from d4c.models.resnet import ModifiedResNet
 from d4c.models.text import TextTransformer
 from d4c.models.tower import Tower
+from d4c.models.tower_config import ImageConfig, NoImageConfig, ResNetConfig, ViTConfig
 from d4c.models.vit import VisionTransformer
 from d4c.pictures import Picture
 from d4c.printable import printable

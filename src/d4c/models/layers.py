@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from d4c.models.config import NORM_EPS, Activation
-from d4c.models.tower import ChannelAxis, Part, SharedInput
+from d4c.models.anatomy import ChannelAxis, SharedInput
+from d4c.models.tower import Part
+from d4c.models.tower_config import NORM_EPS, Activation
 
 Watcher = Callable[[Tensor, Tensor], None]
 """Called with the rows [N, L, C] that an attention reads and the weight of each [N, L]."""

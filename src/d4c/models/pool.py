@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from d4c.models.config import NORM_EPS, Activation
+from d4c.models.anatomy import ChannelAxis, SharedInput
 from d4c.models.layers import MLP, Watcher, WeightedSum, join_heads, split_heads
-from d4c.models.tower import ChannelAxis, Part, SharedInput
+from d4c.models.tower import Part
+from d4c.models.tower_config import NORM_EPS, Activation
 
 
 class LatentPool(Part):

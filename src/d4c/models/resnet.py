@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from d4c.models.config import ResNetConfig
+from d4c.models.anatomy import ChannelAxis, Patches, Positions, Published, SharedInput
 from d4c.models.layers import Add, AttentionProducts, MatMul, WeightedSum, attend, split_heads
-from d4c.models.tower import ChannelAxis, Part, Patches, Positions, Published, SharedInput, Tower
+from d4c.models.tower import Part, Tower
+from d4c.models.tower_config import ResNetConfig
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:

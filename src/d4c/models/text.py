@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from d4c.errors import DataError
-from d4c.models.config import TextConfig
+from d4c.models.anatomy import ChannelAxis, Published
 from d4c.models.layers import Block, split_heads
-from d4c.models.tower import ChannelAxis, Published, Tower
+from d4c.models.tower import Tower
+from d4c.models.tower_config import TextConfig
 
 
 class TextTransformer(Tower):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from d4c.models.config import ViTConfig
+from d4c.models.anatomy import ChannelAxis, Patches, Positions, Published
 from d4c.models.layers import Block
 from d4c.models.pool import LatentPool
-from d4c.models.tower import ChannelAxis, Patches, Positions, Published, Tower
+from d4c.models.tower import Tower
+from d4c.models.tower_config import ViTConfig
 
 
 class VisionTransformer(Tower):

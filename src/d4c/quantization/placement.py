@@ -10,10 +10,11 @@ from typing import Any
 from torch import nn
 
 from d4c.errors import SettingError
+from d4c.models.anatomy import Published, Slot
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
 from d4c.models.layers import Add, MatMul, WeightedSum
-from d4c.models.tower import Published, Slot, replace_module
+from d4c.models.tower import replace_module
 from d4c.quantization.formats.scheme import W8A8, Override, QuantArgs, Scheme, Track
 from d4c.quantization.layer_patterns import matches
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from d4c.models.anatomy import PublishedUnit
+from d4c.models.anatomy import Stage as TowerStage
 from d4c.models.clip import CLIP
-from d4c.models.tower import PublishedUnit
-from d4c.models.tower import Stage as TowerStage
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from d4c.errors import SettingError
 from d4c.inspection.inspect_sets import CONTROLS, REAL, inspect
 from d4c.inspection.report import Inspection
 from d4c.models.clip import CLIP
-from d4c.models.config import Activation
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, load
+from d4c.models.tower_config import Activation
 from d4c.progress import Report
 from d4c.report.page.render import render_inspection
 from d4c.run.rows import REPORT

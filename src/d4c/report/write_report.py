@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from d4c.errors import SettingError
 from d4c.evaluation import load_dataset as datasets
-from d4c.models.config import Activation
 from d4c.models.formats.load import demo_models
+from d4c.models.tower_config import Activation
 from d4c.progress import WHOLE, Report, reporting
 from d4c.report.gather import LIMIT, ReportData, gather
 from d4c.report.page.render import render

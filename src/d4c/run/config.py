@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import SettingError, reason_of, require
-from d4c.models.config import Activation
+from d4c.models.tower_config import Activation
 from d4c.quantization.config import QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
 from d4c.settings.presets import Preset

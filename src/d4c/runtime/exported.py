@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from d4c.errors import ArtifactError
-from d4c.models.config import Interpolation, Resize, TokenizerKind
+from d4c.models.config import Interpolation, Resize
 from d4c.models.inputs.prompt_tokenizers import ClipTokenizer, PromptTokenizer, read_own_tokenizer
 from d4c.models.inputs.reader_files import PROCESSOR, PROCESSOR_KIND, read_resize
+from d4c.models.tower_config import TokenizerKind
 from d4c.reading.folder_kind import refuse_other_folders
 from d4c.reading.json_file import read_json
 from d4c.reading.onnx_graph import FLOAT, INT64, ORIGIN, Foreign, Value, read_summary

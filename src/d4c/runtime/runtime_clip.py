@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from d4c.errors import ArtifactError, DataError, SettingError, reason_of, warn
-from d4c.models.preprocess import pixels
+from d4c.models.inputs.preprocess import pixels
 from d4c.pictures import Picture
 from d4c.runtime.exported import TOWERS, ExportedModel, read_export
 from d4c.runtime.processor import saturates

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 import d4c
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.pictures import as_rgb
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.runtime_clip import RuntimeCLIP

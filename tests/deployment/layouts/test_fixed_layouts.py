@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from d4c.models.tokenizer import END
+from d4c.models.inputs.tokenizer import END
 from d4c.zeroshot.classification import unit_rows
 
 ExportFor = Callable[..., Path]

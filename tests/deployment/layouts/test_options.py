@@ -24,8 +24,9 @@ from d4c.deployment.targets import TARGETS, find_target
 from d4c.errors import SettingError
 from d4c.evaluation.readers.demo_pack import demo_dataset
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
-from d4c.models.tokenizer import token_ids
+from d4c.models.config import CLIPConfig
+from d4c.models.inputs.tokenizer import token_ids
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.quantization.stages import stages
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.zeroshot.classification import unit_rows

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 import d4c
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
+from d4c.models.tower_config import ViTConfig
 from d4c.runtime.runtime_clip import RuntimeCLIP
 from d4c.zeroshot.classification import unit_rows
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 import d4c
 from d4c.deployment.layouts.transformers_js import dtype_of
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
-from d4c.models.tokenizer import token_ids
+from d4c.models.config import CLIPConfig
+from d4c.models.inputs.tokenizer import token_ids
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.zeroshot.classification import unit_rows
 

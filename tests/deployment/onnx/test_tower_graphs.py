@@ -25,8 +25,9 @@ from d4c.deployment.onnx.parity import check_tower
 from d4c.deployment.onnx.parity_sessions import INTEGER_KERNELS, open_session
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.resnet import Bottleneck
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.models.vit import VisionTransformer
 from d4c.quantization.layers.quantized_activations import QuantizedAvgPool2d, QuantizedMatMul
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear

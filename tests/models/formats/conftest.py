@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import Layout, blueprint
 from d4c.models.formats.huggingface import huggingface_layout
 from d4c.models.formats.openai import openai_layout
+from d4c.models.tower_config import TextConfig, ViTConfig
 
 State = dict[str, Tensor]
 TINY = CLIPConfig(4, ViTConfig(16, 8, 8, 1, 1, 16), TextConfig(8, 1, 1, 16))

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import load
+from d4c.models.tower_config import ViTConfig
 
 State = dict[str, Tensor]
 Write = Callable[..., Path]

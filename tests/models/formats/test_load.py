@@ -16,10 +16,10 @@ from torch import Tensor
 import d4c
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import ViTConfig
 from d4c.models.formats.identity import model_hash
 from d4c.models.formats.load import demo_models, demo_path, load
 from d4c.models.formats.openai import fill_token_table
+from d4c.models.tower_config import ViTConfig
 
 State = dict[str, Tensor]
 pytestmark = pytest.mark.filterwarnings("ignore:.*assumed, as in")

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import d4c
+from d4c.models.anatomy import ChannelAxis
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
-from d4c.models.tower import ChannelAxis, Tower
+from d4c.models.tower import Tower
 from d4c.quantization.symmetries.mix import mix_heads
 from d4c.quantization.symmetries.uneven import axis_channels
 

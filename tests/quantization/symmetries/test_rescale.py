@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import d4c
+from d4c.models.anatomy import ChannelAxis
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
-from d4c.models.tower import ChannelAxis
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms
 from d4c.quantization.symmetries.rescale import rescale
 from d4c.quantization.symmetries.uneven import axis_channels as channels

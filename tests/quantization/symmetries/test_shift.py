@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import d4c
+from d4c.models.anatomy import ChannelAxis
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
-from d4c.models.tower import ChannelAxis
 from d4c.quantization.symmetries.shift import shift, takes_shift
 from d4c.quantization.symmetries.uneven import axis_channels
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import ResNetConfig, TextConfig
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.methods.bns import batch_norms, statistics_losses
 from d4c.synthesis.objectives import total_variation

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.layers import Attention, Block
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.methods.pse import TV_HOLD, similarity_entropy, similarity_losses, total_variation_target
 from d4c.synthesis.objectives import total_variation

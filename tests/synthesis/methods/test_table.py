@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.synthesis.config import SynthesisConfig
 from d4c.synthesis.methods.table import METHODS, Method, Needs
 from d4c.synthesis.synthesize import synthesize

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.synthesis.config import Precision, SynthesisConfig
 from d4c.synthesis.tower.encode import encode
 from d4c.synthesis.tower.working import reproducible, resolve_precision, speed_up, working_copy

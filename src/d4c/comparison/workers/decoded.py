@@ -14,7 +14,7 @@ from d4c.evaluation.batches import pixel_batches
 from d4c.evaluation.dataset import PictureSet
 from d4c.models.clip import CLIP
 from d4c.models.config import Interpolation, Resize
-from d4c.models.preprocess import resized
+from d4c.models.inputs.preprocess import resized
 
 MOST = 2 << 30
 """Bytes that a process keeps of one dataset; larger ones are decoded for each cell."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from d4c.deployment.layouts.graphs.graph_file import GraphFile, Ports
 from d4c.deployment.onnx.onnx_target import LIBRARIES
 from d4c.deployment.target import CLIP_AND_SIGLIP, SHAPES, ExportOptions, Target, Written
-from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.inputs.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.progress import Progress
 from d4c.storage.files import write_json
 

@@ -1,7 +1,7 @@
 """Reads the CIFAR-10 and CIFAR-100 test sets as their authors distribute them, without torchvision or unpickling.
 
-The binary version is plain bytes. The Python version is a pickle. `d4c.inert` reads it without running anything and
-refuses every name beyond the few that NumPy's byte arrays need.
+The binary version is plain bytes. The Python version is a pickle. `d4c.reading.inert` reads it without running
+anything and refuses every name beyond the few that NumPy's byte arrays need.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from d4c.errors import DataError
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.readers.reader import Reader
 from d4c.evaluation.readers.words.openai_prompts import CIFAR_TEMPLATES
-from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
+from d4c.reading.inert import Damaged, Rebuild, Refused, Stateful, load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

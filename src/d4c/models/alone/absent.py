@@ -11,9 +11,10 @@ from typing import NoReturn
 from torch import Tensor, nn
 
 from d4c.errors import SettingError
-from d4c.models.config import ImageConfig, TextConfig
+from d4c.models.anatomy import Stage
 from d4c.models.text import TextTransformer
-from d4c.models.tower import Stage, Tower
+from d4c.models.tower import Tower
+from d4c.models.tower_config import ImageConfig, TextConfig
 
 
 class AbsentImage(Tower):

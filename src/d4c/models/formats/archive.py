@@ -1,8 +1,8 @@
 """Reads PyTorch's zip archives (`torch.save`, TorchScript) without running the code in their pickles.
 
-`d4c.inert` reads the pickle with a table of the few globals that stand for tensors. Tensors stay references until the
-whole pickle is read. No tensor may be larger than its storage, and the storages together may not be larger than the
-file, so the size of the file bounds the memory.
+`d4c.reading.inert` reads the pickle with a table of the few globals that stand for tensors. Tensors stay references
+until the whole pickle is read. No tensor may be larger than its storage, and the storages together may not be larger
+than the file, so the size of the file bounds the memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from d4c.errors import CheckpointError, reason_of
-from d4c.inert import Rebuild, Refused, Stateful, load
 from d4c.models.formats.wrapped.unwrap import Choice, select
+from d4c.reading.inert import Rebuild, Refused, Stateful, load
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError, D4CError
 from d4c.models.clip import CLIP
-from d4c.models.config import CLIPConfig, TextConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
 from d4c.models.inputs.prompt_tokenizers import OwnTokenizer
-from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.models.inputs.tokenizer import VOCAB_SIZE
+from d4c.models.tower_config import TextConfig
 
 
 class Stored(Protocol):

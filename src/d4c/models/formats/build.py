@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError, warn
 from d4c.models.clip import CLIP
-from d4c.models.config import Activation, CLIPConfig, ResNetConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.alone.infer_alone import infer_alone
 from d4c.models.formats.alone.one_tower import lone_tower, with_model_names
 from d4c.models.formats.assemble import CONFIG_ADVICE, Layout, assemble, blueprint, check_depth
@@ -20,7 +20,8 @@ from d4c.models.formats.openai import fill_token_table, infer_config, openai_lay
 from d4c.models.formats.openclip import plain_names, refuse_foreign
 from d4c.models.formats.siglip.siglip_configs import infer_siglip
 from d4c.models.formats.siglip.siglip_names import siglip_layout, timm_layout
-from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.models.inputs.tokenizer import VOCAB_SIZE
+from d4c.models.tower_config import Activation, ResNetConfig, ViTConfig
 
 SIGNATURE = {"input_resolution", "context_length", "vocab_size"}
 """Numbers that OpenAI's own files hold beside the weights, and no others do."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from d4c.errors import CheckpointError
-from d4c.models.config import NORM_EPS, Activation, CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import Source
 from d4c.models.formats.beside.image_processor import Pixels
+from d4c.models.tower_config import NORM_EPS, Activation, TextConfig, ViTConfig
 from d4c.reading.ranges import RANGES
 from d4c.reading.schema import Record, check, shown
 

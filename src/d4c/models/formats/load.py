@@ -11,9 +11,7 @@ from torch import Tensor
 
 from d4c.device import move
 from d4c.errors import CheckpointError, SettingError
-from d4c.inert import Refused
 from d4c.models.clip import CLIP
-from d4c.models.config import Activation
 from d4c.models.formats.archive import groups_of
 from d4c.models.formats.beside.misnamed import missing, not_a_source
 from d4c.models.formats.build import Hints, from_state
@@ -24,8 +22,10 @@ from d4c.models.formats.openai import fill_token_table, infer_config
 from d4c.models.formats.weights import read_weights
 from d4c.models.formats.wrapped.lora import merge_lora
 from d4c.models.formats.wrapped.unwrap import select
+from d4c.models.inputs.tokenizer import VOCAB_SIZE
 from d4c.models.resolution import with_image_size
-from d4c.models.tokenizer import VOCAB_SIZE
+from d4c.models.tower_config import Activation
+from d4c.reading.inert import Refused
 
 DEMO = Path(__file__).parents[1] / "demo"
 

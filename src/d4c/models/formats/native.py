@@ -15,7 +15,7 @@ from torch import Tensor
 
 from d4c.errors import CheckpointError
 from d4c.models.config import CLIPConfig
-from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.inputs.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.reading.schema import Record, Text, check, check_version
 from d4c.reading.seal import FILES, check_file, check_seal, file_hashes, write_sealed
 from d4c.storage.outputs import output_folder

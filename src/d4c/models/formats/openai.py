@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.models.config import CLIPConfig, ResNetConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import Source
+from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 
 _BLOCK = {
     "norm1": "ln_1",

@@ -9,20 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.models.config import (
-    NORM_EPS,
-    OPENAI_MEAN,
-    OPENAI_STD,
-    Activation,
-    CLIPConfig,
-    ImagePooling,
-    ResNetConfig,
-    TextConfig,
-    ViTConfig,
-)
+from d4c.models.config import OPENAI_MEAN, OPENAI_STD, CLIPConfig
 from d4c.models.formats.beside.image_processor import FILTERS, Pixels, triple
 from d4c.models.formats.beside.own_tokenizer import Cleaning, TokenizerFiles
 from d4c.models.formats.siglip.siglip_configs import timm_image_config
+from d4c.models.tower_config import NORM_EPS, Activation, ImagePooling, ResNetConfig, TextConfig, ViTConfig
 from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD, RANGES
 from d4c.reading.schema import Record, check, shown
 

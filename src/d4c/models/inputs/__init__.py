@@ -1,1 +1,1 @@
-"""What a model reads: its tokenizer, and the files that say how pictures and prompts become tensors."""
+"""What a model reads: prompts as token ids, pictures as pixels, and the files that say how both are made."""

@@ -14,8 +14,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from d4c.errors import D4CError, reason_of, warn
-from d4c.models.tokenizer import SHOWN, as_prompts, clean, token_ids, tokenizer, valid
-from d4c.models.tokenizer_files import FILES, save_tokenizer
+from d4c.models.inputs.tokenizer import SHOWN, as_prompts, clean, token_ids, tokenizer, valid
+from d4c.models.inputs.tokenizer_files import FILES, save_tokenizer
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import Record, check
 from d4c.storage.files import write_json
@@ -42,7 +42,7 @@ class PromptTokenizer(Protocol):
 
 
 class ClipTokenizer:
-    """CLIP's byte-pair encoding; see `d4c.models.tokenizer`.
+    """CLIP's byte-pair encoding; see `d4c.models.inputs.tokenizer`.
 
     Args:
         context_length: Length L of a row.

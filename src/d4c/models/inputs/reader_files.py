@@ -7,7 +7,7 @@ from typing import Any
 
 from d4c.models.config import CLIPConfig, Interpolation, Resize
 from d4c.models.inputs.prompt_tokenizers import PromptTokenizer
-from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.inputs.tokenizer_files import FILES as TOKENIZER_FILES
 from d4c.reading.ranges import PIXEL_MEAN, PIXEL_STD
 from d4c.reading.schema import OneOf, Record
 from d4c.storage.files import write_json

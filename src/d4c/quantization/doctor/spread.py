@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from d4c.models.tower import ChannelAxis, Tower
+from d4c.models.anatomy import ChannelAxis
+from d4c.models.tower import Tower
 from d4c.quantization.doctor.diagnosis import Spread
 from d4c.quantization.symmetries.observed import Observed
 

@@ -19,7 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from d4c.models.tower import ChannelAxis, Tower
+from d4c.models.anatomy import ChannelAxis
+from d4c.models.tower import Tower
 from d4c.progress import Progress, silent
 from d4c.quantization.placement import LayerPlan, Plan
 from d4c.quantization.symmetries.heads import balanced_basis, shrunk

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from d4c.models.tower import ChannelAxis, Tower
+from d4c.models.anatomy import ChannelAxis
+from d4c.models.tower import Tower
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d4c.models.tower import ChannelAxis, Tower
+from d4c.models.anatomy import ChannelAxis
+from d4c.models.tower import Tower
 
 BATCH = 64
 

@@ -10,9 +10,10 @@ import copy
 import torch
 from torch import Tensor
 
+from d4c.models.anatomy import ChannelAxis
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
-from d4c.models.tower import ChannelAxis, Tower
+from d4c.models.tower import Tower
 from d4c.quantization.symmetries.mix import mix_heads
 from d4c.quantization.symmetries.rescale import rescale
 

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d4c.models.config import TextConfig, ViTConfig
 from d4c.models.formats.huggingface import name_of
 from d4c.models.formats.siglip.siglip_configs import is_siglip
 from d4c.models.inputs.reader_files import FILES as READER_FILES
-from d4c.models.tokenizer import END, START, VOCAB_SIZE
+from d4c.models.inputs.tokenizer import END, START, VOCAB_SIZE
+from d4c.models.tower_config import TextConfig, ViTConfig
 from d4c.storage.files import write_json
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from d4c.models.config import ResNetConfig, ViTConfig
 from d4c.models.formats.siglip.siglip_configs import is_siglip
+from d4c.models.tower_config import ResNetConfig, ViTConfig
 
 if TYPE_CHECKING:
     from d4c.models.clip import CLIP

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.models.config import Activation, CLIPConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.alone.one_tower import MODELS, PROJECTIONS, alone
 from d4c.models.formats.beside.image_processor import HALF
 from d4c.models.formats.beside.vocabulary import clip_vocabulary
 from d4c.models.formats.openai import count, grid_side, shape_of
 from d4c.models.formats.siglip.siglip_configs import EPS, HEADS, LAST, LATENT
-from d4c.models.tokenizer import END
+from d4c.models.inputs.tokenizer import END
+from d4c.models.tower_config import Activation, TextConfig, ViTConfig
 
 
 def infer_alone(state: Mapping[str, Tensor], tower: str, source: str, heads: tuple[int, int] | None) -> CLIPConfig:

@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from d4c.models.config import CLIPConfig, NoImageConfig, NoTextConfig, TextConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.beside.vocabulary import clip_vocabulary
-from d4c.models.tokenizer import END
-from d4c.models.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.inputs.tokenizer import END
+from d4c.models.inputs.tokenizer_files import FILES as TOKENIZER_FILES
+from d4c.models.tower_config import NoImageConfig, NoTextConfig, TextConfig, ViTConfig
 
 TYPES = {
     "clip_vision_model": ("clip", "image"),

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from d4c.errors import CheckpointError
-from d4c.models.config import Activation, CLIPConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.beside.image_processor import read_pixels, read_processor
 from d4c.models.formats.huggingface import huggingface_config, section
 from d4c.models.formats.openclip import openclip_config
 from d4c.models.formats.siglip.siglip_configs import siglip_config
 from d4c.models.formats.weights import read_json_object
+from d4c.models.tower_config import Activation
 
 FLAGS = ("quick_gelu", "force_quick_gelu")
 """Settings of open_clip's training that tell the activation."""

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from tokenizers import Regex, Tokenizer, normalizers, processors
 
 from d4c.errors import CheckpointError, reason_of
-from d4c.models.config import TextConfig
 from d4c.models.formats.weights import read_json_object
 from d4c.models.inputs.prompt_tokenizers import OwnTokenizer, parse_tokenizer, read_own_tokenizer
-from d4c.models.tokenizer_files import FILES
+from d4c.models.inputs.tokenizer_files import FILES
+from d4c.models.tower_config import TextConfig
 from d4c.reading.bounded import read_up_to
 
 LARGEST = 1 << 28

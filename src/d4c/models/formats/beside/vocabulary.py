@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from d4c.models.tokenizer import tokenizer
+from d4c.models.inputs.tokenizer import tokenizer
 
 OTHER_FILES = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 """Vocabularies of other kinds: WordPiece and SentencePiece."""

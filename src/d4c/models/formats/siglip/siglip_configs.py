@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from d4c.errors import CheckpointError
-from d4c.models.config import Activation, CLIPConfig, TextConfig, ViTConfig, unlike_openai
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.beside.image_processor import HALF, Pixels
 from d4c.models.formats.huggingface import activation_of, norm_eps, section
 from d4c.models.formats.openai import count, shape_of
+from d4c.models.tower_config import Activation, TextConfig, ViTConfig, unlike_openai
 from d4c.reading.schema import shown
 
 EPS = 1e-6

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from d4c.models.config import CLIPConfig, ViTConfig
+from d4c.models.config import CLIPConfig
 from d4c.models.formats.assemble import Source, Stored
 from d4c.models.formats.huggingface import huggingface_layout
 from d4c.models.formats.openai import openai_layout
 from d4c.models.formats.siglip.query_scores import QueryScores
+from d4c.models.tower_config import ViTConfig
 
 _HEAD = "vision_model.head"
 _HUGGINGFACE = {

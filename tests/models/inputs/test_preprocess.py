@@ -15,7 +15,7 @@ from PIL import Image
 from d4c.errors import DataError
 from d4c.models.clip import CLIP
 from d4c.models.config import OPENAI_MEAN, OPENAI_STD
-from d4c.models.preprocess import pixels, resized
+from d4c.models.inputs.preprocess import pixels, resized
 from d4c.pictures import as_rgb
 
 ONE_STEP = 1 / 255 / min(OPENAI_STD) + 1e-6

@@ -15,7 +15,7 @@ from tokenizers.decoders import ByteLevel
 from tokenizers.normalizers import NFC, Lowercase, Normalizer, Replace, Sequence, Strip
 from tokenizers.processors import RobertaProcessing
 
-from d4c.models.tokenizer import END, ESCAPE, FIXES, LIGATURES, START, VOCAB_SIZE, new_tokenizer
+from d4c.models.inputs.tokenizer import END, ESCAPE, FIXES, LIGATURES, START, VOCAB_SIZE, new_tokenizer
 from d4c.storage.files import write_json
 
 FILES = ("tokenizer.json", "tokenizer_config.json")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d4c.errors import DataError
-from d4c.models.tokenizer import END, START, VOCAB_SIZE, clean, token_ids, tokenize, tokenizer
+from d4c.models.inputs.tokenizer import END, START, VOCAB_SIZE, clean, token_ids, tokenize, tokenizer
 
 PROMPTS = {
     "plain": "a photo of a cat.",

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d4c.inert import Damaged, Rebuild, Refused, Stateful, load
+from d4c.reading.inert import Damaged, Rebuild, Refused, Stateful, load
 
 KEYS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(min_size=1)
 TREES = st.recursive(

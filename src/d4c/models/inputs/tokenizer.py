@@ -1,4 +1,4 @@
-"""Turns prompts into token ids with CLIP's byte-pair encoding; its merges are OpenAI's (MIT; see `demo/licenses`).
+"""Turns prompts into token ids with CLIP's byte-pair encoding; the merges are OpenAI's (`models/demo/licenses`).
 
 Only `tokenize` needs torch, so that a runtime without torch computes the same ids.
 """
@@ -66,7 +66,7 @@ def tokenizer() -> Tokenizer:
 
 def new_tokenizer() -> Tokenizer:
     """Return what `tokenizer` does, to be changed."""
-    packed = (files("d4c.models") / "clip-bpe-merges.txt.gz").read_bytes()
+    packed = (files("d4c.models.inputs") / "clip-bpe-merges.txt.gz").read_bytes()
     merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode().splitlines()]
     letters = byte_alphabet()
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
