@@ -7,6 +7,7 @@ Writes a Markdown file beside the rows.
 
 from __future__ import annotations
 
+import itertools
 from statistics import mean
 
 from benchmarks.common.rows import Row
@@ -31,9 +32,16 @@ def page(rows: list[Row]) -> str:
         "images of d4c, top-1 % on Tiny ImageNet / CIFAR-10 (10,000 images each), mean over "
         f"{_seeds(rows)}. Measured by `benchmarks/forms/measure.py` on {where}; code: {', '.join(codes)}.",
         "",
-        "## Largest difference between the even form and an uneven one",
+        "## Differences between the even form and uneven ones",
+        "",
+        "Seed by seed, then the mean over the seeds that both have. A cell is a model, a reconstruction, a sigma and a "
+        "test set.",
         "",
         *_differences(rows, codes),
+        "The largest by model:",
+        "",
+        *_largest(rows, codes),
+        *_even_forms(rows, codes),
     ]
     for model in MODELS:
         if chosen := [row for row in rows if row["model"] == model]:
@@ -44,23 +52,71 @@ def page(rows: list[Row]) -> str:
 
 
 def _differences(rows: list[Row], codes: list[str]) -> list[str]:
-    """Points of top-1 by scheme, over both sets and all reconstructions; the goals beside them."""
+    """How far uneven forms are from the even one, by scheme, code and sigma; the goals beside."""
+    body = []
+    for code, scheme, sigma in itertools.product(codes, SCHEMES, _sigmas(rows)):
+        gaps = list(map(abs, _gaps(_chosen(rows, label=code, scheme=scheme), sigma)))
+        if sigma and gaps:
+            goal = GOALS[scheme]
+            beyond = f"{sum(round(gap, 2) > goal for gap in gaps)} of {len(gaps)}"
+            seeds = len({row["seed"] for row in _chosen(rows, label=code, sigma=sigma)})
+            line = [f"{seeds}", f"{goal:.1f}", f"{mean(gaps):.2f}", f"{max(gaps):.2f}", beyond]
+            body.append([code, scheme, f"{sigma:g}", *line])
+    heads = ["code", "scheme", "sigma", "seeds, at most", "goal", "mean", "largest", "cells beyond the goal"]
+    return table(heads, body, texts=2)
+
+
+def _largest(rows: list[Row], codes: list[str]) -> list[str]:
     columns = [(model, code) for model in MODELS for code in codes if _chosen(rows, model=model, label=code)]
-    body = [
-        [scheme, f"{GOALS[scheme]:.1f}", *(_worst(_chosen(rows, model=m, label=c, scheme=scheme)) for m, c in columns)]
-        for scheme in SCHEMES
-    ]
-    return table(["scheme", "goal", *(f"{model}, {code}" for model, code in columns)], body)
+    body = []
+    for scheme in SCHEMES:
+        cells = [_chosen(rows, model=model, label=code, scheme=scheme) for model, code in columns]
+        gaps = [[gap for sigma in _sigmas(rows) if sigma for gap in _gaps(chosen, sigma)] for chosen in cells]
+        body.append([scheme, *(f"{max(each, key=abs):+.2f}" if each else "" for each in gaps)])
+    return table(["scheme", *(f"{model}, {code}" for model, code in columns)], body)
 
 
-def _worst(rows: list[Row]) -> str:
+def _gaps(rows: list[Row], sigma: float) -> list[float]:
+    """Points of top-1 between the form of a sigma and the even one, for each model, reconstruction and test set."""
     gaps = []
-    for kind in KINDS:
-        for data in DATASETS:
-            by_sigma = {s: _top1(_chosen(rows, reconstruction=kind, sigma=s), data, "both") for s in _sigmas(rows)}
-            if (even := by_sigma.pop(0.0, None)) is not None:
-                gaps += [other - even for other in by_sigma.values() if other is not None]
-    return f"{max(gaps, key=abs):+.2f}" if gaps else ""
+    for model, kind, data in itertools.product(MODELS, KINDS, DATASETS):
+        chosen = _chosen(rows, model=model, reconstruction=kind)
+        even, other = (_by_seed(_chosen(chosen, sigma=s), data) for s in (0.0, sigma))
+        if seeds := even.keys() & other.keys():
+            gaps.append(mean(other[seed] - even[seed] for seed in seeds))
+    return gaps
+
+
+def _even_forms(rows: list[Row], codes: list[str]) -> list[str]:
+    """The even form with the last code beside the first: the mean difference, and what got worse than seeds explain."""
+    first, last = codes[0], codes[-1]
+    body, worse = [], []
+    for scheme in SCHEMES:
+        gaps = []
+        for model, kind, data in itertools.product(MODELS, KINDS, DATASETS):
+            chosen = _chosen(rows, model=model, reconstruction=kind, scheme=scheme, sigma=0.0)
+            a, b = (list(_by_seed(_chosen(chosen, label=code), data).values()) for code in (first, last))
+            if a and b:
+                gaps.append(mean(b) - mean(a))
+                if -gaps[-1] > max(max(a) - min(a), max(b) - min(b)):
+                    name = f"{model}, {scheme}, {RECONSTRUCTIONS.get(kind, kind)}, {DATASETS[data]}"
+                    worse.append(f"{name}: {gaps[-1]:+.2f}")
+        if gaps:
+            better = sum(gap > 0 for gap in gaps)
+            body.append(
+                [scheme, f"{mean(gaps):+.2f}", f"{min(gaps):+.2f}", f"{max(gaps):+.2f}", f"{better}/{len(gaps)}"]
+            )
+    return [
+        f"## The even form: {last} beside {first}",
+        "",
+        *table(["scheme", "mean", "lowest", "highest", "cells better"], body),
+        "Worse by more than the spread of the seeds with either code: " + ("; ".join(worse) or "none") + ".",
+        "",
+    ]
+
+
+def _by_seed(rows: list[Row], data: str) -> dict[int, float]:
+    return {row["seed"]: row["results"][data]["top1"]["both"] for row in rows if data in row["results"]}
 
 
 def _forms(rows: list[Row], codes: list[str], tower: str) -> list[str]:
