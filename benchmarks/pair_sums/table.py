@@ -9,25 +9,33 @@ from statistics import mean
 
 from benchmarks.common.problems import datasets
 from benchmarks.common.rows import Row
-from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, conditions, table, table_command
+from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, SCHEMES, conditions, table, table_command
 
 RANGES = {"full": "full range", "pairs": "pairs that fit", "seven": "7 bits"}
 """Names of the ranges; the first one is what the others are compared with."""
 
 
 def comparison(rows: list[Row]) -> list[str]:
-    """Means over seeds, and the mean of the differences seed by seed with the lowest and the highest."""
+    """Means over the seeds that all ranges have, and the mean, lowest and highest difference seed by seed."""
     body = []
-    for model, scheme, reconstruction in dict.fromkeys((r["model"], r["scheme"], r["reconstruction"]) for r in rows):
+    kinds = {(r["scheme"], r["reconstruction"], r["model"]) for r in rows}
+    for scheme, reconstruction, model in sorted(kinds, key=_place):
         names = {"model": model, "scheme": scheme, "reconstruction": reconstruction}
-        chosen = [row for row in rows if names.items() <= row.items()]
+        every = [row for row in rows if names.items() <= row.items()]
+        seeds = set.intersection(*({row["seed"] for row in every if row["range"] == name} for name in RANGES))
+        chosen = [row for row in every if row["seed"] in seeds]
         for data in datasets(model):
             float_top1 = f"{chosen[0]['results'][data]['float_top1']:.2f}"
             what = [model, DATASETS[data], scheme, RECONSTRUCTIONS.get(reconstruction, reconstruction)]
-            body.append([*what, float_top1, *accuracies(chosen, data), *distances(chosen, data)])
+            body.append([*what, f"{len(seeds)}", float_top1, *accuracies(chosen, data), *distances(chosen, data)])
     full, *others = RANGES.values()
-    columns = ["float", full, *others, *(f"1 - cosine, thousandths: {name}" for name in RANGES.values())]
+    columns = ["seeds", "float", full, *others, *(f"1 - cosine, thousandths: {name}" for name in RANGES.values())]
     return table(["model", "test set", "scheme", "weights", *columns], body, texts=4)
+
+
+def _place(kind: tuple[str, str, str]) -> tuple[int, bool, str]:
+    scheme, reconstruction, model = kind
+    return SCHEMES.index(scheme), reconstruction == "block", model
 
 
 def accuracies(rows: list[Row], data: str) -> list[str]:
