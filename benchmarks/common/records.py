@@ -18,7 +18,18 @@ import torch
 
 import d4c
 
-PRIVATE = ("--models", "--model", "--data", "--out", "--cache", "--real", "--sets", "--set", "--reference")
+PRIVATE = (
+    "--models",
+    "--model",
+    "--data",
+    "--out",
+    "--cache",
+    "--graphs",
+    "--real",
+    "--sets",
+    "--set",
+    "--reference",
+)
 """Options whose values are paths of one machine."""
 
 

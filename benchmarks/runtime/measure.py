@@ -34,6 +34,13 @@ from benchmarks.runtime.speed import THREADS, measure_speed
 from benchmarks.runtime.table import FLOAT, page
 
 
+def kept_folder(graphs: Path, tower: str) -> Path:
+    """Where the graphs of a tower stay, made if it does not exist."""
+    folder = graphs / tower.replace("/", "-").replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--part", choices=("speed", "fidelity"), required=True)
@@ -45,6 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=integers, default=[9, 3], help="one number for each batch size")
     parser.add_argument("--models", type=Path, help="folder of bench-vit.safetensors and bench-rn.safetensors")
     parser.add_argument("--data", type=Path, help="Tiny ImageNet's validation images as Parquet")
+    parser.add_argument("--graphs", type=Path, help="folder that keeps graphs, and whose graphs are not made again")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "runtime.json")
     args = parser.parse_args()
     require_names(parser, "tower", args.towers, TOWERS)
@@ -67,8 +75,9 @@ def main() -> None:
     )
     for name in args.towers:
         print(name, file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            cells = measure(name, folder=Path(folder))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = kept_folder(args.graphs / args.part, name) if args.graphs else Path(temporary)
+            cells = measure(name, folder=folder)
         write_report(args.out, read_report(args.out, {}) | cells, page)
 
 

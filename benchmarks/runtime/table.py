@@ -31,7 +31,8 @@ def _conditions(cells: Row) -> list[str]:
     lines = []
     for name, cell in cells.items():
         setup = cell["setup"]
-        how = f"{setup['date']}, {setup['threads']} threads, {conditions(setup)}"
+        units = ", ".join(setup["instructions"])
+        how = f"{setup['date']}, {setup['threads']} threads, {conditions(setup)}, instructions {units}"
         if "rounds" in setup:
             other = f"{100 * setup['other_load']:.0f} % of the processors taken by other processes"
             lines.append(f"- {name}: {setup['rounds']} rounds, {other}; {how}.")
