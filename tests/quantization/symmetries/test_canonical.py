@@ -49,6 +49,21 @@ def test_both_towers_compute_the_same(
 
 
 @torch.no_grad()
+def test_pruned_heads_change_nothing(demo_vit: CLIP, prompts: list[str], pixels: Tensor) -> None:
+    clip, tokens = copy.deepcopy(demo_vit), demo_vit.tokenize(prompts)
+    for block, parts in zip(clip.image.blocks, (["q"], ["k"], ["v"], ["q", "k", "v", "out"]), strict=False):
+        for part in parts:
+            for name, tensor in block.get_submodule(f"attn.{part}").named_parameters():
+                width = len(tensor) // clip.config.image.heads  # type: ignore[attr-defined]
+                if part != "out":
+                    tensor[:width] = 0
+                elif name == "weight":
+                    tensor[:, :width] = 0
+    rewritten = prepared(clip, pixels, tokens, "W4A8")
+    assert relative_error(rewritten.encode_image(pixels), clip.encode_image(pixels)) < 1e-5
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("scheme", ["W8A8", "W4A4"])
 def test_weights_are_the_same_for_every_form(demo: CLIP, prompts: list[str], pixels: Tensor, scheme: str) -> None:
     """Except in a basis that a few images leave open: that of the attention pool, which has one query per image."""

@@ -41,8 +41,9 @@ def shrunk(moments: Tensor, prior: Tensor) -> Tensor:
         moments: What was observed [heads, d, d].
         prior: What inputs without any structure would give [heads, d, d], up to a factor.
     """
-    size = moments.shape[1]
-    tiny = 1e-9 * prior.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(size).to(prior)
+    size = prior.diagonal(dim1=1, dim2=2).mean(1)
+    # A head without weights, as pruning leaves them, has a prior of zeros, and any basis serves it.
+    tiny = 1e-9 * torch.where(size > 0, size, 1.0)[:, None, None] * torch.eye(moments.shape[1]).to(prior)
     factor = torch.linalg.solve(prior + tiny, moments).diagonal(dim1=1, dim2=2).mean(1)
     return moments + SHRINKAGE * factor.clamp(min=1e-12)[:, None, None] * (prior + tiny)
 
