@@ -31,8 +31,9 @@ def test_a_resnet_without_batchnorm_is_the_same(demo_rn: CLIP, pixels: Tensor) -
 
 
 @torch.no_grad()
-def test_one_folded_convolution_is_convolution_and_batchnorm() -> None:
-    conv, norm = nn.Conv2d(3, 5, 3, 2, 1, bias=False), nn.BatchNorm2d(5)
+@pytest.mark.parametrize("biased", [False, True])
+def test_one_folded_convolution_is_convolution_and_batchnorm(biased: bool) -> None:
+    conv, norm = nn.Conv2d(3, 5, 3, 2, 1, bias=biased), nn.BatchNorm2d(5)
     for value in (norm.weight, norm.bias, norm.running_mean):
         assert value is not None
         value.normal_()

@@ -16,6 +16,8 @@ def fold_batchnorm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     assert norm.running_var is not None
     gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     bias = norm.bias - norm.running_mean * gain
+    if conv.bias is not None:
+        bias = bias + conv.bias * gain
     folded = copy.copy(conv)
     folded._parameters = {}
     folded.weight = nn.Parameter(conv.weight.detach() * gain.detach()[:, None, None, None], requires_grad=False)
