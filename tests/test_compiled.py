@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d4c.compiled import EAGER_CALLS, Repeated, can_compile, compiler_options
+from d4c.compiled import EAGER_CALLS, Repeated, can_compile, compile_part, compiler_options
 
 
 def polynomial(x: Tensor) -> Tensor:
@@ -29,7 +29,8 @@ def test_a_capture_outlives_graphs_that_nobody_uses_and_other_threads() -> None:
     class Counter:
         def __init__(self) -> None:
             self.steps = torch.zeros((), device=device)
-            self.repeat = Repeated(self.step, device)  # refers to itself through its step
+            self.repeat = Repeated(device)
+            self.circle = self  # so that it waits for a collection
 
         def step(self) -> None:
             self.steps += len([[i] for i in range(2000)]) / 2000  # containers enough for a collection
@@ -40,10 +41,18 @@ def test_a_capture_outlives_graphs_that_nobody_uses_and_other_threads() -> None:
         thread = threading.Thread(target=lambda: torch.ones(2**20, device=device).sum().item())
         thread.start()
         for _ in range(EAGER_CALLS + 3):
-            counter.repeat()
+            counter.repeat(counter.step)
         thread.join()
         assert counter.steps.item() == EAGER_CALLS + 3
     assert gc.isenabled()
+
+
+def test_compiled_parts_raise_the_limit_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo.config as dynamo
+
+    monkeypatch.setattr(dynamo, "recompile_limit", 8)
+    compile_part(torch.nn.Linear(2, 2))
+    assert dynamo.recompile_limit >= 256
 
 
 @pytest.mark.skipif(not (torch.cuda.is_available() and can_compile()), reason="needs a GPU")

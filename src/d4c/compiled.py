@@ -18,64 +18,74 @@ EAGER_CALLS = 3
 
 
 class Repeated:
-    """Calls a step; on a GPU, the fourth call captures it as a CUDA graph, which is replayed from then on.
+    """Repeats one step; on a GPU, the fourth call captures it as a CUDA graph, which is replayed from then on.
 
     The small kernels of a step take less time than their launches. A captured step must not wait for the device or
     depend on anything that changes on the host.
 
+    The step comes with each call and is not kept: most are methods of what holds the graph, and a circle would keep
+    the graph's memory, which is that of all activations, until Python collects garbage.
+
     Args:
-        step: What to repeat.
         device: Where the step computes.
         generators: The random generators that the step uses besides the default one.
     """
 
-    def __init__(
-        self, step: Callable[[], None], device: torch.device, generators: Sequence[torch.Generator] = ()
-    ) -> None:
-        self.step, self.device, self.generators = step, device, generators
+    def __init__(self, device: torch.device, generators: Sequence[torch.Generator] = ()) -> None:
+        self.device, self.generators = device, generators
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> None:
+    def __call__(self, step: Callable[[], None]) -> None:
+        """Do the step, which is the same in every call."""
         if self.device.type != "cuda":
-            self.step()
+            step()
         else:
             with torch.cuda.device(self.device):
-                self._call_on_gpu()
+                self._call_on_gpu(step)
         self.calls += 1
 
-    def _call_on_gpu(self) -> None:
+    def _call_on_gpu(self, step: Callable[[], None]) -> None:
         if self.calls < EAGER_CALLS:
-            self._warm()
+            self._warm(step)
             return
         if self.graph is None:
-            self.graph = self._capture()
+            self.graph = self._capture(step)
         self.graph.replay()
 
-    def _warm(self) -> None:
+    def _warm(self, step: Callable[[], None]) -> None:
         current = torch.cuda.current_stream(self.device)
         side = torch.cuda.Stream(self.device)  # autograd keeps this stream; the default one breaks a capture
         side.wait_stream(current)
         with torch.cuda.stream(side):
-            self.step()
+            step()
         current.wait_stream(side)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self, step: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
         # PyTorch's own stream for captures is of the GPU that was the current one at the first capture.
         stream = torch.cuda.Stream(self.device)
-        with _no_garbage_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            self.step()
+        capture = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")
+        # A capture that fails leaves its stream the current one; the outer context does not.
+        with _no_garbage_collection(), torch.cuda.stream(stream), capture:
+            step()
         return graph
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether a GPU ran out of memory; capturing a graph hides that beneath an error of its own."""
+    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """Keep graphs that nobody uses from being freed meanwhile, which no capture survives.
 
-    They wait for a collection, because a step and its graph refer to each other.
+    A graph waits for a collection where it belongs to a circle, as those of a caller may.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -142,5 +152,6 @@ def compile_part(module: torch.nn.Module) -> None:
     import torch._dynamo as dynamo  # takes seconds to import
 
     # Every shape is compiled once, and one process may load many models; by default, PyTorch gives up after eight.
-    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 256)
+    # PyTorch 2.4 has this name for the limit; later ones have it for what they call recompile_limit.
+    dynamo.config.cache_size_limit = max(dynamo.config.cache_size_limit, 256)
     module.compile(dynamic=False, options=compiler_options())

@@ -106,8 +106,11 @@ def _soft_backward(
 
 
 def fits(x: Tensor, scale: Tensor) -> bool:
-    """Whether the kernels take a tensor and a scale: float32, and one scale per tensor."""
-    return x.dtype == torch.float32 and scale.numel() == 1 and 0 < x.numel() < 2**31
+    """Whether the kernels take a tensor and a scale: float32, and one scale per tensor.
+
+    Programs count elements in 32 bits, up to where the next of their blocks would begin.
+    """
+    return x.dtype == torch.float32 and scale.numel() == 1 and 0 < x.numel() < 2**31 - BLOCK * PROGRAMS
 
 
 @on_its_gpu

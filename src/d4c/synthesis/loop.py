@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from d4c.compiled import Repeated
+from d4c.compiled import Repeated, lacks_memory
 from d4c.errors import SettingError, warn
 from d4c.models.clip import CLIP
 from d4c.progress import Interval
@@ -56,7 +56,7 @@ class Loop:
         self.done = 0
         ends = (torch.zeros(3, 1, 1, device=start.device), torch.ones(3, 1, 1, device=start.device))
         self.black, self.white = (clip.normalize(end) for end in ends)
-        self.repeat = Repeated(self.step, start.device, [generator])
+        self.repeat = Repeated(start.device, [generator])
 
     def step(self) -> None:
         """Do one iteration for all images, on the device only."""
@@ -113,8 +113,10 @@ class Loop:
         while True:
             random_state = self.generator.get_state()
             try:
-                return self.repeat()
-            except torch.cuda.OutOfMemoryError:
+                return self.repeat(self.step)
+            except RuntimeError as error:
+                if not lacks_memory(error):
+                    raise
                 size = self.config.batch or len(self.images)
                 groups = -(-size // self.config.group_size)
                 if groups == 1 or self.config.inseparable > self.config.group_size:
@@ -123,7 +125,7 @@ class Loop:
             warn(f"The device has not enough memory for {size} images at once; continuing with {self.config.batch}.")
             torch.cuda.empty_cache()
             self.generator.set_state(random_state)
-            self.repeat = Repeated(self.step, self.images.device, [self.generator])
+            self.repeat = Repeated(self.images.device, [self.generator])
 
 
 def too_large(config: SynthesisConfig, size: int) -> SettingError:

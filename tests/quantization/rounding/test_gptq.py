@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from d4c.quantization.formats.affine import dequantize, quantize
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
-from d4c.quantization.rounding.gptq import BLOCK, GPTQ, factorize
+from d4c.quantization.rounding.gptq import BLOCK, GPTQ, _Block, factorize
 from d4c.quantization.rounding.gptq import _gram as gram
 
 WEIGHTS, INPUTS = QuantArgs(4, True, "channel"), QuantArgs(8, False, "tensor")
@@ -84,6 +86,18 @@ def test_it_is_the_literal_loop_bit_for_bit(columns: int, symmetric: bool) -> No
         rounded_together = gptq.round(weight, order, factor, scale, zero_point, *map(torch.tensor, ends))
         for ours, theirs in zip(rounded_together, literal(weight, hessian, scale, *form), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_a_captured_step_does_not_wait_for_garbage_collection() -> None:
+    gc.disable()
+    try:
+        block = _Block(4, 2, torch.device("cpu"))
+        block(torch.ones(4, 2), torch.eye(4), torch.ones(2), -torch.ones(4, 2), torch.ones(4, 2))
+        kept = weakref.ref(block)
+        del block
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_codes_are_integers_in_range_for_more_columns_than_a_block() -> None:

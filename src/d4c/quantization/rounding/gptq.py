@@ -131,7 +131,7 @@ class _Block:
         self.factor = torch.empty(columns, columns, device=device)
         self.low, self.high = torch.empty_like(self.weight), torch.empty_like(self.weight)
         self.scale = torch.empty(rows, device=device)
-        self._repeat = Repeated(self._round, device)
+        self._repeat = Repeated(device)
 
     def __call__(self, weight: Tensor, factor: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
         self.weight.copy_(weight)
@@ -139,7 +139,7 @@ class _Block:
         self.scale.copy_(scale)
         self.low.copy_(low)
         self.high.copy_(high)
-        self._repeat()
+        self._repeat(self._round)
 
     def _round(self) -> None:
         for k, (column, code, error) in enumerate(zip(self.weight, self.codes, self.errors, strict=True)):

@@ -186,10 +186,10 @@ class _Loop:
 
     def run(self, progress: Progress) -> None:
         """Take all steps and report how many are done about twice a second."""
-        repeat, reports = Repeated(self.step, self.device), Interval(REPORT_EVERY)
+        repeat, reports = Repeated(self.device), Interval(REPORT_EVERY)
         for done, choice in enumerate(self.choices, 1):
             for buffer, batch in zip(self.batch, samples(self.unit, choice), strict=True):
                 buffer.copy_(batch)  # a captured step always reads the same memory
-            repeat()
+            repeat(self.step)
             if reports.passed():
                 progress(done, len(self.choices))

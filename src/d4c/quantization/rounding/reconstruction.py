@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from d4c.compiled import lacks_memory
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
@@ -103,7 +104,7 @@ class _Walk:
             self._pass_stage(stage, kind, progress)
             return
         except RuntimeError as error:
-            if not _lacks_memory(error):
+            if not lacks_memory(error):
                 raise
             if self.on_host:
                 raise SettingError(
@@ -161,13 +162,6 @@ class _Walk:
         if all(name in self.importance for name in outputs):
             unit.importance = torch.cat([self.importance[name] for name in outputs], -1)
         optimize(unit, self.config, self.scale_lr, self.seed, progress)
-
-
-def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether a GPU ran out of memory; capturing a graph hides that beneath an error of its own."""
-    while error is not None and not isinstance(error, torch.cuda.OutOfMemoryError):
-        error = error.__context__
-    return error is not None
 
 
 def trainable_layers(clip: CLIP, stage: Stage) -> list[str]:
