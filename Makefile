@@ -9,7 +9,7 @@ PIP_INSTALL := -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
 # The theme's makers advertise their next generator on every build.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo search test test-slow test-dropin fuzz fuzz-coverage lint format docs tutorial check dependencies audit dist hooks clean
+.PHONY: help demo search test test-slow tools test-dropin fuzz fuzz-coverage lint format docs tutorial check dependencies audit dist hooks clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -47,11 +47,22 @@ test-slow: $(VENV)/.dev ## Run the tests that are too slow for every change.
 	$(BIN)/python -m pytest -m slow
 
 LAYOUTS := tests/deployment/layouts
-test-dropin: $(VENV)/.dev ## Test exports for other tools with these tools themselves; needs Node and a network.
-	$(PYTHON) -m venv build/dropin
-	build/dropin/bin/python -m pip install -q --disable-pip-version-check -r $(LAYOUTS)/tools/requirements.txt
+TOOLS := build/dropin
+NODE_MODULES := $(LAYOUTS)/node/node_modules
+
+$(TOOLS)/.installed: $(LAYOUTS)/tools/requirements.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+$(NODE_MODULES)/.installed: $(LAYOUTS)/node/package.json
 	npm install --ignore-scripts --prefix $(LAYOUTS)/node --no-audit --no-fund --no-package-lock --silent
-	$(BIN)/python -m pytest $(LAYOUTS)
+	@touch $@
+
+tools: $(TOOLS)/.installed $(NODE_MODULES)/.installed ## Install the tools that exports are for; needs Node and a network.
+
+test-dropin: $(VENV)/.dev tools ## Test exports for other tools with these tools themselves, in Chromium too if there is one.
+	$(BIN)/python -m pytest -rs $(LAYOUTS)
 
 FUZZ_SECONDS := 120
 fuzz: $(VENV)/.dev ## Attack every reader with changed files for two minutes (FUZZ_SECONDS); a finding fails.

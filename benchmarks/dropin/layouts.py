@@ -25,7 +25,8 @@ from d4c.quantization.config import Reconstruction
 
 FLOAT, DYNAMIC = "float32", "dynamic int8"
 SCHEMES = ("W8A8", "W4A8")
-FORMS = (FLOAT, DYNAMIC, *SCHEMES)
+FOLDERS = {FLOAT: "float32", DYNAMIC: "dynamic", **{scheme: scheme for scheme in SCHEMES}}
+"""What is compared, and the name of its folder."""
 TOOLS = {
     "transformers.js": "transformers.js in Node",
     "optimum": "optimum-onnx",
@@ -59,10 +60,19 @@ def artifacts(clip: CLIP, folder: Path, how: Calibration) -> dict[str, Path]:
 
 
 def layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -> dict[str, Path]:
-    """The folder of each form for a tool."""
+    """The folder of each form for a tool, written unless they lie in `folder` from an earlier call."""
+    if not folder.is_dir():
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _write_layouts(tool, clip, made, unfinished)
+        unfinished.rename(folder)
+    return {form: folder / name for form, name in FOLDERS.items() if (folder / name).is_dir()}
+
+
+def _write_layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -> None:
     sources: dict[str, CLIP | Path] = {FLOAT: clip, **made}
     out = {
-        form: d4c.export(source, folder / form, target=tool, check=False, progress=None).folder
+        form: d4c.export(source, folder / FOLDERS[form], target=tool, check=False, progress=None).folder
         for form, source in sources.items()
     }
     for file in (file for file in loaded_files(out[FLOAT]) if file.suffix == ".onnx"):
@@ -70,11 +80,10 @@ def layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -> dict[
         add_biases(model)
         onnx.save(model, file)
     if tool not in NO_DYNAMIC:
-        out[DYNAMIC] = dynamic_int8(out[FLOAT], folder / "dynamic")
-    return {form: out[form] for form in FORMS if form in out}
+        dynamic_int8(out[FLOAT], folder / FOLDERS[DYNAMIC])
 
 
-def dynamic_int8(source: Path, folder: Path) -> Path:
+def dynamic_int8(source: Path, folder: Path) -> None:
     """A copy of a folder with each graph quantized, under the name by which transformers.js finds it."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.onnx"))
     in_browsers = (source / "onnx").is_dir()
@@ -94,7 +103,6 @@ def dynamic_int8(source: Path, folder: Path) -> Path:
         config = json.loads((folder / "config.json").read_text())
         config["transformers.js_config"]["dtype"] = "q8"
         (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def model_bytes(folder: Path) -> int:

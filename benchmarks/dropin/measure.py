@@ -1,8 +1,8 @@
 """Bytes, memory, time and agreement of d4c's files in the tools that they are for, beside what loads there today.
 
-    make test-dropin    # installs the tools
-    nice python -m benchmarks.dropin.measure --part speed
-    nice python -m benchmarks.dropin.measure --part agreement
+    make tools
+    python -m benchmarks.dropin.measure --part speed
+    python -m benchmarks.dropin.measure --part agreement
 
 The tools' own default files cannot be downloaded here, so the float model is d4c's in the same layout (`--float32`),
 and the int8 of others is made of it on the spot (see `layouts.py`).
@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -38,7 +38,6 @@ from benchmarks.common.rows import Row, read_report, write_report
 from benchmarks.dropin.layouts import FLOAT, TOOLS, Calibration, artifacts, layouts, model_bytes
 from benchmarks.dropin.table import page
 from d4c.evaluation.readers.demo_pack import demo_dataset
-from d4c.models.clip import CLIP
 from d4c.pictures import as_rgb
 from d4c.zeroshot.classification import unit_rows
 
@@ -47,8 +46,9 @@ ROOT = HERE.parent.parent
 PYTHON = ROOT / "build" / "dropin" / "bin" / "python"
 NODE_MODULES = ROOT / "tests" / "deployment" / "layouts" / "node" / "node_modules"
 CALLS = (("image", 1), ("image", 32), ("text", 1))
-ROUNDS = {1: 9, 32: 2}
 PROMPT = "a {} icon"
+LARGE = 5
+"""Rounds of one input for each round of 32."""
 SPEED_MODEL = "ViT-B-32"
 FEW = Calibration(4, 16, "none")
 """Where only shapes count, any ranges will do."""
@@ -59,15 +59,22 @@ AGREEMENT_MODELS = ("demo-vit", "demo-rn")
 class Worker:
     """A process that has loaded a model in a tool; what it is told and answers are lines of JSON."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
+    def __init__(self, command: Sequence[str], complaints: IO[str]) -> None:
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+        )
+        self.command, self.complaints = command, complaints
 
     def __call__(self, **command: Any) -> Row:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        answer: Row = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            self.complaints.seek(0)
+            raise RuntimeError(f"{' '.join(self.command)} ended: {self.complaints.read()[-2000:]}")
+        answer: Row = json.loads(line)
         return answer
 
 
@@ -78,17 +85,18 @@ def working(tool: str, folder: Path) -> Iterator[Worker]:
         command = ["node", str(HERE / "worker.mjs"), str(folder), str(NODE_MODULES)]
     else:
         command = [str(PYTHON), str(HERE / "worker.py"), tool, str(folder)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        yield Worker(process)
-        assert process.stdin is not None
-        process.stdin.close()
+    with tempfile.TemporaryFile("w+") as complaints:
+        worker = Worker(command, complaints)
+        with worker.process as process:
+            yield worker
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def save_pack(folder: Path, size: int) -> tuple[list[str], list[str]]:
     """Square RGB pictures of the emoji pack as files, and a prompt for each."""
     data = demo_dataset()
+    folder.mkdir()
     paths = []
     for i in range(len(data)):
         path = folder / f"{i}.png"
@@ -97,7 +105,9 @@ def save_pack(folder: Path, size: int) -> tuple[list[str], list[str]]:
     return paths, [PROMPT.format(name.lower()) for name in data.classes]
 
 
-def measure_speed(tool: str, folders: Mapping[str, Path], pictures: Sequence[str], prompts: Sequence[str]) -> list[Row]:
+def measure_speed(
+    tool: str, folders: Mapping[str, Path], pictures: Sequence[str], prompts: Sequence[str], rounds: int
+) -> list[Row]:
     """The figures of each form in a tool."""
     with ExitStack() as stack:
         workers = {form: stack.enter_context(working(tool, folder)) for form, folder in folders.items()}
@@ -109,17 +119,17 @@ def measure_speed(tool: str, folders: Mapping[str, Path], pictures: Sequence[str
             memory = {"load": loaded["load"] - loaded["idle"], "use": held - loaded["idle"], "idle": loaded["idle"]}
             rows[form] = {"form": form, "bytes": model_bytes(folders[form]), "memory": memory}
         for part, batch in CALLS:
-            seconds = in_turn(workers, part, batch)
+            seconds = in_turn(workers, part, batch, rounds if batch == 1 else max(1, rounds // LARGE))
             for form, times in seconds.items():
                 rows[form][f"{part}, batch {batch}"] = ratio(times, seconds[FLOAT])
             print(f"  {part} {batch}: {[rows[form][f'{part}, batch {batch}']['median'] for form in rows]}", flush=True)
     return list(rows.values())
 
 
-def in_turn(workers: Mapping[str, Worker], part: str, batch: int) -> dict[str, list[float]]:
+def in_turn(workers: Mapping[str, Worker], part: str, batch: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of each worker in each round, after one call of each to warm up."""
     seconds: dict[str, list[float]] = {form: [] for form in workers}
-    for i in range(ROUNDS[batch] + 1):
+    for i in range(rounds + 1):
         for form in list(workers)[:: 1 if i % 2 == 0 else -1]:
             seconds[form].append(workers[form](do=part, batch=batch)["seconds"])
     return {form: times[1:] for form, times in seconds.items()}
@@ -158,33 +168,45 @@ def main() -> None:
     parser.add_argument("--part", choices=("speed", "agreement"), required=True)
     parser.add_argument("--tools", type=words, default=list(TOOLS), help=", ".join(TOOLS))
     parser.add_argument("--agreement-models", type=words, default=list(AGREEMENT_MODELS))
-    parser.add_argument("--artifacts", type=Path, help="folder that keeps the quantized models for the next call")
+    parser.add_argument("--rounds", type=int, default=15, help=f"of calls with one input; a {LARGE}th with 32")
+    parser.add_argument(
+        "--cache", type=Path, help="folder that keeps the quantized models and their exports for the next call"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "dropin.json")
     args = parser.parse_args()
     require_names(parser, "tool", args.tools, TOOLS)
     if not PYTHON.exists() or not NODE_MODULES.is_dir():
-        parser.error("The tools are not installed; run make test-dropin.")
+        parser.error("The tools are not installed; run make tools.")
     speed = args.part == "speed"
-    for model in [SPEED_MODEL] if speed else args.agreement_models:
-        clip: CLIP = make_clip(model, "cpu", 0)
-        with tempfile.TemporaryDirectory() as folder:
-            scratch = Path(folder)
-            (scratch / "pictures").mkdir()
-            pictures, prompts = save_pack(scratch / "pictures", clip.image_size)
-            kept = (args.artifacts or scratch) / f"{model}-{args.part}"
-            made = artifacts(clip, kept, FEW if speed else ENOUGH)
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in [SPEED_MODEL] if speed else args.agreement_models:
+            clip = make_clip(model, "cpu", 0)
+            folder = (args.cache or Path(scratch)) / f"{model}-{args.part}"
+            pictures, prompts = save_pack(Path(scratch) / model, clip.image_size)
+            made = artifacts(clip, folder, FEW if speed else ENOUGH)
             for tool in args.tools:
                 print(f"{model} in {tool}", file=sys.stderr, flush=True)
-                folders = layouts(tool, clip, made, scratch / tool)
-                measure = measure_speed if speed else measure_agreement
-                rows = measure(tool, folders, pictures, prompts)
-                packages = ("onnxruntime", "openvino", "numpy")
-                setup = records.setup("cpu", *packages) | {"instructions": records.instructions(), "seed": 0}
-                setup |= {"command": records.command("dropin.measure"), "tool": tool_version(tool)}
+                folders = layouts(tool, clip, made, folder / tool)
+                if speed:
+                    rows = measure_speed(tool, folders, pictures, prompts, args.rounds)
+                else:
+                    rows = measure_agreement(tool, folders, pictures, prompts)
+                cell = {"model": model, "setup": setup(tool), "rows": rows}
                 report = read_report(args.out, {"speed": {}, "agreement": {}})
-                cell = {"model": model, "setup": setup, "rows": rows}
                 report[args.part][tool if speed else f"{tool}, {model}"] = cell
                 write_report(args.out, report, page)
+
+
+def setup(tool: str) -> Row:
+    """What the figures of a tool depend on."""
+    versions = records.setup("cpu", "onnxruntime", "openvino", "numpy")
+    command = records.command("dropin.measure")
+    return versions | {
+        "instructions": records.instructions(),
+        "seed": 0,
+        "command": command,
+        "tool": tool_version(tool),
+    }
 
 
 def tool_version(tool: str) -> str:

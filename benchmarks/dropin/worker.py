@@ -87,14 +87,21 @@ class Fastembed:
 class Sessions:
     """Two graphs in ONNX Runtime, opened and fed as a program does that reads the files beside them."""
 
-    def __init__(self, folder: str, pictures: Sequence[str], prompts: Sequence[str], options: Any = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        pictures: Sequence[str],
+        prompts: Sequence[str],
+        options: Any = None,
+        provider: str | tuple[str, dict[str, str]] = "CPUExecutionProvider",
+    ) -> None:
         import onnxruntime
         from tokenizers import Tokenizer
 
         root = Path(folder)
         visual, textual = (("image", "text"), ("visual/model", "textual/model"))[(root / "visual").is_dir()]
         self.visual, self.textual = (
-            onnxruntime.InferenceSession(root / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(root / f"{name}.onnx", options, providers=[provider])
             for name in (visual, textual)
         )
         self.size = self.visual.get_inputs()[0].shape[-1]
@@ -121,13 +128,13 @@ class Sessions:
 
 
 def immich(folder: str, pictures: Sequence[str], prompts: Sequence[str]) -> Tool:
-    """As its machine learning opens sessions on a CPU; shapes are fixed to one."""
+    """As its machine learning opens sessions on a CPU since 2.7; shapes are fixed to one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False
     options.inter_op_num_threads, options.intra_op_num_threads = 1, 2
-    return Sessions(folder, pictures, prompts, options)
+    provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
+    return Sessions(folder, pictures, prompts, options, provider)
 
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
 
 import d4c
 from d4c.evaluation.readers.demo_pack import demo_dataset
@@ -48,6 +52,57 @@ class Pack:
     def classes(self) -> list[str]:
         """Our label of each picture."""
         return [self.labels[i] for i in (unit_rows(self.image) @ unit_rows(self.text).T).argmax(-1)]
+
+
+class Immich:
+    """A folder in the steps of immich's machine learning on a CPU, by its source of release 2.7.5 and of November 2026.
+
+    The newer source obeys `resize_mode`; 2.7.5 scales the shortest side and crops whatever it says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.visual, self.textual = (self._session(folder / part / "model.onnx") for part in ("visual", "textual"))
+        self.how = json.loads((folder / "visual" / "preprocess_cfg.json").read_text())
+        length = json.loads((folder / "config.json").read_text())["text_cfg"].get("context_length", 77)
+        padding = json.loads((folder / "textual" / "tokenizer_config.json").read_text())["pad_token"]
+        self.tokenizer = Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
+        self.tokenizer.enable_padding(length=length, pad_token=padding, pad_id=self.tokenizer.token_to_id(padding))
+        self.tokenizer.enable_truncation(max_length=length)
+
+    @staticmethod
+    def _session(graph: Path) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads, options.intra_op_num_threads = 1, 2
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        provider = ("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})
+        return onnxruntime.InferenceSession(graph, options, providers=[provider])
+
+    def text(self, prompt: str) -> NDArray[np.float32]:
+        """The embedding [D] of a prompt."""
+        ids = self.tokenizer.encode(" ".join(prompt.split())).ids
+        row: NDArray[np.float32] = self.textual.run(None, {"text": np.array([ids], np.int32)})[0][0]
+        return row
+
+    def image(self, path: Path | str) -> NDArray[np.float32]:
+        """The embedding [D] of a picture."""
+        size, resample = self.how["size"][0], Image.Resampling[self.how["interpolation"].upper()]
+        picture = Image.open(path).convert("RGB")
+        if self.how["resize_mode"] == "squash":
+            picture = picture.resize((size, size), resample)
+        else:
+            factor = size / min(picture.size)
+            picture = picture.resize((int(picture.width * factor), int(picture.height * factor)), resample)
+            left, top = int(picture.width / 2 - size / 2), int(picture.height / 2 - size / 2)
+            picture = picture.crop((left, top, left + size, top + size))
+        mean, std = np.float32(self.how["mean"]), np.float32(self.how["std"])
+        values = np.asarray(picture, np.float32) / 255 * (1 / std) - mean / std
+        row: NDArray[np.float32] = self.visual.run(None, {"image": values.transpose(2, 0, 1)[None]})[0][0]
+        return row
+
+
+@pytest.fixture(scope="session")
+def immich() -> type[Immich]:
+    return Immich
 
 
 @pytest.fixture(scope="session")

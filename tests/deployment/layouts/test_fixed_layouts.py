@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer
 
-from d4c.models.inputs.tokenizer import END
 from d4c.zeroshot.classification import unit_rows
 
 ExportFor = Callable[..., Path]
+PARTS = ("visual", "textual")
 
 
 def ports(session: Any) -> tuple[dict[str, tuple[str, list[Any]]], dict[str, tuple[str, list[Any]]]]:
@@ -24,37 +22,26 @@ def ports(session: Any) -> tuple[dict[str, tuple[str, list[Any]]], dict[str, tup
     return {x.name: (x.type, x.shape) for x in inputs}, {x.name: (x.type, x.shape) for x in outputs}
 
 
-def test_immich_embeds_prompts(export_for: ExportFor, few: Any) -> None:
-    """As immich_ml.models.clip.textual does: the tokenizer is padded with its own token, and the shape is fixed."""
-    folder = export_for("immich")
-    context = json.loads((folder / "config.json").read_text())["text_cfg"]["context_length"]
-    padding = json.loads((folder / "textual" / "tokenizer_config.json").read_text())["pad_token"]
-    tokenizer = Tokenizer.from_file(str(folder / "textual" / "tokenizer.json"))
-    tokenizer.enable_padding(length=context, pad_token=padding, pad_id=tokenizer.token_to_id(padding))
-    tokenizer.enable_truncation(max_length=context)
-    assert padding == END
-    session = onnxruntime.InferenceSession(folder / "textual" / "model.onnx")
-    assert ports(session) == ({"text": ("tensor(int32)", [1, 77])}, {"embedding": ("tensor(float)", [1, 32])})
-    for prompt, ours in zip(few.prompts[:6], unit_rows(few.text), strict=False):
-        found = session.run(None, {"text": np.array([tokenizer.encode(prompt).ids], np.int32)})[0][0]
-        assert found @ ours > 0.999
-        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+def test_immich_finds_its_ports(export_for: ExportFor) -> None:
+    visual, textual = (onnxruntime.InferenceSession(export_for("immich") / f"{part}/model.onnx") for part in PARTS)
+    embedding = {"embedding": ("tensor(float)", [1, 32])}
+    assert ports(visual) == ({"image": ("tensor(float)", [1, 3, 64, 64])}, embedding)
+    assert ports(textual) == ({"text": ("tensor(int32)", [1, 77])}, embedding)
 
 
-def test_immich_embeds_pictures(export_for: ExportFor, few: Any) -> None:
-    """As immich_ml.models.clip.visual does, by what preprocess_cfg.json says."""
-    folder = export_for("immich")
-    config = json.loads((folder / "visual" / "preprocess_cfg.json").read_text())
-    assert (config["interpolation"], config["resize_mode"]) == ("bicubic", "shortest")
-    session = onnxruntime.InferenceSession(folder / "visual" / "model.onnx")
-    inputs = {"image": ("tensor(float)", [1, 3, *config["size"]])}
-    assert ports(session) == (inputs, {"embedding": ("tensor(float)", [1, 32])})
-    for path, ours in zip(few.pictures[:6], unit_rows(few.image), strict=False):
-        pixels = np.asarray(Image.open(path), np.float32) / 255
-        pixels = ((pixels - np.float32(config["mean"])) / np.float32(config["std"])).transpose(2, 0, 1)
-        found = session.run(None, {"image": pixels[None]})[0][0]
-        assert found @ ours > 0.999
-        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+def test_immich_gives_our_embeddings_of_unit_length(
+    export_for: ExportFor, immich: Any, few: Any, ours: Any, tmp_path: Path
+) -> None:
+    """Of prompts, of square pictures and of one that it crops."""
+    model, wide = immich(export_for("immich")), tmp_path / "wide.png"
+    Image.open(few.pictures[0]).resize((96, 64)).save(wide)
+    wide_row = ours.encode_image([ours.preprocess(wide)])[0]
+    cases = [(model.image(wide), wide_row)]
+    cases += [(model.image(path), row) for path, row in zip(few.pictures[:6], few.image, strict=False)]
+    cases += [(model.text(prompt), row) for prompt, row in zip(few.prompts[:6], few.text, strict=False)]
+    for theirs, row in cases:
+        assert theirs @ unit_rows(row[None])[0] > 0.999
+        assert np.linalg.norm(theirs) == pytest.approx(1, abs=1e-5)
 
 
 def test_clip_as_service_gets_one_output_of_each_file(export_for: ExportFor, few: Any, ours: Any) -> None:
