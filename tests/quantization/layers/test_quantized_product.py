@@ -248,6 +248,24 @@ def test_the_bias_of_a_convolution_lies_on_the_steps_of_its_accumulator(weight_b
     assert torch.equal(layer.bias, again)
 
 
+@pytest.mark.parametrize("small", [1e-6, 1e-8, 1e-12])
+def test_the_bias_of_a_channel_that_is_switched_off_fits_the_accumulator(small: float) -> None:
+    source = nn.Conv2d(3, 5, 3).requires_grad_(False)
+    source.weight[1] *= small
+    x = torch.randn(2, 3, 8, 8)
+    layer = QuantizedConv2d(source, QuantArgs(8, True, "channel"), calibrated(8, x))
+    layer.calibrate_weight()
+    before = layer(x)
+    layer.freeze()
+    assert layer.bias is not None
+    steps = layer.bias.double() / (layer.input_quantizer.scale.double() * layer.weight_scale.flatten().double())
+    assert float(steps.abs().max()) < 2**31
+    torch.testing.assert_close(layer(x), before, rtol=1e-4, atol=1e-4)
+    frozen = layer.codes.clone()
+    layer.freeze()
+    assert torch.equal(layer.codes, frozen)
+
+
 def test_the_bias_of_a_published_convolution_stays_as_it_is() -> None:
     layer, before = frozen_conv(4, 4, symmetric=False)
     assert layer.bias is not None

@@ -29,6 +29,8 @@ from d4c.quantization.ranges.fitting import fitting_scale
 from d4c.quantization.ranges.search import safe_scale
 
 INT32_MAX = 2**31 - 1
+LARGEST_BIAS = 2**30
+"""Steps of the accumulator that the bias of a convolution may take; the rest is left to the sums of products."""
 
 
 class _Product(QuantizedLayer):
@@ -152,12 +154,20 @@ class QuantizedConv2d(_Product):
         """Drop the float weights, and round the bias to the accumulator's steps s_x s_w if the weights are symmetric.
 
         Runtimes add the bias of an integer convolution inside the accumulator. A channel whose weights are all zero
-        takes the weight scale that makes its bias one step.
+        takes the weight scale that makes its bias one step. One whose weights are so small that its bias would not fit,
+        as a BatchNorm leaves them that has switched a channel off, takes the scale at which it fits.
         """
         super().freeze()
         if self.bias is None or not self.weight_args.symmetric:
             return
         s_x = self.input_quantizer.scale.detach()
+        fitting = (self.bias.abs() / s_x / LARGEST_BIAS).view_as(self.weight_scale)
+        if bool((fitting > self.weight_scale).any()):
+            coarser = torch.where(fitting > self.weight_scale, 2 * fitting, self.weight_scale)
+            # Toward zero, so that no pair of products grows.
+            codes = (self.codes * (self.weight_scale / coarser)).trunc()
+            self.weight_scale.copy_(coarser)
+            self.set_codes(codes)
         empty = ~self.codes.flatten(1).any(1).view_as(self.weight_scale)
         bias_scale = safe_scale(self.bias.abs() / s_x).view_as(self.weight_scale)
         self.weight_scale.copy_(torch.where(empty, bias_scale, self.weight_scale))
