@@ -118,6 +118,7 @@ def fused(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @cache
     def compiled() -> Callable[..., Result]:
+        _allow_many_shapes()
         return torch.compile(function, dynamic=False, options=compiler_options())
 
     @wraps(function)
@@ -149,9 +150,16 @@ def compiler_options() -> dict[str, Any]:
 
 def compile_part(module: torch.nn.Module) -> None:
     """Compile a module in place; equal shapes share their kernels."""
+    _allow_many_shapes()
+    module.compile(dynamic=False, options=compiler_options())
+
+
+def _allow_many_shapes() -> None:
+    """Let every shape be compiled, since one process may load many models and make many sets of images.
+
+    By default, PyTorch gives up after eight and no longer fuses, so that results would depend on what came earlier.
+    """
     import torch._dynamo as dynamo  # takes seconds to import
 
-    # Every shape is compiled once, and one process may load many models; by default, PyTorch gives up after eight.
     # PyTorch 2.4 has this name for the limit; later ones have it for what they call recompile_limit.
     dynamo.config.cache_size_limit = max(dynamo.config.cache_size_limit, 256)
-    module.compile(dynamic=False, options=compiler_options())
