@@ -18,7 +18,6 @@ from onnxruntime import quantization as ort_tools
 from onnxruntime.quantization.registry import IntegerOpsRegistry
 
 import d4c
-from benchmarks.common.float_graphs import add_biases
 from d4c.calibration.prompts import generic_prompts
 from d4c.models.clip import CLIP
 from d4c.quantization.config import Reconstruction
@@ -75,10 +74,6 @@ def _write_layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -
         form: d4c.export(source, folder / FOLDERS[form], target=tool, check=False, progress=None).folder
         for form, source in sources.items()
     }
-    for file in (file for file in loaded_files(out[FLOAT]) if file.suffix == ".onnx"):
-        model = onnx.load(file)
-        add_biases(model)
-        onnx.save(model, file)
     if tool not in NO_DYNAMIC:
         dynamic_int8(out[FLOAT], folder / FOLDERS[DYNAMIC])
 

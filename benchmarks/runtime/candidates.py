@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor_config
 
 import d4c
-from benchmarks.common.float_graphs import add_biases
 from benchmarks.runtime.table import FLOAT
 from d4c.calibration.images import CalibrationSet
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
@@ -111,9 +110,7 @@ def float_graph(tower: Tower) -> Path:
     path = tower.folder / "float32.onnx"
     if not path.exists():
         emit = image_graph if tower.kind == "image" else text_graph
-        model = emit(tower.clip).model(d4c.__version__)
-        add_biases(model)
-        onnx.save(model, path)
+        onnx.save(emit(tower.clip).model(d4c.__version__), path)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -89,7 +90,7 @@ def compare(
     """
     from d4c.comparison.compare import compare as compare_grid
     from d4c.comparison.config import comparison_config
-    from d4c.comparison.leaderboard import append_rows
+    from d4c.comparison.leaderboard import append_rows, check_board
     from d4c.comparison.paper_table import paper_page, paper_settings, paper_specs
     from d4c.comparison.summary import summary
     from d4c.comparison.tables import write_tables
@@ -102,6 +103,8 @@ def compare(
     from d4c.storage.outputs import check_output_file
 
     check_output_file(leaderboard)
+    if leaderboard is not None:
+        check_board(leaderboard)
     specs = {} if recipe is None else paper_specs({"cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet})
     settings = {} if config is None else read_toml(config)
     if recipe is not None:
@@ -149,7 +152,7 @@ def compare(
         with atomic_file(output / "paper_table.md") as new:
             new.write_text(paper_page(comparison, specs), encoding="utf-8")
     if leaderboard is not None:
-        added = append_rows(comparison, leaderboard, " ".join(["d4c", *sys.argv[1:]]))
+        added = append_rows(comparison, leaderboard, shlex.join(["d4c", *sys.argv[1:]]))
         say(f"{added} rows added to {leaderboard}")
     report, _ = write_comparison(output)
     for what, reason in comparison.unfit.items():

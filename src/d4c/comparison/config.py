@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from d4c.calibration.prompts import resolve_prompts
+from d4c.deployment.onnx.onnx_target import LIBRARIES
 from d4c.errors import SettingError, require
 from d4c.evaluation.load_dataset import find_data
 from d4c.quantization.config import QuantizeConfig, Reconstruction, TowerName, quantize_config
@@ -79,7 +80,10 @@ class ComparisonConfig:
                 raise SettingError(f"The reconstruction {kind!r} is unknown; use one of {choices}.")
 
     def check_data(self) -> None:
-        """Raise an error for data and prompts that do not exist, before any work."""
+        """Raise an error for data, prompts and libraries that are not there, before any work."""
+        if self.latency:
+            for library, extra in LIBRARIES.items():
+                require(library, extra, "Timing a model needs")
         for spec in (*self.datasets, *real_specs(self.methods)):
             find_data(spec)
         for file in filter(None, map(prompts_file, self.methods)):

@@ -8,18 +8,24 @@ from typing import Any
 
 from d4c.comparison.compare import Comparison
 from d4c.comparison.config import Cell
+from d4c.comparison.latency import BATCHES
 from d4c.comparison.summary import paired
 from d4c.errors import DataError
+from d4c.evaluation.metrics.record import FIGURES
 from d4c.storage.files import atomic_file, read_text
 
+TIMES = tuple(
+    f"{form}{tower}_batch_{batch}_ms" for tower in ("image", "text") for batch in BATCHES for form in ("", "float_")
+)
 COLUMNS = (
     *("model", "checkpoint_sha256", "scheme", "track", "reconstruction", "towers", "image_bits", "text_bits"),
     *("exceptions", "calibration", "calibration_images", "seed", "bytes", "float_bytes", "artifact_sha256"),
     *("dataset", "images", "figure", "value", "low", "high", "float_value", "change", "change_low", "change_high"),
-    *("predictions_sha256", "measured_with", "processor", "timed_with", "batch_1_ms", "batch_32_ms"),
-    *("float_timed_with", "float_batch_1_ms", "float_batch_32_ms", "command"),
+    *("same_class", "same_class_low", "same_class_high", "other_figures", "predictions_sha256"),
+    *("measured_with", "measured_on", "timed_with", "timed_on", *TIMES, "command"),
 )
-"""Headings of the file. Figures are in percent, changes in points; times are of the image tower in one process."""
+"""Headings of the file. Figures are in percent, changes in points; times are of both towers of the export and of the
+float model's, in one runtime and one process."""
 
 
 def append_rows(comparison: Comparison, file: Path, command: str) -> int:
@@ -36,10 +42,7 @@ def append_rows(comparison: Comparison, file: Path, command: str) -> int:
     Raises:
         DataError: The file holds other columns.
     """
-    text = read_text(file) if file.is_file() else ""
-    known = list(csv.DictReader(text.splitlines()))
-    if text and tuple(next(csv.reader(text.splitlines()))) != COLUMNS:
-        raise DataError(f"{file} has other columns than a leaderboard of this d4c; name another file.")
+    known = check_board(file)
     seen = {_identity(row) for row in known}
     new = [row for row in _rows(comparison, command) if _identity(row) not in seen]
     with atomic_file(file) as path, path.open("w", encoding="utf-8", newline="") as stream:
@@ -49,9 +52,30 @@ def append_rows(comparison: Comparison, file: Path, command: str) -> int:
     return len(new)
 
 
+def check_board(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a file, none where there is no file.
+
+    Raises:
+        DataError: The file holds other columns.
+    """
+    text = read_text(file) if file.is_file() else ""
+    if text and tuple(next(csv.reader(text.splitlines()))) != COLUMNS:
+        raise DataError(f"{file} has other columns than a leaderboard of this d4c; name another file.")
+    return list(csv.DictReader(text.splitlines()))
+
+
 def _identity(row: dict[str, Any]) -> tuple[str, ...]:
-    """What tells that two rows say the same: the artifact, its predictions, and where they were computed."""
-    return tuple(row[name] for name in ("artifact_sha256", "dataset", "predictions_sha256", "processor"))
+    """What tells that two rows say the same: the artifact, its predictions, and what computed and timed them."""
+    names = (
+        "artifact_sha256",
+        "dataset",
+        "predictions_sha256",
+        "measured_with",
+        "measured_on",
+        "timed_with",
+        "timed_on",
+    )
+    return tuple(row[name] for name in names)
 
 
 def _rows(comparison: Comparison, command: str) -> list[dict[str, Any]]:
@@ -67,7 +91,7 @@ def _row(comparison: Comparison, cell: Cell, result: dict[str, Any], spec: str, 
     data, floating = result["results"][spec], comparison.results[Cell(cell.model)]
     figure = data["metrics"][data["figure"]]
     change = paired([result], [floating], spec)
-    times = result.get("latency", {})
+    same, times = data["metrics"]["fidelity"]["same_class"], result.get("latency", {})
     return {
         "model": Path(cell.model).name,
         "checkpoint_sha256": result["model_sha256"],
@@ -92,11 +116,23 @@ def _row(comparison: Comparison, cell: Cell, result: dict[str, Any], spec: str, 
         "change": "" if change is None else round(change.value, 3),
         "change_low": "" if change is None else round(change.low, 3),
         "change_high": "" if change is None else round(change.high, 3),
+        "same_class": round(same["value"], 3),
+        "same_class_low": round(same["low"], 3),
+        "same_class_high": round(same["high"], 3),
+        "other_figures": _others(data),
         "predictions_sha256": data["predictions_sha256"],
         "measured_with": f"d4c {result['versions']['d4c']}, torch {result['versions']['torch']}",
-        "processor": result["device"],
+        "measured_on": result["device"],
         "timed_with": times.get("runtime", ""),
-        "float_timed_with": times.get("float_runtime", ""),
-        **{name: round(times[name], 3) for name in COLUMNS if name in times},
+        "timed_on": times.get("processor", ""),
+        **{name: round(times[name], 3) for name in TIMES if name in times},
         "command": command,
     }
+
+
+def _others(data: dict[str, Any]) -> str:
+    """The figures that the dataset is not judged by, each with its interval."""
+    figures = {name: data["metrics"][name] for name in FIGURES if name in data["metrics"] and name != data["figure"]}
+    return " ".join(
+        f"{name}={each['value']:.3f}({each['low']:.3f},{each['high']:.3f})" for name, each in figures.items()
+    )

@@ -24,10 +24,11 @@ Scaled = tuple[Product, float]
 
 
 def linear(g: Graph, x: str, layer: nn.Module, name: str, output: str | None = None, factor: float = 1.0) -> str:
-    """Emit factor * (x W^T + b) over the last axis of x, as MatMul and Sub(-b).
+    """Emit factor * (x W^T + b) over the last axis of x, as MatMul and Add(b), or Sub(-b) where W is quantized.
 
     Where shapes are static, ONNX Runtime turns MatMul and Add(b) into a float Gemm and dequantizes the weight in every
-    run, which is slower than float. It leaves a subtraction alone. A patch embedding is a linear layer over flat
+    run, which is slower than float. It leaves a subtraction alone. A float layer is faster with the addition, which
+    runtimes fuse with what is around it. A patch embedding is a linear layer over flat
     patches, since ONNX Runtime computes a convolution in integers only if its output is quantized. Loud input channels
     are a second product, whose sum with the first one is the result.
 
@@ -209,8 +210,11 @@ def _product(g: Graph, x: str, layers: Mapping[str, Scaled], name: str, output: 
     quiet = output if loud is None else f"{name}/quiet"
     product = g.node(op, operands, quiet if first.bias is None else f"{name}/product", **attributes)
     if first.bias is not None:
-        biases = [-factor * layer.bias for layer, factor in layers.values() if layer.bias is not None]
-        g.node("Sub", [product, g.constant(f"{name}/negative_bias", torch.cat(biases))], quiet)
+        bias = torch.cat([factor * layer.bias for layer, factor in layers.values() if layer.bias is not None])
+        if isinstance(first, nn.Linear | nn.Conv2d):
+            g.node("Add", [product, g.constant(f"{name}/bias", bias)], quiet)
+        else:
+            g.node("Sub", [product, g.constant(f"{name}/negative_bias", -bias)], quiet)
     if loud is not None:
         g.node("Sub", [quiet, loud], output)
     return product
