@@ -62,6 +62,17 @@ def test_measured_gains_stand_beside_published_ones() -> None:
     assert not any("deployable" in line and "(RN50)" in line for line in page.splitlines())
 
 
+def test_a_smaller_grid_has_a_smaller_table() -> None:
+    """Options may leave out photographs and datasets."""
+    specs = {"cifar10": "cifar10:c", "cifar100": "cifar100:c"}
+    settings = paper_settings(specs, "openai", None) | {"methods": ["pse", "d4c"], "datasets": ["cifar10:c"]}
+    config = comparison_config(settings | {"models": ["ViT-B-32"]})
+    page = paper_page(Comparison(config, {cell: result(cell, "cifar10:c") for cell in cells(config)}), specs)
+    lines = [line for line in page.splitlines() if line.startswith("| ViT-B-32 ")]
+    assert len(lines) == 6
+    assert all("| 50.0 | 70.0 |  |" in line for line in lines)
+
+
 def test_options_override_the_recipe() -> None:
     words = ["compare", "--recipe", "paper-table", "--cifar10", "demo:x", "--weights", "openai", "--dry-run"]
     out = CliRunner().invoke(app, [*words, "--seeds", "0,1", "--tracks", "paper", "--preset", "quick"]).stdout

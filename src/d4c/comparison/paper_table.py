@@ -86,13 +86,13 @@ def paper_page(comparison: Comparison, specs: Mapping[str, str]) -> str:
 
 def _rows(comparison: Comparison, specs: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     groups = by_combination(comparison)
-    real = next(method for method in comparison.config.methods if method.startswith(REAL))
+    real = next((method for method in comparison.config.methods if method.startswith(REAL)), REAL)
     for cell, results in groups.items():
         rival = next((name for name in OF_PUBLISHED if with_method(cell, name) in groups), None)
         if cell.method != "d4c" or rival is None:
             continue
         others = groups[with_method(cell, rival)]
-        for name, spec in specs.items():
+        for name, spec in ((name, spec) for name, spec in specs.items() if spec in comparison.config.datasets):
             ends = (groups[Cell(cell.model)], others, results, groups.get(with_method(cell, real), []))
             known = cell.track == "paper" and cell.model != "ViT-B-16"  # of which no gains are published
             gain = PUBLISHED.get((cell.scheme, name), {}).get(rival) if known else None
