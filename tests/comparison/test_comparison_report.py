@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,12 @@ def test_the_report_shows_the_summary(grid: ComparisonConfig, tmp_path: Path) ->
     file, rows = write_comparison(folder)
     assert is_comparison(folder)
     assert (file, rows) == (folder / "report.html", summary(finished))
-    assert "W8A8 with noise" in file.read_text()
+    page = file.read_text()
+    assert "W8A8 with noise" in page
+    assert html.escape(small.to_toml().splitlines()[0]) in page
+    for result in finished.results.values():
+        assert result["model_sha256"] in page
+        assert f"what was measured on {result['device']}" in page
     assert compare(small, folder).results == finished.results
 
 

@@ -36,6 +36,9 @@ RESULT = Either(
                 "key": Text(64),
                 "bytes": Whole(0, 1 << 62),
                 "seconds": Table(Number(0, 1e9)),
+                "model_sha256": Text(64),
+                "device": Text(),
+                "versions": Table(Maybe(Text())),
                 "results": Table(MEASURED),
             }
         ),

@@ -14,7 +14,7 @@ from d4c.storage.files import atomic_file
 NAME = "summary"
 COLUMNS = ("method", "scheme", "mean (range)", "change from float", "gap %", "same %")
 """Headings of a table of one model on one dataset."""
-MORE = ("beside the first", "synthesis s", "quantization s", "MB")
+MORE = ("95 % over images", "beside the first", "synthesis s", "quantization s", "MB")
 """Headings that follow in files, which are wider than a terminal."""
 
 
@@ -39,7 +39,7 @@ def markdown(rows: Sequence[SummaryRow]) -> str:
     parts = []
     for title, group in groups(rows).items():
         head = [*COLUMNS, *MORE]
-        body = [[*cells_of(row, group), points(row.beside), *_costs(row)] for row in group]
+        body = [[*cells_of(row, group), _ends(row), points(row.beside), *_costs(row)] for row in group]
         lines = [head, ["---"] * len(head), *body]
         parts.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines))
     return "\n\n".join(["# Comparison", NOTE, *parts]) + "\n"
@@ -47,7 +47,7 @@ def markdown(rows: Sequence[SummaryRow]) -> str:
 
 NOTE = """Means over seeds, in percent. Differences are in points, paired by image, with 95 % intervals over images:
 *change* to the float model, *beside the first* to the method that the grid names first. *gap* is the share of the way
-from noise to real images."""
+from noise to real images. The interval of a mean over images is that of the first seed."""
 
 
 def groups(rows: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
@@ -85,6 +85,11 @@ def name_of(row: SummaryRow, group: Sequence[SummaryRow]) -> str:
 def points(interval: Interval | None) -> str:
     """A difference with its interval."""
     return "" if interval is None else f"{interval.value:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
+
+
+def _ends(row: SummaryRow) -> str:
+    """The interval of the figure itself over images."""
+    return f"{row.low:.1f} to {row.high:.1f}"
 
 
 def _costs(row: SummaryRow) -> list[str]:

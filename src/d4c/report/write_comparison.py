@@ -6,6 +6,7 @@ from pathlib import Path
 
 from d4c.comparison.compare import CONFIG, load_comparison
 from d4c.comparison.summary import SummaryRow, summary
+from d4c.report.measures.repeat import how_to_compare_again
 from d4c.report.page.render import render_comparison
 from d4c.run.rows import REPORT
 from d4c.storage.files import atomic_file
@@ -32,8 +33,9 @@ def write_comparison(folder: Path, output: Path | None = None) -> tuple[Path, li
     """
     file = folder / REPORT if output is None else output
     check_output_file(file)
-    rows = summary(load_comparison(folder))
-    page = render_comparison(rows)
+    comparison = load_comparison(folder)
+    rows = summary(comparison)
+    page = render_comparison(rows, how_to_compare_again(comparison))
     with atomic_file(file) as new:
         new.write_text(page, encoding="utf-8", errors="backslashreplace")
     return file, rows

@@ -9,6 +9,7 @@ import pytest
 
 from d4c.comparison.summary import SummaryRow
 from d4c.evaluation.metrics.intervals import Interval
+from d4c.report.measures.repeat import Repeat
 from d4c.report.page.render import render_comparison
 from d4c.report.page.words import comparison_lead
 
@@ -42,6 +43,8 @@ NOISE = replace(FLOAT, method="noise", scheme="W4A8", mean=46.5, change=Interval
 BEST = replace(NOISE, method="d4c", mean=49.25, change=Interval(-0.75, -2.0, 0.5), gap=0.8)
 OTHER = replace(BEST, dataset="cifar10:data", mean=90.0)
 
+AGAIN = Repeat("d4c compare ...", 'methods = ["<b>"]', {"<b>": {"d4c": "0.1.0"}}, {}, {"the weights of <b>": "0" * 64})
+
 
 class Cells(HTMLParser):
     """Collects the text of table cells, and the tags of the page."""
@@ -62,13 +65,13 @@ class Cells(HTMLParser):
 @pytest.fixture(scope="module")
 def page() -> Cells:
     cells = Cells()
-    cells.feed(render_comparison([FLOAT, NOISE, BEST, OTHER]))
+    cells.feed(render_comparison([FLOAT, NOISE, replace(BEST, beside=Interval(2.75, 1.25, 4.5)), OTHER], AGAIN))
     return cells
 
 
 def test_every_combination_is_in_a_table(page: Cells) -> None:
     assert page.tags.count("figure") == 2
-    for value in ("50.00", "46.50", "49.25", "90.00", "-0.7500", "80.00", "28.00"):
+    for value in ("50.00", "46.50", "49.25", "90.00", "-0.7500", "80.00", "28.00", "45.00", "2.750", "1.250", "0" * 64):
         assert value in page.cells
     assert "b" not in page.tags
 
@@ -77,6 +80,8 @@ def test_the_best_combination_is_named() -> None:
     sentence = "Of 2 combinations W4A8 with d4c comes out best: 49.2 % top-1 on demo, -0.8 points from float."
     apart = replace(NOISE, change=Interval(-3.5, -5.0, -2.1))
     assert comparison_lead([FLOAT, apart, BEST, OTHER]) == sentence
+    solved = comparison_lead([FLOAT, apart, replace(BEST, reconstruction="gptq"), OTHER])
+    assert solved.startswith("Of 2 combinations W4A8 with d4c, gptq comes out best")
     near = replace(NOISE, change=Interval(-3.5, -5.0, -1.9))
     assert comparison_lead([FLOAT, near, BEST, OTHER]).startswith(f"{sentence} Its 95 % interval overlaps with that of")
     assert comparison_lead([FLOAT, BEST, replace(BEST, method="pink")]).startswith("Of 2 combinations 2 come out alike")

@@ -7,18 +7,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from d4c.calibration.images import read_record
+from d4c.comparison.compare import Comparison
 from d4c.quantization.config import QuantizeConfig
 from d4c.report.subject import Subject
 from d4c.run.config import run_config
 from d4c.storage.manifest import versions
 from d4c.synthesis.methods.table import METHODS
 
-SETTINGS_FILE = "run.toml"
+SETTINGS_FILE, GRID_FILE = "run.toml", "grid.toml"
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """What makes the same model again.
+    """What makes the same model, or measures the same comparison, again.
 
     Attributes:
         command: The command.
@@ -33,6 +34,22 @@ class Repeat:
     versions: dict[str, dict[str, str | None]]
     seeds: dict[str, int]
     hashes: dict[str, str]
+
+
+def how_to_compare_again(comparison: Comparison) -> Repeat:
+    """Collect what measures a comparison again."""
+    versions_on: dict[str, dict[str, str | None]] = {}
+    hashes = {}
+    for cell, result in comparison.results.items():
+        if "unfit" in result:
+            continue
+        hashes[f"the weights of {cell.model}"] = result["model_sha256"]
+        seen = versions_on.setdefault(f"what was measured on {result['device']}", {})
+        for what, number in result["versions"].items():
+            words = [] if seen.get(what) is None else str(seen[what]).split(" and ")
+            seen[what] = " and ".join(dict.fromkeys([*words, str(number)]))
+    command = shlex.join(["d4c", "compare", "--config", GRID_FILE, "-o", "again"])
+    return Repeat(command, comparison.config.to_toml(), versions_on, {}, hashes)
 
 
 def how_to_repeat(subject: Subject) -> Repeat:

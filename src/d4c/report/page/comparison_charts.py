@@ -16,10 +16,14 @@ COLUMNS = (
     "mean, %",
     "lowest",
     "highest",
+    "95 % from",
+    "95 % to",
     "change, points",
-    "from",
-    "to",
+    "change from",
+    "change to",
     "beside the first",
+    "beside from",
+    "beside to",
     "gap, %",
     "same, %",
     "synthesis, s",
@@ -54,18 +58,23 @@ def _is_float(row: SummaryRow) -> bool:
 
 
 def _cells(name: str, row: SummaryRow) -> tuple[Cell, ...]:
-    change: Interval | None = row.change
     return (
         name,
         "" if _is_float(row) else row.scheme,
         row.mean,
         row.lowest,
         row.highest,
-        *((None, None, None) if change is None else (change.value, change.low, change.high)),
-        None if row.beside is None else row.beside.value,
+        row.low,
+        row.high,
+        *_with_ends(row.change),
+        *_with_ends(row.beside),
         None if row.gap is None else 100 * row.gap,
         row.same_class,
         row.synthesis_seconds,
         row.quantize_seconds,
         row.bytes / 1e6,
     )
+
+
+def _with_ends(interval: Interval | None) -> tuple[Cell, Cell, Cell]:
+    return (None, None, None) if interval is None else (interval.value, interval.low, interval.high)

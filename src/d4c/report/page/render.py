@@ -18,6 +18,7 @@ from d4c.inspection.report import Inspection
 from d4c.printable import printable
 from d4c.report.gather import ReportData
 from d4c.report.measures.predictions import Predictions, guilty
+from d4c.report.measures.repeat import GRID_FILE, Repeat
 from d4c.report.missing import Missing
 from d4c.report.page import charts, set_charts, words
 from d4c.report.page.comparison_charts import comparison_charts
@@ -73,16 +74,25 @@ def render_inspection(inspection: Inspection, images: Mapping[str, CalibrationSe
     return str(page.render(**_frame(title), **_image_sets(images, inspection)))
 
 
-def render_comparison(rows: Sequence[SummaryRow]) -> str:
+def render_comparison(rows: Sequence[SummaryRow], again: Repeat) -> str:
     """Return the page of a comparison.
 
     Args:
         rows: Its summary.
+        again: How to measure it again.
     """
-    charts = comparison_charts(rows)
     frame = _frame(f"Comparison of {', '.join(dict.fromkeys(row.model for row in rows))}")
     page = _environment().get_template("comparison.html")
-    return str(page.render(**frame, lead=words.comparison_lead(rows), note=NOTE.replace("*", ""), charts=charts))
+    return str(
+        page.render(
+            **frame,
+            lead=words.comparison_lead(rows),
+            note=NOTE.replace("*", ""),
+            charts=comparison_charts(rows),
+            again=again,
+            settings_file=GRID_FILE,
+        )
+    )
 
 
 def _frame(title: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from d4c.comparison.summary import SummaryRow
+from d4c.comparison.tables import name_of
 from d4c.evaluation.metrics.record import FIGURES
 from d4c.report.measures.before_after import Examples
 from d4c.report.measures.headline import Headline, leading
@@ -44,7 +45,7 @@ def comparison_lead(rows: Sequence[SummaryRow]) -> str:
         return f"The only combination, {best.scheme} with {best.method}, has {figure}."
     if alike > 1:
         return f"Of {len(quantized)} combinations {alike} come out alike and best: {figure}."
-    sentence = f"Of {len(quantized)} combinations {best.scheme} with {best.method} comes out best: {figure}."
+    sentence = f"Of {len(quantized)} combinations {best.scheme} with {name_of(best, first)} comes out best: {figure}."
     close = sum(row is not best and _may_be_as_good(row, best) for row in quantized)
     if not close:
         return sentence
