@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from d4c.cli.display import METRICS, _interval, metrics_cells, print_table
+from d4c.comparison.tables import COLUMNS
 from d4c.evaluation.metrics.intervals import Interval
 from d4c.evaluation.metrics.record import Fidelity, Metrics
 
@@ -35,6 +36,16 @@ def test_the_widest_layers_fit_80_columns(capsys: pytest.CaptureFixture[str]) ->
     heads, row = capsys.readouterr().out.splitlines()
     assert all(heading in heads for heading in headings)
     assert "image.blocks.11.downsample.conv" in row
+
+
+def test_a_long_method_leaves_numbers_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = ["W4A4", "46.1 (45.0 to 47.2)", "-3.1 (-4.0 to -2.2)", "100", "88.1"]
+    print_table(COLUMNS, [["real:parquet:data/tiny-imagenet-train.parquet", *numbers]], fold=True)
+    heads, row, *more = capsys.readouterr().out.splitlines()
+    assert all(heading in heads for heading in COLUMNS)
+    assert all(number in row for number in numbers)
+    assert "".join(line.split()[0] for line in (row, *more)) == "real:parquet:data/tiny-imagenet-train.parquet"
+    assert max(map(len, (heads, row, *more))) <= 80
 
 
 def test_a_column_without_a_number_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:

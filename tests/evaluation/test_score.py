@@ -14,6 +14,7 @@ from d4c.evaluation.dataset import CaptionedDataset, Dataset, TaggedDataset
 from d4c.evaluation.embed import Embeddings, embed
 from d4c.evaluation.evaluate import with_tower
 from d4c.evaluation.load_dataset import load_dataset
+from d4c.evaluation.metrics.intervals import wilson
 from d4c.evaluation.score import hits, paired_difference, score
 from d4c.models.clip import CLIP
 
@@ -50,8 +51,12 @@ def test_a_difference_is_that_of_the_figures_and_its_interval_is_narrower(
     assert change.low <= change.value <= change.high
     assert change.high - change.low < min(figure.high - figure.low for figure in figures)
     assert score(noisy, few, reference=plain).fidelity.change == change  # type: ignore[union-attr]
+
+
+def test_images_that_all_agree_do_not_exclude_a_difference(plain: Embeddings, few: Dataset) -> None:
     same = paired_difference(plain, plain, few)
-    assert (same.low, same.value, same.high) == (0, 0, 0)
+    most = wilson(0, len(few)).high
+    assert (same.low, same.value, same.high) == (-most, 0, most)
 
 
 def test_models_that_skipped_different_images_are_not_compared(plain: Embeddings, few: Dataset) -> None:

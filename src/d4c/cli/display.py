@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -35,14 +35,22 @@ SHORT = ("top1", "top5", "mean_average_precision", "text_recall1", "image_recall
 """The figures under the first of these headings."""
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """A table whose first column is text and whose others are numbers; a column without a number is left out."""
+def print_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, fold: bool = False
+) -> None:
+    """A table whose first column is text and whose others are numbers; a column without a number is left out.
+
+    Where a terminal is too narrow, numbers and headings are broken into lines, or with `fold` the text.
+    """
     kept = [i for i in range(len(headings)) if any(row[i] for row in rows)]
     gap = 2 if len(kept) < 6 else 1
     heading = None if title is None else _plain(title)
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    overflow: OverflowMethod = "fold" if fold else "ellipsis"
     for i in kept:
-        table.add_column(_plain(headings[i]), justify="right" if i else "left", no_wrap=not i)
+        table.add_column(
+            _plain(headings[i]), justify="right" if i else "left", no_wrap=bool(i) == fold, overflow=overflow
+        )
     for row in rows:
         table.add_row(*(_plain(row[i]) for i in kept))
     Console().print(table)
@@ -139,7 +147,7 @@ def print_summary(rows: Sequence[SummaryRow]) -> None:
     from d4c.comparison.tables import COLUMNS, cells_of, groups
 
     for title, group in groups(rows).items():
-        print_table(COLUMNS, [cells_of(row, group) for row in group], title)
+        print_table(COLUMNS, [cells_of(row, group) for row in group], title, fold=True)
 
 
 def print_inspection(inspection: Inspection) -> None:

@@ -14,7 +14,7 @@ from d4c.comparison.compare import Comparison
 from d4c.comparison.config import REAL, Cell
 from d4c.comparison.store import ADVICE
 from d4c.errors import ArtifactError
-from d4c.evaluation.metrics.intervals import Interval, bootstrap, mean_of
+from d4c.evaluation.metrics.intervals import Interval, bootstrap, mean_of, unchanged
 from d4c.evaluation.metrics.record import Metrics
 
 NOISE = "noise"
@@ -176,6 +176,8 @@ def paired(results: list[Result], others: list[Result], spec: str) -> Interval |
     own, other = _share_of_seeds(results, spec), _share_of_seeds(others, spec)
     if own is None or other is None or len(own) != len(other):
         return None
+    if np.array_equal(own, other):
+        return unchanged(len(own))
     return bootstrap({"difference": mean_of(own - other)}, len(own))["difference"]
 
 

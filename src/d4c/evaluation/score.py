@@ -18,7 +18,7 @@ from d4c.evaluation.metrics.accuracy import (
     tag_figures,
 )
 from d4c.evaluation.metrics.fidelity import fidelity
-from d4c.evaluation.metrics.intervals import Interval, Statistic, bootstrap, mean_of, wilson
+from d4c.evaluation.metrics.intervals import Interval, Statistic, bootstrap, mean_of, unchanged, wilson
 from d4c.evaluation.metrics.record import Fidelity, Metrics
 from d4c.evaluation.metrics.retrieval import caption_ranks, retrieval_figures
 
@@ -71,6 +71,9 @@ def paired_difference(model: Embeddings, other: Embeddings, dataset: AnyDataset)
         raise DataError(
             f"The two models have skipped different images of {dataset.name}, expected the same; embed both again."
         )
+    counted, others = (hits(each, dataset) for each in (model, other))
+    if counted is not None and np.array_equal(counted, others):
+        return unchanged(len(counted))
     first, second = (_leading(each, dataset) for each in (model, other))
     return bootstrap({"change": lambda weights: first(weights) - second(weights)}, len(model.image))["change"]
 

@@ -55,6 +55,16 @@ def wilson(hits: int, count: int) -> Interval:
     return Interval(100 * proportion, 100 * low, 100 * high)
 
 
+def unchanged(count: int) -> Interval:
+    """Return the difference of two models that agree on each of `count` images, with its 95 % interval.
+
+    The bootstrap of zeros alone would say that nothing is lost beyond doubt. Its ends are those of Wilson's interval
+    for none of `count` images, of which all might have been lost or won.
+    """
+    most = wilson(0, count).high
+    return Interval(0.0, -most, most)
+
+
 def bootstrap(statistics: Mapping[str, Statistic], count: int) -> dict[str, Interval]:
     """Compute figures with the 95 % percentile intervals of the bootstrap over images (Efron 1979).
 
