@@ -3,7 +3,8 @@
     d4c compare --config GRID.toml -o DIR
     python -m benchmarks.common.compared DIR --part ranges --out FILE.jsonl
 
-Call it where the models and data of the grid are, since cells are known by their content.
+Call it where the models and data of the grid are, since cells are known by their content. A row that the file holds is
+not added again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.arguments import argument_parser
-from benchmarks.common.rows import Row, append_row
+from benchmarks.common.rows import Row, append_row, is_measured, read_rows
 from d4c.comparison.compare import Comparison, load_comparison
 from d4c.comparison.config import REAL, Cell
 
@@ -59,8 +60,10 @@ def main() -> None:
     parser.add_argument("--part", required=True, help="what the tables call these rows")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    known = read_rows(args.out)
     for each in rows_of(load_comparison(args.folder), args.part):
-        append_row(args.out, each)
+        if not is_measured(each, known):
+            append_row(args.out, each)
 
 
 if __name__ == "__main__":
