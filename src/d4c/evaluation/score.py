@@ -72,7 +72,7 @@ def paired_difference(model: Embeddings, other: Embeddings, dataset: AnyDataset)
             f"The two models have skipped different images of {dataset.name}, expected the same; embed both again."
         )
     counted, others = (hits(each, dataset) for each in (model, other))
-    if counted is not None and np.array_equal(counted, others):
+    if counted is not None and others is not None and np.array_equal(counted, others):
         return unchanged(len(counted))
     first, second = (_leading(each, dataset) for each in (model, other))
     return bootstrap({"change": lambda weights: first(weights) - second(weights)}, len(model.image))["change"]
