@@ -8,7 +8,7 @@ Writes a Markdown file beside the rows.
 from __future__ import annotations
 
 import itertools
-from statistics import mean
+from statistics import geometric_mean, mean
 
 from benchmarks.common.rows import Row
 from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, SCHEMES, conditions, table, table_command
@@ -42,6 +42,7 @@ def page(rows: list[Row]) -> str:
         "",
         *_largest(rows, codes),
         *_even_forms(rows, codes),
+        *_learned(_chosen(rows, label=codes[-1])),
     ]
     for model in MODELS:
         if chosen := [row for row in rows if row["model"] == model]:
@@ -112,6 +113,33 @@ def _even_forms(rows: list[Row], codes: list[str]) -> list[str]:
         *table(["scheme", "mean", "lowest", "highest", "cells better"], body),
         "Worse by more than the spread of the seeds with either code: " + ("; ".join(worse) or "none") + ".",
         "",
+    ]
+
+
+def _learned(rows: list[Row]) -> list[str]:
+    """What learned blocks are worth beside GPTQ, over all forms and seeds that have both."""
+    cells = {(r["model"], r["scheme"], r["sigma"], r["seed"], r["reconstruction"]): r for r in rows}
+    body = []
+    for scheme, model in itertools.product(SCHEMES, MODELS):
+        points, errors, times = [], [], []
+        for key, learned in cells.items():
+            solved = cells.get((*key[:4], "gptq"))
+            if key[:2] == (model, scheme) and key[4] == "block" and solved:
+                times.append(learned["quantize"]["seconds"] / solved["quantize"]["seconds"])
+                for data, result in learned["results"].items():
+                    other = solved["results"][data]
+                    points.append(result["top1"]["both"] - other["top1"]["both"])
+                    errors.append((1 - result["image_cosine"]) / (1 - other["image_cosine"]))
+        if points:
+            ratios = [f"{geometric_mean(errors):.2f}", f"{mean(times):.1f}"]
+            body.append([scheme, model, f"{len(times)}", f"{mean(points):+.2f}", *ratios])
+    heads = ["scheme", "model", "pairs", "top-1, points", "1 - cosine of images, ratio", "time, ratio"]
+    return [
+        "## GPTQ beside learned blocks",
+        "",
+        "Learned blocks less GPTQ, or divided by it; mean over both test sets and all forms and seeds that have both.",
+        "",
+        *table(heads, body, texts=2),
     ]
 
 

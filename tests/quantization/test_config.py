@@ -10,7 +10,7 @@ import pytest
 
 from d4c.errors import SettingError
 from d4c.quantization.config import PRESETS, QuantizeConfig, quantize_config
-from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.formats.scheme import Scheme, Track
 from d4c.quantization.rounding.config import PAPER, ReconstructionConfig
 from d4c.settings.presets import Preset
 
@@ -61,6 +61,16 @@ def test_what_the_track_decides_is_filled_in() -> None:
     assert (paper.reconstruction, paper.iterations, paper.soften) == ("published", 20000, False)
     assert ours.learning() == ReconstructionConfig()
     assert paper.learning() == PAPER
+
+
+@pytest.mark.parametrize(
+    ("scheme", "track", "kind"),
+    [("W8A8", "deployable", "gptq"), ("w8a8", "deployable", "gptq"), ("W8A8", "paper", "published")]
+    + [(scheme, "deployable", "block") for scheme in ("W4A8", "W6A6", "W4A4", "W8A4")],
+)
+def test_blocks_are_learned_where_that_is_better(scheme: str, track: Track, kind: str) -> None:
+    assert QuantizeConfig(scheme=scheme, track=track).resolved().reconstruction == kind
+    assert QuantizeConfig(scheme=scheme, track=track, reconstruction="layer").resolved().reconstruction == "layer"
 
 
 @pytest.mark.parametrize("kind", ["gptq", "none"])

@@ -49,7 +49,7 @@ def compare(
     tracks: Annotated[str | None, typer.Option(help="With commas: deployable, paper.")] = None,
     reconstructions: Annotated[
         str | None,
-        typer.Option(help="With commas: default (by preset and track), block, layer, gptq, none."),
+        typer.Option(help="With commas: default (by preset, track and scheme), block, layer, gptq, none."),
     ] = None,
     towers: Annotated[str | None, typer.Option(help="With commas: both, image, text.")] = None,
     seeds: Annotated[str | None, typer.Option(help="With commas, such as 0,1,2.")] = None,

@@ -119,7 +119,7 @@ Ranges = Annotated[
 ]
 Reconstruction = Annotated[
     quantization.Reconstruction | None,
-    typer.Option(help="What is learned or solved after ranges are chosen; by preset and track."),
+    typer.Option(help="What is learned or solved after ranges are chosen; by preset, track and scheme."),
 ]
 QuantizeSteps = Annotated[
     int | None, typer.Option("--iterations", help="Reconstruction steps for each unit; by preset and track.")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
-from d4c.quantization.formats.scheme import Scheme, Track, override_name, parse_override
+from d4c.quantization.formats.scheme import W8A8, Scheme, Track, override_name, parse_override
 from d4c.quantization.layer_patterns import alternatives
 from d4c.quantization.rounding.config import PAPER, Importance, ReconstructionConfig
 from d4c.reading.ranges import COUNT, SEED
@@ -38,7 +38,8 @@ bottlenecks), weights in closed form, or nothing."""
 class QuantizeConfig:
     """Everything that decides how a CLIP is quantized, apart from the CLIP, the images and the prompts.
 
-    The fields are plain values, as JSON and TOML hold them. What is None follows from the track, see `resolved`.
+    The fields are plain values, as JSON and TOML hold them. What is None follows from the track and the scheme, see
+    `resolved`.
     Raises SettingError for a value that no quantization can have.
     """
 
@@ -49,6 +50,7 @@ class QuantizeConfig:
     ranges: RangeRule = "mse"
     """Of activations; ranges of weights are always searched for the least error."""
     reconstruction: Reconstruction | None = None
+    """By default "published" on track "paper", "gptq" at W8A8, where learned blocks lose more, else "block"."""
     iterations: int | None = None
     """Steps for each unit; learning rates grow with the root of the ratio where they are fewer."""
     batch_size: int | None = None
@@ -97,13 +99,13 @@ class QuantizeConfig:
             )
 
     def resolved(self) -> QuantizeConfig:
-        """The same quantization with what follows from the track filled in.
+        """The same quantization with what follows from the track and the scheme filled in.
 
         Fields that the reconstruction does not read are None, or "none". Two records with equal resolved forms give
         the same weights.
         """
         paper = self.track == "paper"
-        kind: Reconstruction = self.reconstruction or ("published" if paper else "block")
+        kind = self.reconstruction or self._usual_reconstruction()
         learns = kind not in ("gptq", "none")
         learning = self.learning()
         return replace(
@@ -114,6 +116,11 @@ class QuantizeConfig:
             importance=self.importance if learns else "none",
             soften=self.soften and not paper,
         )
+
+    def _usual_reconstruction(self) -> Reconstruction:
+        if self.track == "paper":
+            return "published"
+        return "gptq" if Scheme.parse(self.scheme) == W8A8 else "block"
 
     def learning(self) -> ReconstructionConfig:
         """How each unit is optimized: the track's settings in this number of steps and with this batch size."""
