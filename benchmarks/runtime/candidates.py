@@ -31,6 +31,7 @@ from d4c.calibration.images import CalibrationSet
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.vit import VisionTransformer
+from d4c.quantization.config import RangeRule
 
 ORT, OPENVINO, TORCH = "ONNX Runtime", "OpenVINO", "PyTorch"
 SCHEMES = ("W8A8", "W4A8", "W6A6")
@@ -41,7 +42,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Tower:
-    """One tower of a float CLIP, what calibrates it, a folder for its graphs and the threads to run it with."""
+    """One tower of a float CLIP, what calibrates it, a folder for its graphs and the threads to run it with.
+
+    `ranges` is how d4c chooses those of activations.
+    """
 
     clip: CLIP
     kind: str
@@ -49,6 +53,7 @@ class Tower:
     prompts: tuple[str, ...]
     folder: Path
     threads: int
+    ranges: RangeRule = "mse"
 
     def batches(self) -> list[Tensor]:
         """Calibration inputs; prompts of one length together, without the positions after their end."""
@@ -119,7 +124,7 @@ def d4c_graph(scheme: str, reconstruction: Any, tower: Tower) -> Path:
     path = tower.folder / f"{scheme}-{reconstruction}.onnx"
     if not path.exists():
         settings = {"reconstruction": reconstruction, "towers": (tower.kind,), "prompts": tower.prompts}
-        quantized = d4c.quantize(tower.clip, tower.calibration, scheme, **settings)
+        quantized = d4c.quantize(tower.clip, tower.calibration, scheme, ranges=tower.ranges, **settings)
         emit = image_graph if tower.kind == "image" else text_graph
         path.write_bytes(emit(quantized).model(d4c.__version__).SerializeToString())
     return path

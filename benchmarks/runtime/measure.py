@@ -3,10 +3,11 @@
     python -m benchmarks.runtime.measure --part fidelity --models DIR --data FILE.parquet
     python -m benchmarks.runtime.measure --part speed --batch 1,32 --rounds 9,3
 
-Speed: the towers of ViT-B/32 and RN50 in full size with random weights (time depends on shapes alone), all candidates
-in one process on two threads. In every round each candidate runs once, in alternating order; a candidate's figure is
-the median over rounds of its time divided by that of float32 in the same round. The float text tower computes all 77
-positions; the others get a prompt of 10 tokens without the positions after it, as `d4c.load_quantized` does.
+Speed: towers in full size with random weights and the ranges of all values (time depends on shapes alone), all
+candidates in one process on two threads. In every round each candidate runs once, in alternating order; a candidate's
+figure is the median over rounds of its time divided by that of float32 in the same round. The float text tower of a
+CLIP computes all 77 positions; the others get a prompt of 10 tokens without the positions after it, as
+`d4c.load_quantized` does. All of a SigLIP's 64 positions count.
 Fidelity: bench-vit and bench-rn on 2,000 images, one tower replaced and the other one float; every tool is calibrated
 on the same 128 dead-leaves images, or 512 prompts. d4c's rows choose ranges only, unless they say otherwise.
 `candidates.py` builds the candidates; the peers need `pip install nncf torchao`, and torch.compile a C++
