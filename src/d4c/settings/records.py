@@ -74,7 +74,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in inner
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+        fits_length = inner[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(inner))
+        return isinstance(value, tuple) and fits_length and all(_fits(item, inner[0]) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
             _fits(key, inner[0]) and _fits(v, inner[1]) for key, v in value.items()
@@ -89,7 +90,8 @@ def _expected(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin is tuple:
-        return f"a list of {_expected(inner[0])}"
+        kind = _expected(inner[0])
+        return f"a list of {kind}" if inner[-1] is Ellipsis else f"a list of {len(inner)} values, each {kind},"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a table of strings"
     return " or ".join(map(_expected, inner)) if inner else f"a {hint.__name__}"
