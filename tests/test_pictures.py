@@ -121,6 +121,11 @@ def test_wide_channels_have_their_white_where_they_need_it(mode: str, value: flo
     assert open_picture(Image.new(mode, (2, 2), value)).getpixel((0, 0)) == (shown,) * 3
 
 
+def test_floats_without_a_number_are_refused() -> None:
+    with pytest.raises(DataError, match="it holds no number that is a shade"):
+        open_picture(Image.new("F", (2, 2), float("nan")))
+
+
 ARRAYS: dict[str, tuple[Any, tuple[int, int, int]]] = {
     "gray": (np.full((2, 3), 9, np.uint8), (9, 9, 9)),
     "one channel": (np.full((2, 3, 1), 9, np.uint8), (9, 9, 9)),

@@ -286,6 +286,8 @@ def _deep_as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "I" and values.max() <= 255:
         white = 255
     elif picture.mode == "F":
+        if np.isnan(values).all():
+            raise DataError("it holds no number that is a shade")
         white = 1 if np.nanmax(values) <= 1 else 255
     gray = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), _ROWS):
