@@ -85,7 +85,7 @@ def test_bad_json_is_refused_in_one_sentence(tmp_path: Path, content: str) -> No
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("given_", [[], [""], [1], "/no/such/file.txt", Path("/")], ids=repr)
+@pytest.mark.parametrize("given_", [[], [""], [1], "/no/such/file.txt", Path("/"), "a\0b", "/dev/zero"], ids=repr)
 def test_no_prompts_are_refused(given_: Any) -> None:
     with pytest.raises(DataError):
         resolve_prompts(given_)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from d4c.errors import DataError
 from d4c.reading.json_file import read_json
+from d4c.storage import files
 from d4c.storage.files import atomic_file, atomic_folder, read_text, sha256, write_json
 
 
@@ -183,6 +184,24 @@ def test_text_is_read_as_shells_and_editors_write_it(tmp_path: Path, encoding: s
     content = b"\xff\xfe" + text.encode("utf-16-le") if "mark" in encoding else text.encode(encoding)
     (tmp_path / "a.txt").write_bytes(content)
     assert read_text(tmp_path / "a.txt") == text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_text_comes_from_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        for read in (read_text, sha256):
+            with pytest.raises(OSError, match="not a regular file"):
+                read(path)
+
+
+def test_text_beyond_the_largest_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST_TEXT", 3)
+    (tmp_path / "a.txt").write_text("abc")
+    assert read_text(tmp_path / "a.txt") == "abc"
+    (tmp_path / "a.txt").write_text("abcd")
+    with pytest.raises(OSError, match="more than"):
+        read_text(tmp_path / "a.txt")
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d4c.calibration.sheet import contact_sheet
-from d4c.errors import ArtifactError, DataError, warn
+from d4c.errors import ArtifactError, DataError, reason_of, warn
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_record
 from d4c.picture_files import PICTURE_SUFFIXES, none_readable, pictures_below, skipped_summary
@@ -207,8 +207,9 @@ class CalibrationSet:
                 raise ArtifactError(f"{path / TENSORS} differs from what was saved; make the calibration set again.")
             tensors = load_file(path / TENSORS)
         except (OSError, SafetensorError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or reason_of(error)
             raise ArtifactError(
-                f"{path / TENSORS} cannot be read ({type(error).__name__}); make the calibration set again."
+                f"{path / TENSORS} cannot be read ({reason}); make the calibration set again."
             ) from None
         if set(tensors) - {"boxes"} != {"pixels", "targets"}:
             raise ArtifactError(

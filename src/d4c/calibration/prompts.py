@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d4c.errors import DataError
+from d4c.errors import DataError, reason_of
 from d4c.models.clip import CLIP
 from d4c.reading.json_file import parse_json
 from d4c.storage.files import read_text
@@ -65,9 +65,10 @@ def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ..
         path = Path(prompts)
         try:
             text = read_text(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # other encodings, a zero byte in the path
+            reason = getattr(error, "strerror", None) or reason_of(error)
             raise DataError(
-                f"The prompts {str(path)!r} cannot be read as a text file ({type(error).__name__}); "
+                f"The prompts {str(path)!r} cannot be read as a text file ({reason}); "
                 "give a .txt or .json file or a list of strings."
             ) from None
         resolved = from_json(text, path) if path.suffix == ".json" else from_entries(text.splitlines())

@@ -9,15 +9,20 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from d4c.errors import system_error
+from d4c.reading.bounded import read_up_to
 from d4c.storage.siblings import NEW, put_in_place, temporary_sibling
 
 WINDOWS = os.name == "nt"
 NO_FSYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 """What network file systems answer for folders that they do not flush."""
+
+LARGEST_TEXT = 1 << 30
+"""Largest size in bytes of a text file; captions of millions of pictures stay below."""
 
 
 def fsync_path(path: Path) -> None:
@@ -88,16 +93,31 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content as hex digits."""
-    with path.open("rb") as stream:
+    """Return the SHA-256 of a file's content as hex digits; raises OSError for a pipe or a device."""
+    with _open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with a mark at its start, as shells and editors of Windows write it."""
-    content = path.read_bytes()
+    """Read a text file in UTF-8, or in UTF-16 with a mark at its start, as shells and editors of Windows write it.
+
+    Raises:
+        OSError: The file cannot be read, is a pipe or a device, or is too large.
+        UnicodeDecodeError: It is no such text.
+    """
+    with _open_regular(path) as stream:
+        content = read_up_to(stream, LARGEST_TEXT)
+    if len(content) > LARGEST_TEXT:
+        raise OSError(errno.EFBIG, f"more than {LARGEST_TEXT >> 20} MiB", str(path))
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if is_wide else "utf-8-sig")
+
+
+def _open_regular(path: Path) -> BufferedReader:
+    """Open a file to read it; a pipe would wait for somebody to write, and a device may have no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,13 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
 def test_a_missing_path_is_refused(source: str | Path) -> None:
     with pytest.raises(CheckpointError, match=r"is (not|neither) an existing file or folder"):
         load(source)
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe.pt"])
+def test_what_is_neither_a_file_nor_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match="is neither a file nor a folder, expected a checkpoint"):
+        load(str(tmp_path / name))
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

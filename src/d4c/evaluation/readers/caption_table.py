@@ -10,9 +10,9 @@ from d4c.errors import DataError, reason_of
 from d4c.evaluation.dataset import CaptionedDataset
 from d4c.evaluation.readers.captions import captioned
 from d4c.evaluation.readers.reader import Reader
+from d4c.evaluation.readers.words.text_lines import whole_text
 from d4c.reading.json_file import parse_json
 from d4c.reading.schema import AnyText, Either, List, Record, check
-from d4c.storage.files import read_text
 
 ADVICE = "write it as open_clip reads it"
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -30,10 +30,7 @@ def read_caption_table(spec: str, file: Path) -> CaptionedDataset:
     Raises:
         DataError: The file has another form, or the pictures are not there.
     """
-    try:
-        text = read_text(file)
-    except UnicodeDecodeError:
-        raise DataError(f"{file} is not UTF-8 text, expected captions; save it as UTF-8.") from None
+    text = whole_text(file)
     rows: Iterable[tuple[str, list[str]]]
     if file.suffix == ".jsonl":
         rows = _json_rows(file, text)

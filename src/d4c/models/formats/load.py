@@ -116,6 +116,8 @@ def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None, hint
     if pretrained is None and path.is_file():
         return from_file(path, hints)
     if isinstance(source, Path) or len(path.parts) > 1 or path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        if pretrained is None and path.exists():
+            raise CheckpointError(f"{text} is neither a file nor a folder, expected a checkpoint; correct the path.")
         if path.exists():
             raise CheckpointError(
                 f"{text} is a path, which does not go with pretrained; leave pretrained out, "

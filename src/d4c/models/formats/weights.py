@@ -38,6 +38,8 @@ def read_weights(path: Path, choose: Choice = select) -> Weights:
         CheckpointError: The file cannot be read, is damaged, has a pickle that holds more than tensors, or is in
             PyTorch's format from before version 1.6, a bare pickle.
     """
+    if path.exists() and not path.is_file():  # a pipe would wait for somebody to write
+        raise CheckpointError(f"{path} is not a regular file, expected weights; check the path.")
     try:
         with path.open("rb") as stream:
             head = stream.read(9)

@@ -18,7 +18,7 @@ from d4c.models.inputs.tokenizer import SHOWN, as_prompts, clean, token_ids, tok
 from d4c.models.inputs.tokenizer_files import FILES, save_tokenizer
 from d4c.reading.json_file import read_json
 from d4c.reading.schema import Record, check
-from d4c.storage.files import write_json
+from d4c.storage.files import read_text, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,7 +147,7 @@ def read_own_tokenizer(folder: Path, context_length: int, vocab_size: int, error
     """
     file = folder / FILES[0]
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except (OSError, UnicodeDecodeError) as problem:
         raise error(f"{file} cannot be read ({reason_of(problem)}); write the folder again.") from None
     settings = read_json(folder / FILES[1], error, "write the folder again")
