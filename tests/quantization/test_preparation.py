@@ -34,13 +34,13 @@ def emptied(clip: CLIP, names: str) -> CLIP:
     ],
 )
 def test_a_tower_that_tells_nothing_apart_is_refused(names: str, message: str, demo_vit: CLIP) -> None:
-    pixels, tokens = torch.randn(3, 3, 64, 64), demo_vit.tokenize(["cat", "dog", "tree"])
-    check_embeddings(demo_vit, pixels, tokens, ("image", "text"))
+    samples = {"image": torch.randn(3, 3, 64, 64), "text": demo_vit.tokenize(["cat", "dog", "tree"])}
+    check_embeddings(demo_vit, samples)
     with pytest.raises(CheckpointError, match=message):
-        check_embeddings(emptied(demo_vit, names), pixels, tokens, ("image", "text"))
+        check_embeddings(emptied(demo_vit, names), samples)
     other = "text" if "image" in names else "image"
-    check_embeddings(emptied(demo_vit, names), pixels, tokens, (other,))
+    check_embeddings(emptied(demo_vit, names), {other: samples[other]})
 
 
 def test_equal_samples_may_have_equal_embeddings(demo_vit: CLIP) -> None:
-    check_embeddings(demo_vit, torch.zeros(3, 3, 64, 64), demo_vit.tokenize(["cat", "cat"]), ("image", "text"))
+    check_embeddings(demo_vit, {"image": torch.zeros(3, 3, 64, 64), "text": demo_vit.tokenize(["cat", "cat"])})

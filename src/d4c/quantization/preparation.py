@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,21 +88,17 @@ def checked_pixels(clip: CLIP, calibration: CalibrationSet | None) -> torch.Tens
     return pixels
 
 
-def check_embeddings(clip: CLIP, pixels: torch.Tensor, tokens: torch.Tensor, towers: Sequence[str]) -> None:
+def check_embeddings(clip: CLIP, samples: Mapping[str, torch.Tensor]) -> None:
     """Refuse a tower that is damaged, before the work: of zeros, say, from a file that was only partly written.
 
     Args:
         clip: The float model.
-        pixels: Calibration pixels [N, 3, S, S].
-        tokens: Calibration tokens [P, L].
-        towers: Which towers to look at.
+        samples: Pixels [N, 3, S, S] or tokens [P, L] for each tower that is looked at.
 
     Raises:
         CheckpointError: The embeddings of a tower are zero or the same for different inputs.
     """
-    for tower, inputs in (("image", pixels), ("text", tokens)):
-        if tower not in towers:
-            continue
+    for tower, inputs in samples.items():
         few = inputs[:: max(len(inputs) // CHECKED_SAMPLES, 1)][:CHECKED_SAMPLES]
         with torch.no_grad():
             embeddings = clip.tower(tower)(few).float().cpu().numpy()
@@ -110,8 +106,8 @@ def check_embeddings(clip: CLIP, pixels: torch.Tensor, tokens: torch.Tensor, tow
         reason = flaw(embeddings, different=len(few.unique(dim=0)) > 1) if np.isfinite(embeddings).all() else None
         if reason:
             raise CheckpointError(
-                f"The {tower} tower of {clip.name!r} is damaged: of its embeddings of calibration samples {reason}; "
-                "quantize an undamaged checkpoint."
+                f"The {tower} tower of {clip.name!r} is damaged: of its embeddings of different inputs {reason}; "
+                "use an undamaged checkpoint."
             )
 
 

@@ -109,9 +109,9 @@ def _quantize(
     texts = generic_prompts(PROMPTS, seed=0) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts, config.soften)
     _check_weights(float_clip, config)
-    check_embeddings(float_clip, pixels, tokens, config.towers)
-    _warn_of_few(len(pixels), len(tokens), config)
     inputs: Inputs = {"image": pixels, "text": tokens}
+    check_embeddings(float_clip, {tower: inputs[tower] for tower in config.towers})
+    _warn_of_few(len(pixels), len(tokens), config)
     quantized, plan, config = _converted(float_clip, config, inputs, converting)
     recipe = _recipe(config, clip, calibration, inputs)
     if config.reconstruction != "none":

@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from d4c.errors import SettingError
+from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.doctor.diagnosis import Diagnosis, Finding
 from d4c.quantization.doctor.examine import examine
@@ -39,6 +39,15 @@ def even(demo_vit: CLIP) -> Diagnosis:
 def test_an_even_checkpoint_is_fine(even: Diagnosis) -> None:
     assert even.findings == ()
     assert even.verdict == "W8A8: even and quiet; nothing to do."
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_a_tower_of_zeros_is_damaged_and_not_even(demo_vit: CLIP, name: str) -> None:
+    clip = copy.deepcopy(demo_vit)
+    for parameter in clip.tower(name).parameters():
+        parameter.data.zero_()
+    with pytest.raises(CheckpointError, match=f"The {name} tower of 'demo-vit' is damaged: .* are zero"):
+        examine(clip, progress=None)
 
 
 def test_a_diagnosis_is_frozen_and_survives_json(even: Diagnosis) -> None:

@@ -21,7 +21,7 @@ from d4c.quantization.doctor.stream import loud_in_stream
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.loud_channels import with_loud_channels
 from d4c.quantization.placement import Plan, default_overrides, make_plan
-from d4c.quantization.preparation import working_copy
+from d4c.quantization.preparation import check_embeddings, working_copy
 from d4c.quantization.symmetries.batch_norm import fold_batchnorms
 from d4c.quantization.symmetries.canonical import canonicalize
 from d4c.quantization.symmetries.observed import observe
@@ -45,11 +45,13 @@ def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progres
 
     Raises:
         SettingError: The scheme is not valid, or the CLIP is quantized.
+        CheckpointError: The embeddings of a tower are zero or the same for different inputs.
     """
     scheme = Scheme.parse(scheme)
     copied = working_copy(clip, "deployable")
     plan = make_plan(copied, scheme, "deployable", default_overrides(copied, "deployable"))
     inputs = {name: INPUTS[name](clip).to(clip.device) for name in clip.towers}
+    check_embeddings(clip, inputs)
     with reporting(progress, f"examine for {scheme}") as report:
         report(0, WHOLE)
         towers = tuple(

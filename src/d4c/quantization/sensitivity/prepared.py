@@ -12,7 +12,7 @@ from d4c.progress import Progress, parts
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.placement import Plan, default_overrides, make_plan
-from d4c.quantization.preparation import calibration_inputs, with_ranges, working_copy
+from d4c.quantization.preparation import calibration_inputs, check_embeddings, with_ranges, working_copy
 from d4c.quantization.sensitivity.probe import Probe
 
 if TYPE_CHECKING:
@@ -40,12 +40,14 @@ def prepared_probe(
     Raises:
         SettingError: The scheme is not valid for the CLIP, or there is one tower alone.
         DataError: The calibration images or the prompts cannot be used.
+        CheckpointError: The embeddings of a tower are zero or the same for different inputs.
     """
     clip.require(TOWERS, "Sensitivity", "use d4c doctor, which looks at each tower by itself")
     folding, ranging = parts(progress, [FOLDING, RANGES])
     float_clip = working_copy(clip, "deployable")
     texts = generic_prompts(len(NOUNS)) if prompts is None else prompts
     pixels, tokens = calibration_inputs(float_clip, calibration, texts, soften=True)
+    check_embeddings(float_clip, {"image": pixels, "text": tokens})
     plan = make_plan(float_clip, scheme, "deployable", default_overrides(float_clip, "deployable"))
     prepare(float_clip, pixels, tokens, TOWERS, plan, folding)
     quantized, plan = with_ranges(float_clip, plan, "deployable", pixels, tokens, TOWERS, progress=ranging)
