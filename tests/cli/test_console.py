@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -98,6 +99,13 @@ def test_a_result_that_cannot_be_printed_is_an_error(one_sentence: Callable[[str
         )
     assert done.returncode == 1
     one_sentence(done.stderr)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_an_output_that_is_closed_from_the_start_is_no_error() -> None:
+    command = ["sh", "-c", 'exec "$0" -m d4c --version >&-', sys.executable]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_letters_that_a_code_page_lacks_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,8 @@ def _sentence_about(problem: OSError) -> str:
 
 def _flush() -> int:
     """Flush the result and return the exit code: a full disk may show only now, and a reader may be gone."""
+    if sys.stdout is None:  # closed from the start, as `>&-` does
+        return 0
     try:
         sys.stdout.flush()
     except OSError as problem:
