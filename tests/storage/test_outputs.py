@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from d4c.errors import ArtifactError, SettingError
-from d4c.storage.outputs import check_output, is_empty, output_folder, reserved, unfinished_beside
+from d4c.storage.outputs import (
+    PAGE,
+    check_output,
+    check_output_file,
+    is_empty,
+    output_folder,
+    reserved,
+    unfinished_beside,
+)
 
 
 def write(folder: Path, content: str = "first", kind: str = "export") -> Path:
@@ -155,3 +163,24 @@ def test_a_folder_is_reserved_until_its_process_is_gone(tmp_path: Path) -> None:
 def test_unfinished_work_lies_beside_what_a_link_leads_to(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
     assert unfinished_beside(tmp_path / "link") == tmp_path / "disk" / "out.unfinished"
+
+
+@pytest.mark.parametrize("content", ["<!doctype html>\n<title>Notes</title>", '{"dataset": 1}', "\x89PNG", " "])
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(content)
+    with pytest.raises(ArtifactError, match="holds something that this command did not write"):
+        check_output_file(file, PAGE)
+
+
+def test_an_earlier_page_an_empty_file_and_none_are_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    for content in (None, "", '<!doctype html>\n<meta charset="utf-8">\n<meta name="generator" content="d4c 1">'):
+        if content is not None:
+            file.write_text(content)
+        check_output_file(file, PAGE)
+
+
+def test_a_device_is_not_replaced_by_a_file() -> None:
+    with pytest.raises(ArtifactError, match="is a pipe or a device"):
+        check_output_file(Path("/dev/null"), PAGE)

@@ -102,7 +102,7 @@ def compare(
     from d4c.storage.files import atomic_file
     from d4c.storage.outputs import check_output_file
 
-    check_output_file(leaderboard)
+    check_output_file(leaderboard, "")  # what it holds is for `check_board`
     if leaderboard is not None:
         check_board(leaderboard)
     specs = {} if recipe is None else paper_specs({"cifar10": cifar10, "cifar100": cifar100, "imagenet": imagenet})

@@ -63,7 +63,7 @@ def evaluate(
     from d4c.storage.files import write_json
     from d4c.storage.outputs import check_output_file
 
-    check_output_file(output)
+    check_output_file(output, r'\{\s*"dataset": ')
     data = load_pictures(dataset)  # before a model is loaded, and before what is said of it
     if runtime == "torch" and is_export(Path(source)):
         runtime = "onnxruntime"
@@ -240,7 +240,7 @@ def sensitivity(
     from d4c.storage.files import write_json
     from d4c.storage.outputs import check_output_file
 
-    check_output_file(output)
+    check_output_file(output, r'\{\s*"model": "[^"]*",\s*"(scheme|layer)": ')
     check_calibration(calibration)
     clip = d4c.load(
         model, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size

@@ -123,9 +123,9 @@ def search(
     from d4c.runtime.queries import picture_query, word_query
     from d4c.runtime.runtime_clip import RuntimeCLIP
     from d4c.runtime.watching import changes
-    from d4c.storage.outputs import check_output_file
+    from d4c.storage.outputs import PAGE, check_output_file
 
-    check_output_file(html)
+    check_output_file(html, PAGE)
     check_folder(images)  # before a model is loaded
     clip = RuntimeCLIP(model, runtime)
     asked = [word_query(clip, words) for words in queries or []]

@@ -10,7 +10,7 @@ from d4c.report.measures.repeat import how_to_compare_again
 from d4c.report.page.render import render_comparison
 from d4c.run.rows import REPORT
 from d4c.storage.files import atomic_file
-from d4c.storage.outputs import check_output_file
+from d4c.storage.outputs import PAGE, check_output_file
 
 
 def is_comparison(folder: Path) -> bool:
@@ -32,7 +32,7 @@ def write_comparison(folder: Path, output: Path | None = None) -> tuple[Path, li
         ArtifactError: The comparison is not finished, or is damaged.
     """
     file = folder / REPORT if output is None else output
-    check_output_file(file)
+    check_output_file(file, PAGE)
     comparison = load_comparison(folder)
     rows = summary(comparison)
     page = render_comparison(rows, how_to_compare_again(comparison))

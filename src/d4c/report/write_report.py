@@ -16,7 +16,7 @@ from d4c.report.page.render import render
 from d4c.report.subject import Subject, float_model, open_subject
 from d4c.run.rows import REPORT
 from d4c.storage.files import atomic_file
-from d4c.storage.outputs import check_output_file
+from d4c.storage.outputs import PAGE, check_output_file
 
 if TYPE_CHECKING:
     from d4c.evaluation.dataset import AnyDataset
@@ -72,7 +72,7 @@ def write_report(
     options = options or ReportOptions()
     folder = Path(folder)
     file = default_file(folder, compare) if output is None else Path(output)
-    check_output_file(file)
+    check_output_file(file, PAGE)
     subjects = [open_subject(folder, options.calibration, options.export, options.device)]
     if compare is not None:
         subjects.append(open_subject(Path(compare), device=options.device))

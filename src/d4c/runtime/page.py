@@ -56,6 +56,7 @@ def write_page(file: Path, answers: Sequence[Answer], folder: Path, note: str) -
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="d4c">
 <title>{title}</title>
 <style>{STYLE}</style>
 </head>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,11 @@ from d4c.storage.files import atomic_folder
 from d4c.storage.locks import LOCK, locked
 from d4c.storage.manifest import LITTER, changed_file, read_manifest, refuse_foreign, write_manifest
 from d4c.storage.siblings import check_writable, is_abandoned, restore
+
+PAGE = r'<!doctype html>.*<meta name="generator" content="d4c'
+"""How the pages that d4c writes begin."""
+BEGINNING = 1024
+"""Bytes of a file that are looked at."""
 
 
 def check_output(folder: Path, kind: str) -> None:
@@ -41,13 +47,29 @@ def check_output(folder: Path, kind: str) -> None:
         )
 
 
-def check_output_file(file: Path | None) -> None:
-    """Make sure, before any work, that a file can be written, if one was asked for; raises ArtifactError otherwise."""
+def check_output_file(file: Path | None, beginning: str) -> None:
+    """Make sure, before any work, that a file can be written and replaces only an earlier result, if one was asked for.
+
+    Args:
+        file: The file.
+        beginning: Regular expression for how such a result begins.
+
+    Raises:
+        ArtifactError: The file cannot be written, or holds something else.
+    """
     if file is None:
         return
     if file.is_dir():
         raise ArtifactError(f"{file} is a folder, expected the name of a file; name one in it.")
+    if file.exists() and not file.is_file():
+        raise ArtifactError(f"{file} is a pipe or a device, which a result cannot replace; name a file.")
     check_writable(file)
+    if not file.exists():
+        return
+    with file.open("rb") as stream:
+        start = stream.read(BEGINNING).decode("latin-1")
+    if start and re.match(beginning, start, re.DOTALL) is None:
+        raise ArtifactError(f"{file} holds something that this command did not write; name another file or remove it.")
 
 
 @contextmanager
