@@ -55,8 +55,9 @@ def test_half_of_an_environment_is_refused(environment: dict[str, str], monkeypa
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SettingError, match=r"The environment has .*torchrun"), workers("cpu"):
+    with pytest.raises(SettingError, match=r"The environment has .*torchrun") as caught, workers("cpu"):
         pass
+    assert str(caught.value).count("WORLD_SIZE=") == 1
 
 
 def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:

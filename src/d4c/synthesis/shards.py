@@ -55,9 +55,9 @@ def _check_environment() -> None:
     values = {name: os.environ.get(name, "") for name in (*highest, "MASTER_ADDR")}
     for name, text in values.items():
         if not text or (name in highest and not (text.isascii() and text.isdigit() and int(text[:9]) <= highest[name])):
+            named = " and ".join(f"{key}={values[key][:20]!r}" for key in dict.fromkeys(("WORLD_SIZE", name)))
             raise SettingError(
-                f"The environment has WORLD_SIZE={values['WORLD_SIZE'][:20]!r} and {name}={text[:20]!r}, expected what "
-                "torchrun sets; start with torchrun, or unset WORLD_SIZE."
+                f"The environment has {named}, expected what torchrun sets; start with torchrun, or unset WORLD_SIZE."
             )
     if int(values["RANK"]) >= int(values["WORLD_SIZE"]):
         raise SettingError(
