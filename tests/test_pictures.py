@@ -20,6 +20,7 @@ from PIL import Image, ImageColor
 
 from d4c import pictures
 from d4c.errors import DataError
+from d4c.picture_files import pictures_below
 from d4c.pictures import ORIENTATION, as_rgb, decoded_picture, open_picture, opened_picture
 
 
@@ -207,6 +208,21 @@ def test_what_is_not_there_or_no_file_is_refused_by_name(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png does not decode .*it is a folder, a pipe or a device"):
         open_picture(tmp_path / "pipe.png")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.warns(UserWarning, match=r"shut cannot be read \(Permission denied\)"):
+        assert list(pictures_below(tmp_path)) == [tmp_path / "a.png"]
 
 
 def test_a_decoded_picture_is_as_it_is_stored() -> None:

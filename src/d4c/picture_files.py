@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from d4c.errors import DataError
+from d4c.errors import DataError, warn
 
 PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -31,14 +31,21 @@ NAMED = 10
 def pictures_below(folder: Path) -> Iterator[Path]:
     """Yield the pictures below a folder, in no order; hidden files and folders are left out.
 
+    A folder that may not be read is left out with a warning that names it.
+
     Only regular files count, and links to them, so that nothing waits for a pipe or a device.
     """
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_warn_of_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(parent, name)
             if not name.startswith(".") and path.is_file() and _is_meant_as_picture(path):
                 yield path
+
+
+def _warn_of_folder(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # removed since the one above it was listed
+        warn(f"{error.filename} cannot be read ({error.strerror}), so that its pictures are left out.")
 
 
 def _is_meant_as_picture(path: Path) -> bool:
