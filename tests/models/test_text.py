@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -44,3 +45,9 @@ def test_states_and_live_positions_are_those_after_the_begin(demo_rn: CLIP) -> N
 def test_prompts_that_begin_otherwise_are_refused(demo_vit: CLIP) -> None:
     with pytest.raises(DataError, match="begins with the token 2368"):
         folded(demo_vit).encode_text(tokenize("cat")[:, 1:])
+
+
+def test_prompts_that_are_not_tokens_are_refused(demo_vit: CLIP) -> None:
+    prompts: Any = ["a cat"]
+    with pytest.raises(DataError, match="The prompts are of type list, expected a tensor of token ids"):
+        demo_vit.encode_text(prompts)

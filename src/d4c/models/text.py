@@ -112,6 +112,10 @@ class TextTransformer(Tower):
         They have ids beyond the table, do not begin with the token that `fold_constants` saw, or are not padded where
         every position counts.
         """
+        prompts: object = tokens
+        if not isinstance(prompts, Tensor):
+            kind = type(prompts).__name__
+            raise DataError(f"The prompts are of type {kind}, expected a tensor of token ids; give `tokenize` them.")
         context, vocabulary = len(self.positional_embedding), self.vocab_size
         if tokens.ndim != 2 or tokens.shape[1] > context or (self.every_position_counts and tokens.shape[1] != context):
             expected = f"[N, {context}]" if self.every_position_counts else f"[N, 1 to {context}]"
