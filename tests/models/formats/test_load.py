@@ -225,6 +225,11 @@ def test_what_is_neither_a_file_nor_a_folder_is_refused(name: str, tmp_path: Pat
         load(str(tmp_path / name))
 
 
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="The name of the model is empty"):
+        load("")
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a folder without a CLIP"):
         load(tmp_path)

@@ -103,6 +103,8 @@ def read(source: str | Path | Mapping[str, Tensor], pretrained: str | None, hint
     if not isinstance(source, str | Path):
         raise not_a_source(source)
     text, path = str(source), Path(source)
+    if source == "":
+        raise CheckpointError("The name of the model is empty, expected one such as 'demo-vit', a file or a folder.")
     if pretrained is not None and (text in demo_models() or text.startswith("hf-hub:")):
         raise CheckpointError(f"{text} names its own weights, which do not go with pretrained; leave pretrained out.")
     if text in demo_models():
