@@ -99,13 +99,35 @@ def test_settings_that_are_refused(settings: dict[str, Any], about: str) -> None
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"model =", b"\xff"], ids=["cut", "not UTF-8"])
+DEEP = b".".join([b"a"] * 30_000)
+"""A key that tomllib reads for minutes."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"model =",
+        b"\xff",
+        DEEP + b" = 1",
+        b"[" + DEEP + b"]",
+        b"x = {" + DEEP + b" = 1}",
+        DEEP.replace(b"a", b'"a"') + b" = 1",
+    ],
+    ids=["cut", "not UTF-8", "deep key", "deep table", "deep inline table", "deep quoted key"],
+)
 def test_a_file_that_is_not_toml_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(content)
     with pytest.raises(SettingError, match=r"is not TOML .* as --dry-run prints it"):
         read_toml(tmp_path / "run.toml")
     with pytest.raises(SettingError, match="cannot be read"):
         read_toml(tmp_path / "none.toml")
+
+
+def test_dots_in_strings_are_no_keys(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        f'prompts = ["{"a. " * 300}", \'{"b." * 300}\', "\\"{"c." * 300}"]', encoding="utf-8"
+    )
+    assert len(read_toml(tmp_path / "run.toml")["prompts"]) == 3
 
 
 def test_nothing_of_a_record_is_lost_in_toml() -> None:

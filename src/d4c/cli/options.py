@@ -71,7 +71,8 @@ Verbose = Annotated[
 ]
 Data = Annotated[str, typer.Option(help=dataset_help())]
 _WITHOUT = typer.Option(
-    "--calibration", help="Folder that synthesize wrote, or one with pictures; a text tower alone needs none."
+    "--calibration",
+    help="Folder that synthesize wrote, or one with pictures; a model of a text tower alone needs none.",
 )
 OptionalCalibrationFolder = Annotated[Path | None, _WITHOUT]
 CalibrationFolder = Annotated[Path, typer.Option(help="Folder that synthesize wrote, or one with pictures.")]

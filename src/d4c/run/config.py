@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +19,9 @@ from d4c.storage.files import read_text
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
 
 SECTIONS = ("synthesis", "quantization")
+MOST_DOTS = 200
+"""The largest number of dots in a line of TOML, outside of its strings. Keys have one or two."""
+STRINGS = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,10 @@ def run_config(data: Mapping[str, Any]) -> RunConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """The nested settings of a file, for `run_config`. Raises SettingError for a file that is not TOML."""
     try:
-        return tomllib.loads(read_text(path))
+        text = read_text(path)
+        if any(line.count(".") > MOST_DOTS for line in STRINGS.sub("", text).splitlines()):
+            raise ValueError(f"a key has more than {MOST_DOTS} dots")  # tomllib takes their number squared
+        return tomllib.loads(text)
     except OSError as error:
         raise SettingError(f"{path} cannot be read ({error.strerror}); give a TOML file of settings.") from None
     # Besides its own error, tomllib raises ValueError for long numbers and recurses without a limit.
