@@ -9,10 +9,10 @@ and the int8 of others is made of it on the spot (see `layouts.py`).
 
 Speed: ViT-B/32 in full size with random weights, since bytes, memory and time depend on shapes alone. Each form of the
 model is loaded by the tool in a process of its own; then the processes get calls in turn, in alternating order. Time is
-the median over rounds of the ratio to float32 in the same round, after one call to warm up. Memory is of the process,
-less what it held with the tool imported and no model: the most while it loaded, and what it holds after calls of one
-picture and of one prompt. Tools with one graph for both towers embed one prompt beside pictures, and one picture beside
-prompts. fastembed's calls read files.
+the median over rounds of the ratio to float32 in the same round, of calls that follow one of the same form. Memory is
+of the process, less what it held with the tool imported and no model: the most while it loaded, and what it holds after
+calls of one picture and of one prompt. Tools with one graph for both towers embed one prompt beside pictures, and one
+picture beside prompts. fastembed's calls read files.
 Agreement: demo models, pictures of the emoji pack and a prompt for each name; the share whose nearest prompt is that of
 float32 in the same tool. Results are merged into `--out`.
 """
@@ -127,12 +127,13 @@ def measure_speed(
 
 
 def in_turn(workers: Mapping[str, Worker], part: str, batch: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each worker in each round, after one call of each to warm up."""
+    """Seconds of each worker in each round, in the second of two calls: the first fills the caches that others took."""
     seconds: dict[str, list[float]] = {form: [] for form in workers}
-    for i in range(rounds + 1):
+    for i in range(rounds):
         for form in list(workers)[:: 1 if i % 2 == 0 else -1]:
+            workers[form](do=part, batch=batch)
             seconds[form].append(workers[form](do=part, batch=batch)["seconds"])
-    return {form: times[1:] for form, times in seconds.items()}
+    return seconds
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> Row:
