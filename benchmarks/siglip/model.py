@@ -17,7 +17,7 @@ from benchmarks.siglip.captions import PAD
 from benchmarks.siglip.training_data import POSITIONS, SIZE
 from d4c.storage.files import atomic_file, write_json
 
-declare_operators()
+declare_operators()  # which transformers asks for when it is imported
 from transformers import SiglipConfig, SiglipModel  # noqa: E402
 
 

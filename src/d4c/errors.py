@@ -77,8 +77,8 @@ def require(module: str, extra: str, purpose: str) -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what another library's error says, on one printable line of some 200 characters, to quote in a message."""
-    line = " ".join(str(error).split())[:200] or type(error).__name__
+    """Return what an error of a library or of the system says, to quote: a printable line of some 200 characters."""
+    line = " ".join(str(getattr(error, "strerror", None) or error).split())[:200] or type(error).__name__
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 

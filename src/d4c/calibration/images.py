@@ -207,9 +207,8 @@ class CalibrationSet:
                 raise ArtifactError(f"{path / TENSORS} differs from what was saved; make the calibration set again.")
             tensors = load_file(path / TENSORS)
         except (OSError, SafetensorError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or reason_of(error)
             raise ArtifactError(
-                f"{path / TENSORS} cannot be read ({reason}); make the calibration set again."
+                f"{path / TENSORS} cannot be read ({reason_of(error)}); make the calibration set again."
             ) from None
         if set(tensors) - {"boxes"} != {"pixels", "targets"}:
             raise ArtifactError(

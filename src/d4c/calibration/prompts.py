@@ -66,9 +66,8 @@ def resolve_prompts(prompts: Sequence[str] | str | Path | None) -> tuple[str, ..
         try:
             text = read_text(path)
         except (OSError, ValueError) as error:  # other encodings, a zero byte in the path
-            reason = getattr(error, "strerror", None) or reason_of(error)
             raise DataError(
-                f"The prompts {str(path)!r} cannot be read as a text file ({reason}); "
+                f"The prompts {str(path)!r} cannot be read as a text file ({reason_of(error)}); "
                 "give a .txt or .json file or a list of strings."
             ) from None
         resolved = from_json(text, path) if path.suffix == ".json" else from_entries(text.splitlines())

@@ -50,7 +50,7 @@ class QuantizeConfig:
     ranges: RangeRule = "mse"
     """Of activations; ranges of weights are always searched for the least error."""
     reconstruction: Reconstruction | None = None
-    """By default "published" on track "paper", "gptq" at W8A8, where learned blocks lose more, else "block"."""
+    """By default "published" on track "paper", "gptq" at W8A8, where learned blocks gain nothing, else "block"."""
     iterations: int | None = None
     """Steps for each unit; learning rates grow with the root of the ratio where they are fewer."""
     batch_size: int | None = None

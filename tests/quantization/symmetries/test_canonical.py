@@ -11,6 +11,7 @@ from torch import Tensor
 import d4c
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
+from d4c.models.tower_config import ViTConfig
 from d4c.quantization.calibrate import prepare
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.placement import Plan, default_overrides, make_plan
@@ -51,10 +52,11 @@ def test_both_towers_compute_the_same(
 @torch.no_grad()
 def test_pruned_heads_change_nothing(demo_vit: CLIP, prompts: list[str], pixels: Tensor) -> None:
     clip, tokens = copy.deepcopy(demo_vit), demo_vit.tokenize(prompts)
+    assert isinstance(clip.config.image, ViTConfig)
     for block, parts in zip(clip.image.blocks, (["q"], ["k"], ["v"], ["q", "k", "v", "out"]), strict=False):
         for part in parts:
             for name, tensor in block.get_submodule(f"attn.{part}").named_parameters():
-                width = len(tensor) // clip.config.image.heads  # type: ignore[attr-defined]
+                width = len(tensor) // clip.config.image.heads
                 if part != "out":
                     tensor[:width] = 0
                 elif name == "weight":
