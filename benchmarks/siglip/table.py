@@ -14,6 +14,7 @@ from statistics import mean
 from benchmarks.common.problems import PHOTOS
 from benchmarks.common.rows import Row
 from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, SCHEMES, conditions, spread, table, table_command
+from benchmarks.siglip.full_size import MODELS as FULL_SIZES
 from benchmarks.siglip.full_size import PLANNED
 from benchmarks.siglip.measure import METHODS, MODELS
 
@@ -158,13 +159,13 @@ def _stages(rows: list[Row]) -> list[str]:
     body = [
         [
             row["model"],
-            row["stage"],
+            row["stage"] + (f", {row['batch']} images at once" if row.get("batch", 0) < row.get("images", 0) else ""),
             f"{row['seconds']:.0f}" + (f" for {row['iterations']} iterations" if "iterations" in row else ""),
             f"{row['extrapolated_seconds']:.0f}" if "extrapolated_seconds" in row else "",
             "" if row["memory_gib"] is None else f"{row['memory_gib']:.1f}",
             f"{row['bytes'] / 1e6:.0f}" if "bytes" in row else "",
         ]
-        for row in rows
+        for row in sorted(rows, key=lambda row: FULL_SIZES.index(row["model"]))
     ]
     setup = rows[0]["setup"]
     return [
