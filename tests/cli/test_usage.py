@@ -107,6 +107,21 @@ def test_help_lists_choices_and_another_one_is_wrong_usage(d4c_command: Any, com
     assert all(choice in err for choice in CHOICES[command, option])
 
 
+BAD_DRY_RUNS = {
+    "heads": (("run", "--heads", "0", "8"), "heads"),
+    "image size": (("run", "--image-size", "0"), "image_size is 0"),
+    "device": (("run", "--device", "gpu"), "The device 'gpu' cannot be used"),
+    "a comparison's device": (("compare", "--device", "gpu"), "The device 'gpu' cannot be used"),
+}
+
+
+@pytest.mark.parametrize(("words", "about"), BAD_DRY_RUNS.values(), ids=BAD_DRY_RUNS)
+def test_a_dry_run_refuses_what_no_model_can_have(d4c_command: Any, words: tuple[str, ...], about: str) -> None:
+    code, out, err = d4c_command(*words, "--model", "demo-rn", "--dry-run")
+    assert (code, out) == (1, "")
+    assert about in err
+
+
 def test_a_dry_run_prints_what_a_file_may_hold(d4c_command: Any, tmp_path: Path) -> None:
     words = ("--model", "demo-rn", "--preset", "quick", "--scheme", "W4A8", "--scheme", "W4A4", "--no-soften")
     code, out, err = d4c_command("run", *words, "--dry-run")

@@ -260,6 +260,16 @@ REFUSALS = {
         SettingError,
         "BatchNorm|ResNet",
     ),
+    "override": (
+        replace(CONFIG, quantization=replace(CONFIG.quantization, overrides={"text.blocks.99.*": "W8A8"})),
+        SettingError,
+        "matches no layer",
+    ),
+    "target": (
+        replace(CONFIG, quantization=replace(CONFIG.quantization, target_bytes=1)),
+        SettingError,
+        "1 bytes of weights, expected",
+    ),
     "kind of data": (replace(CONFIG, dataset="photos"), SettingError, "'photos', expected"),
     "data": (replace(CONFIG, dataset="folder:no/such"), DataError, "does not exist"),
 }

@@ -76,6 +76,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "preset": ({"preset": "slow"}, "preset 'slow' is unknown; use one of quick, default, paper"),
     "activation": ({"activation": "relu"}, "activation is 'relu', expected 'quick_gelu' or 'gelu'"),
     "heads": ({"heads": "12"}, "heads is '12', expected a list of 2 values"),
+    "no heads": ({"heads": [0, 8]}, "heads"),
+    "a picture without pixels": ({"image_size": 0}, "image_size is 0"),
     "one of two heads": ({"heads": [12]}, r"heads is \(12,\), expected a list of 2 values, each an integer"),
     "device": ({"device": 0}, "device is 0, expected a string"),
     "scheme": ({"more_schemes": ["W4"]}, "'W4' is not of the form"),

@@ -214,6 +214,12 @@ def test_a_prompt_that_is_too_long_is_refused(tiny: CLIP) -> None:
         synthesize(tiny, "d4c", prompts=["cat " * 20])
 
 
+@pytest.mark.parametrize("method", PAINTED)
+def test_prompts_for_a_method_without_them_are_refused(tiny: CLIP, method: str) -> None:
+    with pytest.raises(SettingError, match=f"There are prompts, but '{method}' makes images without any"):
+        synthesize(tiny, method, prompts=["cat"])
+
+
 def test_a_device_that_is_not_there_is_refused(tiny: CLIP) -> None:
     with pytest.raises(SettingError, match="use 'cpu'"):
         synthesize(tiny, "d4c", device="cuda:99")

@@ -131,6 +131,7 @@ def compare(
         },
     )
     record = comparison_config(settings)
+    place = resolve_device(record.device)
     if dry_run:
         for line in record.to_toml().splitlines():
             show(line)
@@ -138,7 +139,6 @@ def compare(
     if output is None:
         raise typer.BadParameter("Missing; name the folder to write.", param_hint="--output")
     note(record.to_toml())
-    place = resolve_device(record.device)
     team: Workers = LocalWorkers(workers, place) if ray is None else RayWorkers(ray, place, workers)
     with progress_bar("compare") as progress:
         comparison = compare_grid(record, output, team, progress, math.inf if minutes is None else minutes)

@@ -81,6 +81,7 @@ def run(
         raise typer.BadParameter("Missing; name a model here or in the file of --config.", param_hint="--model")
     record = run_config(settings)
     if dry_run:
+        resolve_device(record.device)
         for line in record.to_toml().splitlines():
             show(line)
         return
@@ -202,8 +203,8 @@ def quantize(
     from d4c.quantization.artifact.folder import KIND
     from d4c.quantization.config import quantize_config
     from d4c.quantization.doctor.examine import examine
-    from d4c.quantization.placement import check_overrides
     from d4c.quantization.preparation import checked_pixels
+    from d4c.quantization.quantize import check_layers
     from d4c.quantization.rounding.resume import refuse_other_files, remove_checkpoint
     from d4c.storage.outputs import check_output, reserved, unfinished_beside
 
@@ -218,7 +219,7 @@ def quantize(
     clip = d4c.load(
         model, pretrained, device=resolve_device(device), activation=activation, heads=heads, image_size=image_size
     )
-    check_overrides(clip, config.overrides, config.track)
+    check_layers(clip, config)
     if calibration is None and "image" in clip.towers:
         raise typer.BadParameter(
             "Missing; name a folder that synthesize wrote, or one with pictures.", param_hint="--calibration"

@@ -27,7 +27,7 @@ from d4c.quantization.preparation import calibration_inputs, check_embeddings, w
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.rounding.reconstruction import UnitKind, reconstruct
 from d4c.quantization.rounding.resume import Checkpoint, tensor_hash
-from d4c.quantization.sensitivity.allocation import mixed_overrides
+from d4c.quantization.sensitivity.allocation import Budget, budget_of, mixed_overrides
 from d4c.quantization.sensitivity.probe import Probe
 from d4c.quantization.stages import Stage
 from d4c.settings.presets import Preset
@@ -129,6 +129,11 @@ def _quantize(
     return QuantizedCLIP(quantized, plan, recipe)
 
 
+def check_layers(clip: CLIP, config: QuantizeConfig) -> None:
+    """Raise SettingError, before any work, for what the layers of a model cannot have: an override, or a target."""
+    _planned(clip, for_towers(config, clip))
+
+
 def for_towers(config: QuantizeConfig, clip: CLIP) -> QuantizeConfig:
     """The record with the towers that a model has; raises SettingError for what takes a tower that it has not."""
     towers = tuple(tower for tower in config.towers if tower in clip.towers)
@@ -188,24 +193,20 @@ def _converted(
 
     On the deployable track `float_clip` is folded in place.
     """
-    scheme, track, towers = Scheme.parse(config.scheme), config.track, config.towers
+    scheme, track = Scheme.parse(config.scheme), config.track
     pixels, tokens = inputs["image"], inputs["text"]
     folding, ranging, measuring, ranging_again = parts(
         progress, [FOLDING, RANGES, *([WIDTHS, RANGES] if _has_target(config) else [0.0, 0.0])]
     )
-    exceptions: dict[str, Override] = {
-        **default_overrides(float_clip, track),
-        **{pattern: parse_override(text) for pattern, text in config.overrides.items()},
-    }
-    plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
+    exceptions, plan, budget = _planned(float_clip, config)
     # Overrides may leave all of a tower float, which then is not prepared either.
-    towers = tuple(tower for tower in towers if any(name.split(".")[0] == tower for name in plan))
+    towers = tuple(tower for tower in config.towers if any(name.split(".")[0] == tower for name in plan))
     if track == "deployable":
         prepare(float_clip, pixels, tokens, towers, plan, folding)
     quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging)
-    if _has_target(config):
+    if budget is not None:
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
-        exceptions |= mixed_overrides(probe, scheme, exceptions, config.target_bits, config.target_bytes, measuring)
+        exceptions |= mixed_overrides(probe, scheme, budget, measuring)
         plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
         quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
     followed = {
@@ -214,6 +215,19 @@ def _converted(
         if override is None or any(matches(pattern, name) for name in plan)
     }
     return quantized, plan, replace(config, overrides=followed, towers=towers)
+
+
+def _planned(clip: CLIP, config: QuantizeConfig) -> tuple[dict[str, Override], Plan, Budget | None]:
+    """The exceptions of a record, the plan that follows from them, and what a target allows where there is one."""
+    scheme, track = Scheme.parse(config.scheme), config.track
+    exceptions: dict[str, Override] = {
+        **default_overrides(clip, track),
+        **{pattern: parse_override(text) for pattern, text in config.overrides.items()},
+    }
+    plan = make_plan(clip, scheme, track, exceptions, config.towers, config.full_range)
+    if not _has_target(config):
+        return exceptions, plan, None
+    return exceptions, plan, budget_of(clip, plan, scheme, exceptions, config.target_bits, config.target_bytes)
 
 
 def _recipe(config: QuantizeConfig, clip: CLIP, calibration: CalibrationSet | None, inputs: Inputs) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from d4c.reading.schema import Kind, List, Maybe, Number, Whole
 WIDTH = Whole(1, 1 << 17)
 DEPTH = Whole(1, 256)
 IMAGE_SIZE = Whole(1, 4096)
+HEADS = Whole(1, 4096)
 CONTEXT_LENGTH = Whole(3, 8192)
 """A prompt has at least one token between those of its begin and its end."""
 VOCAB_SIZE = Whole(1, 1 << 20)
@@ -20,7 +21,7 @@ RANGES: dict[str, Kind] = {
     "int": WIDTH,
     "image_size": IMAGE_SIZE,
     "patch_size": IMAGE_SIZE,
-    "heads": Whole(1, 4096),
+    "heads": HEADS,
     "layers": DEPTH,
     "context_length": CONTEXT_LENGTH,
     "vocab_size": VOCAB_SIZE,

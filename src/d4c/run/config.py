@@ -13,12 +13,16 @@ from d4c.errors import SettingError, reason_of, require
 from d4c.models.tower_config import Activation
 from d4c.quantization.config import QuantizeConfig, quantize_config
 from d4c.quantization.formats.scheme import Scheme
+from d4c.reading.ranges import HEADS, IMAGE_SIZE
+from d4c.reading.schema import Kind, List, Maybe, Record, check
 from d4c.settings.presets import Preset
 from d4c.settings.records import check_types
 from d4c.storage.files import read_text
 from d4c.synthesis.config import SynthesisConfig, synthesis_config
 
 SECTIONS = ("synthesis", "quantization")
+RANGES: dict[str, Kind] = {"heads": Maybe(List(HEADS, 2, 2)), "image_size": Maybe(IMAGE_SIZE)}
+"""What the numbers of a `RunConfig` may be, for any model."""
 MOST_DOTS = 200
 """The largest number of dots in a line of TOML, outside of its strings. Keys have one or two."""
 STRINGS = re.compile(r'"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'')
@@ -57,6 +61,8 @@ class RunConfig:
         if isinstance(heads, list):
             object.__setattr__(self, "heads", tuple(heads))
         check_types(self, "run")
+        numbers = {"heads": self.heads and list(self.heads), "image_size": self.image_size}
+        check(numbers, Record(RANGES), "The run", SettingError, "choose others")
         for scheme in self.schemes:
             if self.schemes.count(scheme) > 1:
                 raise SettingError(f"The scheme {scheme} is given twice; leave one of them out.")

@@ -140,11 +140,14 @@ class _Job:
     def load(self) -> None:
         """Load what the steps need; raises D4CError for what cannot be used."""
         from d4c.models.config import TOWERS
+        from d4c.quantization.quantize import check_layers
         from d4c.synthesis.synthesize import for_towers
 
         assert len(self.dataset)
         self.clip.require(TOWERS, "d4c run", "use d4c synthesize, d4c quantize, and d4c evaluate with --reference")
         for_towers(self.config.synthesis, self.clip)
+        for scheme in self.config.schemes:
+            check_layers(self.clip, replace(self.config.quantization, scheme=scheme))
 
     def steps(self) -> Iterator[Step]:
         """All steps in order; each key asks for the outcome of earlier ones."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d4c.calibration.images import CalibrationSet
 from d4c.calibration.prompts import resolve_prompts
+from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
 from d4c.models.formats.identity import model_record
@@ -57,8 +58,8 @@ def synthesize(
             "bns" (BatchNorm statistics, ResNets only) and "pse" (patch-similarity entropy, transformers only), or one
             of the controls that ask nothing of the model: "noise", "pink", "leaves"; or a record of all settings.
         preset: Source of all other settings: "paper" (every published setting), "default" or "quick" (two CPU cores).
-        prompts: What the images are to show, see `resolve_prompts`; "bns", the published form of "pse" and the
-            controls ignore it.
+        prompts: What the images are to show, see `resolve_prompts`; None for "bns", "pse" without prompts and the
+            controls.
         device: Where to compute, by default where the model is.
         progress: Called with the iterations done and their number; "auto" shows a bar on a terminal, None shows
             nothing.
@@ -71,11 +72,14 @@ def synthesize(
         The images, normalized for the model, with their prompts and provenance.
 
     Raises:
-        SettingError: A setting cannot be used, or the method cannot serve the image tower.
+        SettingError: A setting cannot be used, there are prompts for a method without any, or the method cannot serve
+            the image tower.
         DataError: The prompts cannot be used.
     """
     config = synthesis_config(method, preset, settings)
     config = for_towers(config, clip)
+    if prompts is not None and not config.needs.prompts:
+        raise SettingError(f"There are prompts, but {config.method!r} makes images without any; leave them out.")
     started = time.perf_counter()
     provenance: dict[str, Any] = {
         "method": config.method,

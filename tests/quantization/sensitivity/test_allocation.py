@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from d4c.errors import SettingError
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.models.clip import CLIP
 from d4c.models.formats.identity import model_hash
+from d4c.quantization.config import quantize_config
 from d4c.quantization.layer_patterns import matches
+from d4c.quantization.quantize import check_layers
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.sensitivity.allocation import allocate, patterns
 
@@ -142,6 +146,17 @@ def test_at_equal_bytes_widths_by_sensitivity_are_nearer_to_float(
     assert by_sensitivity is not None
     assert same is not None
     assert by_sensitivity.kl < 0.9 * same.kl  # measured: 0.79
+
+
+def test_the_least_target_that_a_refusal_names_is_reached(tiny_vit: CLIP) -> None:
+    """And the refusal comes from shapes alone: the towers here have no values."""
+    shapes = copy.deepcopy(tiny_vit).to("meta")
+    with pytest.raises(SettingError, match=r"expected \d+ to \d+") as caught:
+        check_layers(shapes, quantize_config("W4A8", settings={"target_bytes": 1, "towers": ("image",)}))
+    least = int(re.findall(r"expected (\d+) to", str(caught.value))[0])
+    made(tiny_vit, target_bytes=least, towers=("image",))
+    with pytest.raises(SettingError, match=f"expected {least} to"):
+        made(tiny_vit, target_bytes=least - 1, towers=("image",))
 
 
 BAD_TARGETS = {

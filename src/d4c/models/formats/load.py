@@ -26,6 +26,7 @@ from d4c.models.inputs.tokenizer import VOCAB_SIZE
 from d4c.models.resolution import with_image_size
 from d4c.models.tower_config import Activation
 from d4c.reading.inert import Refused
+from d4c.reading.ranges import HEADS
 
 DEMO = Path(__file__).parents[1] / "demo"
 
@@ -91,7 +92,7 @@ def checked_hints(activation: Activation | None, heads: tuple[int, int] | None) 
     if heads is None:
         return Hints(activation)
     plain = isinstance(heads, tuple | list) and len(heads) == 2
-    if not plain or not all(type(number) is int and 0 < number <= 1024 for number in heads):
+    if not plain or not all(type(number) is int and HEADS.low <= number <= HEADS.high for number in heads):
         raise SettingError(f"The heads are {heads!r}, expected two positive numbers, of image and text, as in (12, 8).")
     return Hints(activation, (heads[0], heads[1]))
 

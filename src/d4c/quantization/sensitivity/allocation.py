@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import ceil, floor
 
 import numpy as np
+from torch import Tensor, nn
 
 from d4c.errors import SettingError
+from d4c.models.clip import CLIP
 from d4c.progress import Progress, silent
 from d4c.quantization.formats.packing import packed_size
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.layer_patterns import matches_any
-from d4c.quantization.layers.quantized_weight import QuantizedEmbedding, QuantizedLayer, weighted_layers
+from d4c.quantization.placement import Plan
 from d4c.quantization.sensitivity.probe import Probe
 
 CHOICES = (3, 4, 5, 6, 8)
@@ -65,55 +68,64 @@ def allocate(losses: Mapping[str, Mapping[int, float]], sizes: Sizes, budget: in
     return {name: chosen[name] for name in losses}
 
 
-def mixed_overrides(
-    probe: Probe,
+@dataclass(frozen=True)
+class Budget:
+    """What the layers of a model may take together.
+
+    Attributes:
+        sizes: Bytes of the packed weights by layer and width. A layer that keeps its width has that one alone.
+        bytes: What all of them may take.
+    """
+
+    sizes: Sizes
+    bytes: int
+
+    def free(self) -> Sizes:
+        """The sizes of the layers whose width is to be chosen."""
+        return {name: by_width for name, by_width in self.sizes.items() if len(by_width) > 1}
+
+
+def budget_of(
+    clip: CLIP,
+    plan: Plan,
     scheme: Scheme,
     fixed: Collection[str],
     target_bits: float | None,
     target_bytes: int | None,
-    progress: Progress = silent,
-) -> dict[str, Scheme]:
-    """Give each layer a width by its measured loss, such that all weights fit a target.
-
-    The loss of a layer at a width is its divergence alone; losses are summed as if layers did not interact.
+) -> Budget:
+    """Say what a target leaves to the layers of a float model, from their shapes alone.
 
     Args:
-        probe: Measures the model.
-        scheme: Bits of activations, and one of the widths; the others are `CHOICES`.
+        clip: The model.
+        plan: Formats of its layers before their widths are chosen.
+        scheme: One of the widths; the others are `CHOICES`.
         fixed: Patterns of layers that keep their width. Like the token table, which keeps its own, they count.
         target_bits: Mean bits per weight, or None.
         target_bytes: Bytes of all packed weights, or None; scales, biases and norms come on top of them.
-        progress: Called with the divergences measured and their number.
 
     Returns:
-        Overrides for the layers whose width is not that of the scheme.
+        The budget.
 
     Raises:
         SettingError: The target is out of reach, or every choice stays below it.
     """
-    layers = weighted_layers(probe.quantized)
     widths = sorted({*CHOICES, scheme.weight_bits})
+    formats = {name: entry.weights for name, entry in plan.items() if entry.weights is not None}
+    layers = {name: clip.get_submodule(name) for name in formats}
+    counts = {name: stored_weights(layer) for name, layer in layers.items()}
     sizes = {
         name: {
-            bits: packed_size(layer.stored_weights(), bits)
-            for bits in (widths if is_free(name, layer, fixed) else [layer.weight_args.num_bits])
+            bits: packed_size(counts[name], bits)
+            for bits in (widths if is_free(name, layer, fixed) else [formats[name].num_bits])
         }
         for name, layer in layers.items()
     }
-    weights = sum(layer.stored_weights() for layer in layers.values())
     listed = ", ".join(map(str, widths))
-    choices = f"the exceptions of {probe.quantized.name!r} and widths of {listed} bits for the other layers"
-    budget = _budget(sizes, weights, target_bits, target_bytes, choices)
-    free = {name: by_width for name, by_width in sizes.items() if len(by_width) > 1}
-    runs = sum(map(len, free.values()))
-    losses = probe.alone(free, lambda done: progress(done, runs))
-    fixed_size = sum(size for name in sizes.keys() - free.keys() for size in sizes[name].values())
-    chosen = allocate(losses, free, budget - fixed_size)
-    others = {name: bits for name, bits in chosen.items() if bits != scheme.weight_bits}
-    return {pattern: Scheme(bits, scheme.activation_bits) for pattern, bits in patterns(others).items()}
+    choices = f"the exceptions of {clip.name!r} and widths of {listed} bits for the other layers"
+    return Budget(sizes, _allowed(sizes, sum(counts.values()), target_bits, target_bytes, choices))
 
 
-def _budget(sizes: Sizes, weights: int, target_bits: float | None, target_bytes: int | None, choices: str) -> int:
+def _allowed(sizes: Sizes, weights: int, target_bits: float | None, target_bytes: int | None, choices: str) -> int:
     """The bytes that a target allows; raises SettingError for one that the sizes by layer and width do not reach."""
     low, high = (sum(pick(by_width.values()) for by_width in sizes.values()) for pick in (min, max))
     bits_per_byte = 8 / weights  # mean bits per weight that one byte of all packed weights stands for
@@ -128,9 +140,39 @@ def _budget(sizes: Sizes, weights: int, target_bits: float | None, target_bytes:
     return floor(budget)
 
 
-def is_free(name: str, layer: QuantizedLayer, fixed: Collection[str]) -> bool:
+def stored_weights(layer: nn.Module) -> int:
+    """How many codes an artifact holds for a float layer; rows of a token table that are zero are left out."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return int(weight.any(1).sum()) * weight.shape[1] if isinstance(layer, nn.Embedding) else weight.numel()
+
+
+def is_free(name: str, layer: nn.Module, fixed: Collection[str]) -> bool:
     """Whether a layer may get another width: it is not the token table, and no pattern of `fixed` matches it."""
-    return not isinstance(layer, QuantizedEmbedding) and not matches_any(fixed, name)
+    return not isinstance(layer, nn.Embedding) and not matches_any(fixed, name)
+
+
+def mixed_overrides(probe: Probe, scheme: Scheme, budget: Budget, progress: Progress = silent) -> dict[str, Scheme]:
+    """Give each layer a width by its measured loss, such that all weights fit a budget.
+
+    The loss of a layer at a width is its divergence alone; losses are summed as if layers did not interact.
+
+    Args:
+        probe: Measures the model.
+        scheme: Bits of activations.
+        budget: What the widths of each layer take, and what all may take.
+        progress: Called with the divergences measured and their number.
+
+    Returns:
+        Overrides for the layers whose width is not that of the scheme.
+    """
+    free = budget.free()
+    runs = sum(map(len, free.values()))
+    losses = probe.alone(free, lambda done: progress(done, runs))
+    fixed_size = sum(size for name in budget.sizes.keys() - free.keys() for size in budget.sizes[name].values())
+    chosen = allocate(losses, free, budget.bytes - fixed_size)
+    others = {name: bits for name, bits in chosen.items() if bits != scheme.weight_bits}
+    return {pattern: Scheme(bits, scheme.activation_bits) for pattern, bits in patterns(others).items()}
 
 
 def patterns(widths: Mapping[str, int]) -> dict[str, int]:
