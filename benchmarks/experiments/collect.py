@@ -1,8 +1,8 @@
 """Collects what `measure` and `maps` wrote into the files under results/.
 
-    python -m benchmarks.experiments.collect --store out/experiments --maps out/maps
+    python -m benchmarks.experiments.collect out/experiments
 
-Of each model, scheme and
+Several folders may be of several machines: a cell counts once, from the first that has it. Of each model, scheme and
 track only the seeds count that all methods have; differences are beside dead leaves.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from safetensors.torch import load_file
 
 from benchmarks.common.arguments import argument_parser
 from benchmarks.common.rows import write_text
-from benchmarks.experiments.measure import GRIDS, ORIGINS, read_grid
+from benchmarks.experiments.maps import FEATURES, INSPECTION, MAPS
+from benchmarks.experiments.measure import GRIDS, STORE, read_grid, read_index
 from d4c.comparison.compare import Comparison
-from d4c.comparison.config import REAL, Cell, ComparisonConfig, cells, name_of, prompts_file
-from d4c.comparison.store import Results, Store
+from d4c.comparison.config import REAL, Cell, cells, name_of, prompts_file
+from d4c.comparison.store import CELLS, Results
 from d4c.comparison.summary import SummaryRow, summary
 from d4c.inspection.embedding import principal_map
 from d4c.storage.files import atomic_file
@@ -33,29 +35,36 @@ BASE = "leaves"
 DIGITS = 4
 
 
-def measured(grid: ComparisonConfig, folder: Path) -> Comparison:
-    """The cells that every method has, leaves first."""
-    methods = tuple(sorted(grid.methods, key=lambda method: method != BASE))
-    store = Store(replace(grid, methods=methods), folder)
-    origins = json.loads((folder / ORIGINS).read_text())
-    store.models, store.data = origins["models"], origins["data"]
-    results = {cell: store.result(cell) for cell in cells(store.config) if store.is_done(cell)}
-    combinations: dict[Cell, int] = {}
-    for cell in results:
-        key = replace(cell, method="")
-        combinations[key] = combinations.get(key, 0) + 1
-    whole: Results = {
+def measured(name: str, folders: Sequence[Path]) -> Comparison:
+    """The cells of a grid that every method has, leaves first."""
+    grid = read_grid(name)
+    config = replace(grid, methods=tuple(sorted(grid.methods, key=lambda method: method != BASE)))
+    known = results_of(name, folders)
+    results = {cell: known[cell] for cell in cells(config) if cell in known}
+    methods = Counter(replace(cell, method="") for cell in results)
+    whole = {
         cell: result
         for cell, result in results.items()
-        if cell.is_float or combinations[replace(cell, method="")] == len(methods)
+        if cell.is_float or methods[replace(cell, method="")] == len(config.methods)
     }
-    return Comparison(store.config, whole)
+    return Comparison(config, whole)
 
 
-def rows_of(name: str, folder: Path) -> Iterator[dict[str, Any]]:
+def results_of(name: str, folders: Sequence[Path]) -> Results:
+    """Every cell of a grid that one of the folders has."""
+    results: Results = {}
+    for folder in folders:
+        for entry in read_index(folder).get(name, ()):
+            file = folder / STORE / CELLS / entry["file"]
+            if file.is_file():
+                results.setdefault(Cell(**entry["cell"]), json.loads(file.read_text()))
+    return results
+
+
+def rows_of(name: str, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """The rows of a grid for the file, under short names."""
     grid = read_grid(name)
-    for row in summary(measured(grid, folder)):
+    for row in summary(measured(name, folders)):
         yield {"grid": name, "images": grid.images, "iterations": grid.iterations, **short(row)}
 
 
@@ -78,27 +87,31 @@ def method_name(method: str) -> str:
     return method if file is None else f"{name_of(method)}:{file.stem}"
 
 
+def write_maps(folder: Path) -> None:
+    """What `maps` measured, and the first two principal components of all embeddings of a model."""
+    write_text(RESULTS / INSPECTION, (folder / INSPECTION).read_text())
+    features = load_file(folder / FEATURES)
+    maps = {}
+    for model in dict.fromkeys(name.split("/")[0] for name in features):
+        beginning = f"{model}/features/"
+        sets = {n.removeprefix(beginning): t.float() for n, t in features.items() if n.startswith(beginning)}
+        points, share = principal_map(sets)
+        rounded = {name: [[round(x, 3), round(y, 3)] for x, y in part] for name, part in points.items()}
+        maps[model] = {"share": round(share, 3), "points": rounded}
+    write_text(RESULTS / "maps.json", json.dumps(maps, separators=(",", ":")) + "\n")
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--maps", type=Path, help="folder that `maps` wrote")
+    parser.add_argument("folders", type=Path, nargs="+", help="what measure wrote; maps are taken from the first")
     args = parser.parse_args()
-    rows = [row for name in GRIDS for row in rows_of(name, args.store)]
+    rows = [row for name in GRIDS for row in rows_of(name, args.folders)]
     with atomic_file(RESULTS / "experiments.csv") as new, new.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    if args.maps:
-        write_text(RESULTS / "inspection.json", (args.maps / "inspection.json").read_text())
-        features = load_file(args.maps / "features.safetensors")
-        maps = {}
-        for model in dict.fromkeys(name.split("/")[0] for name in features):
-            beginning = f"{model}/features/"
-            sets = {n.removeprefix(beginning): t.float() for n, t in features.items() if n.startswith(beginning)}
-            points, share = principal_map(sets)
-            rounded = {name: [[round(x, 3), round(y, 3)] for x, y in part] for name, part in points.items()}
-            maps[model] = {"share": round(share, 3), "points": rounded}
-        write_text(RESULTS / "maps.json", json.dumps(maps, separators=(",", ":")) + "\n")
+    if (args.folders[0] / MAPS).is_dir():
+        write_maps(args.folders[0] / MAPS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from d4c.comparison.config import ComparisonConfig, cells, comparison_config
 from d4c.comparison.schedule import work
-from d4c.comparison.store import Results, Store
+from d4c.comparison.store import CELLS, IMAGES, Results, Store, stores_of
 from d4c.comparison.workers.local_workers import LocalWorkers, Workers
 from d4c.device import resolve_device
 from d4c.errors import ArtifactError, SettingError
@@ -84,8 +84,9 @@ def compare_all(
     for config in configs:
         config.check_data()
     _refuse_occupied(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stores = [Store(config, folder) for config in configs]
+    for part in (CELLS, IMAGES):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    stores = stores_of(configs, folder)
     with locked(folder / LOCK, folder):
         write_json(folder / CONFIG, configs[-1].to_dict())
         work(stores, workers or LocalWorkers(1, configs[0].device), progress, deadline)

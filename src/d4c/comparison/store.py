@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from d4c.run.origins import data_origin, model_origin
 from d4c.storage.files import write_json
 from d4c.storage.manifest import fingerprint, is_done
 
+CELLS, IMAGES = "cells", "images"
+"""Folders within that of a grid."""
 ADVICE = "remove the file, and the cell is measured again"
 MEASURED = Record(
     {
@@ -50,22 +53,49 @@ Results = dict[Cell, dict[str, Any]]
 """What cells ended with."""
 
 
+class Origins:
+    """What tells models and datasets apart; each is read once for all grids that share the record."""
+
+    def __init__(self) -> None:
+        self.models: dict[tuple[str, str | None], str] = {}
+        self.datasets: dict[str, str | None] = {}
+
+    def model(self, name: str, pretrained: str | None) -> str:
+        """What tells a model apart."""
+        if (name, pretrained) not in self.models:
+            self.models[name, pretrained] = model_origin(name, pretrained) or _hash_of_weights(name, pretrained)
+        return self.models[name, pretrained]
+
+    def data(self, spec: str) -> str | None:
+        """What tells a dataset apart."""
+        if spec not in self.datasets:
+            self.datasets[spec] = data_origin(spec)
+        return self.datasets[spec]
+
+
+def stores_of(configs: Sequence[ComparisonConfig], folder: Path) -> list[Store]:
+    """The stores of several grids in one folder."""
+    origins = Origins()
+    return [Store(config, folder, origins) for config in configs]
+
+
 class Store:
     """The files of a grid."""
 
-    def __init__(self, config: ComparisonConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: ComparisonConfig, folder: Path, origins: Origins | None = None) -> None:
+        self.config, self.folder, self.origins = config, folder, origins or Origins()
         self.keys: dict[Cell, str] = {}
 
     @cached_property
     def models(self) -> dict[str, str]:
         """What tells each model apart."""
-        return {name: self._model(name) for name in self.config.models}
+        return {name: self.origins.model(name, self.config.pretrained) for name in self.config.models}
 
     @cached_property
     def data(self) -> dict[str, str | None]:
         """What tells each dataset apart."""
-        return {spec: data_origin(spec) for spec in (*self.config.datasets, *real_specs(self.config.methods))}
+        specs = (*self.config.datasets, *real_specs(self.config.methods))
+        return {spec: self.origins.data(spec) for spec in specs}
 
     @cached_property
     def prompts(self) -> dict[Path, str]:
@@ -89,17 +119,12 @@ class Store:
 
     def file(self, cell: Cell) -> Path:
         """The file of a cell."""
-        (self.folder / "cells").mkdir(exist_ok=True)
-        return self.folder / "cells" / f"{self._cell_key(cell)[:32]}.json"
+        return self.folder / CELLS / f"{self._cell_key(cell)[:32]}.json"
 
     def images(self, source: Source) -> Path:
         """The folder of a source's images."""
-        (self.folder / "images").mkdir(exist_ok=True)
-        return (
-            self.folder
-            / "images"
-            / f"{name_of(source.method)}-{source.seed}-{fingerprint(self.source_key(source))[:16]}"
-        )
+        name = f"{name_of(source.method)}-{source.seed}-{fingerprint(self.source_key(source))[:16]}"
+        return self.folder / IMAGES / name
 
     def has_images(self, source: Source) -> bool:
         """Whether the images of a source are there."""
@@ -135,11 +160,10 @@ class Store:
             }
         return key
 
-    def _model(self, name: str) -> str:
-        origin = model_origin(name, self.config.pretrained)
-        if origin is None:
-            from d4c.models.formats.identity import model_hash
-            from d4c.models.formats.load import load
 
-            origin = model_hash(load(name, self.config.pretrained))
-        return origin
+def _hash_of_weights(name: str, pretrained: str | None) -> str:
+    """What tells a model apart whose files are known only after a download."""
+    from d4c.models.formats.identity import model_hash
+    from d4c.models.formats.load import load
+
+    return model_hash(load(name, pretrained))

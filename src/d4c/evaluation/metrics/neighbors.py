@@ -55,4 +55,5 @@ def _cosines(rows: Tensor) -> Tensor:
 
 def _ranks(rows: Tensor) -> Tensor:
     """Return the place of each value in its row, in float64."""
-    return rows.argsort(dim=1, stable=True).argsort(1).double()
+    places = torch.arange(rows.shape[1], dtype=torch.float64).expand(rows.shape)
+    return torch.empty(rows.shape, dtype=torch.float64).scatter_(1, rows.argsort(dim=1, stable=True), places)
