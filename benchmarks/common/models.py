@@ -26,6 +26,7 @@ def siglip(image_size: int, patch: int, width: int, layers: int, heads: int, mlp
 
 CONFIGS = {
     "ViT-B-32": CLIPConfig(512, ViTConfig(224, 32, 768, 12, 12, 3072), TextConfig(512, 12, 8, 2048)),
+    "ViT-B-16": CLIPConfig(512, ViTConfig(224, 16, 768, 12, 12, 3072), TextConfig(512, 12, 8, 2048)),
     "RN50": CLIPConfig(1024, ResNetConfig(224, 64, (3, 4, 6, 3), 32), TextConfig(512, 12, 8, 2048)),
     "ViT-L-14": CLIPConfig(768, ViTConfig(224, 14, 1024, 24, 16, 4096), TextConfig(768, 12, 12, 3072)),
     "SigLIP-B-16": siglip(224, 16, 768, 12, 12, 3072),

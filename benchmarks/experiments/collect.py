@@ -23,7 +23,7 @@ from benchmarks.common.rows import write_text
 from benchmarks.experiments.maps import FEATURES, INSPECTION, MAPS
 from benchmarks.experiments.measure import GRIDS, STORE, read_grid, read_index
 from d4c.comparison.compare import Comparison
-from d4c.comparison.config import REAL, Cell, cells, name_of, prompts_file
+from d4c.comparison.config import REAL, Cell, ComparisonConfig, cells, name_of, prompts_file
 from d4c.comparison.store import CELLS, Results
 from d4c.comparison.summary import SummaryRow, summary
 from d4c.inspection.embedding import principal_map
@@ -35,9 +35,8 @@ BASE = "leaves"
 DIGITS = 4
 
 
-def measured(name: str, folders: Sequence[Path]) -> Comparison:
+def measured(name: str, grid: ComparisonConfig, folders: Sequence[Path]) -> Comparison:
     """The cells of a grid that every method has, leaves first."""
-    grid = read_grid(name)
     config = replace(grid, methods=tuple(sorted(grid.methods, key=lambda method: method != BASE)))
     known = results_of(name, folders)
     results = {cell: known[cell] for cell in cells(config) if cell in known}
@@ -61,10 +60,9 @@ def results_of(name: str, folders: Sequence[Path]) -> Results:
     return results
 
 
-def rows_of(name: str, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
+def rows_of(name: str, grid: ComparisonConfig, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """The rows of a grid for the file, under short names."""
-    grid = read_grid(name)
-    for row in summary(measured(name, folders)):
+    for row in summary(measured(name, grid, folders)):
         yield {"grid": name, "images": grid.images, "iterations": grid.iterations, **short(row)}
 
 
@@ -104,8 +102,9 @@ def write_maps(folder: Path) -> None:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("folders", type=Path, nargs="+", help="what measure wrote; maps are taken from the first")
+    parser.add_argument("--toy", action="store_true", help="as in measure")
     args = parser.parse_args()
-    rows = [row for name in GRIDS for row in rows_of(name, args.folders)]
+    rows = [row for name in GRIDS for row in rows_of(name, read_grid(name, args.toy), args.folders)]
     with atomic_file(RESULTS / "experiments.csv") as new, new.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0].keys())
         writer.writeheader()

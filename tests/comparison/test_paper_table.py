@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ RIGHT = {"float": 90, "bns": 50, "pse": 50, "d4c": 70, "real": 80}
 
 
 def result(cell: Cell, spec: str) -> dict[str, Any]:
-    unfit = {"RN50": "pse", "ViT-B-32": "bns", "ViT-B-16": "bns"}[cell.model]
+    unfit = {"RN50": "pse", "ViT-B-32": "bns", "ViT-B-16": "bns"}[Path(cell.model).stem]
     if cell.method == unfit:
         return {"unfit": "It cannot serve this tower."}
     count = RIGHT[cell.method.partition(":")[0]]
@@ -71,6 +72,24 @@ def test_a_smaller_grid_has_a_smaller_table() -> None:
     lines = [line for line in page.splitlines() if line.startswith("| ViT-B-32 ")]
     assert len(lines) == 6
     assert all("| 50.0 | 70.0 |  |" in line for line in lines)
+
+
+def test_weights_may_lie_in_a_folder(tmp_path: Path) -> None:
+    """Each by its name, as a file or a folder; the page calls it so."""
+    (tmp_path / "RN50.pt").touch()
+    (tmp_path / "ViT-B-32").mkdir()
+    specs = {"cifar10": "cifar10:c"}
+    with pytest.raises(SettingError, match="no weights called ViT-B-16, expected a file or a folder"):
+        paper_settings(specs, str(tmp_path), None)
+    (tmp_path / "ViT-B-16.safetensors").touch()
+    settings = paper_settings(specs, str(tmp_path), None)
+    assert settings["models"] == [str(tmp_path / name) for name in ("RN50.pt", "ViT-B-32", "ViT-B-16.safetensors")]
+    config = comparison_config(settings)
+    comparison = Comparison(config, {cell: result(cell, "cifar10:c") for cell in cells(config)})
+    page = paper_page(comparison, specs)
+    assert "| RN50 | paper | W4A8 |" in page
+    assert "| ViT-B-16 | paper | W4A8 |" in page
+    assert str(tmp_path) not in page
 
 
 def test_options_override_the_recipe() -> None:

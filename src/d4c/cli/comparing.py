@@ -71,7 +71,9 @@ def compare(
     recipe: Annotated[
         Literal["paper-table"] | None, typer.Option(help="The published table on --cifar10, --cifar100, --imagenet.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights of the recipe's models, such as openai.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of the recipe's models, such as openai, or a folder of them.")
+    ] = None,
     cifar10: Annotated[str | None, typer.Option(metavar="DIR", help="Of the recipe; or as --dataset.")] = None,
     cifar100: Annotated[str | None, typer.Option(metavar="DIR", help="Likewise.")] = None,
     imagenet: Annotated[str | None, typer.Option(metavar="DIR", help="Likewise.")] = None,

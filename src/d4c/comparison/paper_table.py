@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -51,19 +52,35 @@ def paper_settings(specs: Mapping[str, str], weights: str | None, real: str | No
 
     Args:
         specs: Datasets by the names of `DATA`.
-        weights: Weights of the three models' open_clip names.
+        weights: Weights of the three models' open_clip names, or a folder with a file or a folder for each, such as
+            RN50.pt or RN50/.
         real: Dataset of the real calibration images; by default ImageNet, or else the first one.
+
+    Raises:
+        SettingError: The folder of weights lacks some.
     """
+    local = weights is not None and Path(weights).is_dir()
     source = real or specs.get("imagenet") or next(iter(specs.values()))
     return {
-        "models": list(MODELS),
-        "pretrained": weights,
+        "models": _weights_in(Path(str(weights))) if local else list(MODELS),
+        "pretrained": None if local else weights,
         "methods": [*METHODS, f"{REAL}{source}"],
         "schemes": ["W4A8", "W6A6", "W8A8"],
         "tracks": ["paper", "deployable"],
         "datasets": list(specs.values()),
         "preset": "paper",
     }
+
+
+def _weights_in(folder: Path) -> list[str]:
+    """The path of each model of the table in a folder."""
+    paths = {path.name if path.is_dir() else path.stem: str(path) for path in sorted(folder.iterdir())}
+    if missing := [name for name in MODELS if name not in paths]:
+        raise SettingError(
+            f"{folder} has no weights called {', '.join(missing)}, expected a file or a folder for each of "
+            f"{', '.join(MODELS)}; complete the folder."
+        )
+    return [paths[name] for name in MODELS]
 
 
 HEAD = ("model", "track", "scheme", "dataset", "float", "rival", "D4C", "real", "gain over the rival", "published gain")
@@ -94,10 +111,11 @@ def _rows(comparison: Comparison, specs: Mapping[str, str]) -> Iterator[tuple[st
         others = groups[with_method(cell, rival)]
         for name, spec in ((name, spec) for name, spec in specs.items() if spec in comparison.config.datasets):
             ends = (groups[Cell(cell.model)], others, results, groups.get(with_method(cell, real), []))
-            known = cell.track == "paper" and cell.model != "ViT-B-16"  # of which no gains are published
+            model = Path(cell.model).stem
+            known = cell.track == "paper" and model != "ViT-B-16"  # of which no gains are published
             gain = PUBLISHED.get((cell.scheme, name), {}).get(rival) if known else None
             yield (
-                *(cell.model, cell.track, cell.scheme, DATA[name]),
+                *(model, cell.track, cell.scheme, DATA[name]),
                 *(_mean(each, spec) for each in ends),
                 points(paired(results, others, spec)),
                 "" if gain is None else f"{gain:+.1f} ({OF_PUBLISHED[rival]})",
