@@ -39,7 +39,7 @@ def synthesized(clip: CLIP, images: int, iterations: int) -> tuple[CalibrationSe
 def quantized(clip: CLIP, images: CalibrationSet) -> float:
     """Seconds of a quantization."""
     started = time.perf_counter()
-    d4c.quantize(clip, SCHEME, images, reconstruction="gptq", progress=None)
+    d4c.quantize(clip, images, SCHEME, reconstruction="gptq", progress=None)
     synchronize(clip.device)
     return time.perf_counter() - started
 

@@ -13,14 +13,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+import d4c
 from benchmarks.common.arguments import argument_parser
 from benchmarks.common.models import make_clip
 from d4c.comparison.paper_table import MODELS
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import load_dataset
 from d4c.evaluation.readers.cifar import LAYOUTS
+from d4c.models.clip import CLIP
 
 SIDE = 32
 
@@ -40,6 +43,18 @@ def write_cifar(dataset: Dataset, classes: int, count: int, folder: Path) -> Non
     (folder / layout.binary / layout.binary_names).write_text(names + "\n")
 
 
+@torch.no_grad()
+def set_statistics(clip: CLIP) -> None:
+    """Give every BatchNorm the statistics of pink noise, without which random weights make all images alike."""
+    norms = [module for module in clip.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    pixels = d4c.synthesize(clip, "pink", images=16, seed=0, progress=None).pixels
+    for norm in norms:
+        norm.train().momentum = 1.0
+    clip.encode_image(pixels)
+    for norm in norms:
+        norm.eval()
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="cifar10-test and tiny-imagenet-val as .parquet")
@@ -47,7 +62,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="images of each set")
     args = parser.parse_args()
     for name in MODELS:
-        make_clip(name, "cpu", seed=0).save_pretrained(args.out / "weights" / name)
+        clip = make_clip(name, "cpu", seed=0)
+        set_statistics(clip)
+        clip.save_pretrained(args.out / "weights" / name)
     for classes, file in ((10, "cifar10-test"), (100, "tiny-imagenet-val")):
         dataset = load_dataset(f"parquet:{args.data / file}.parquet")
         write_cifar(dataset, classes, args.count, args.out / f"cifar{classes}")
