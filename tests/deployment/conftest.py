@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import d4c
 from d4c.deployment.export import Export
 from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime.openvino_convolutions import use_convolutions
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 MIXED = {"{image,text}.blocks.0.*": "W8A8", "{image,text}.blocks.1.*": "W6A6"}
@@ -61,13 +63,19 @@ def onnx_runtime(model: bytes, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
     return np.asarray(session.run(None, feeds)[0])
 
 
-def open_vino(model: bytes, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+def open_vino(model: bytes, feeds: dict[str, NDArray[Any]], convolutions: bool = False) -> NDArray[Any]:
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    graph = core.read_model(model)
+    if convolutions:
+        use_convolutions(graph)
+    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.array(compiled(feeds)[0])
 
 
-@pytest.fixture(params=[onnx_runtime, open_vino], ids=["onnxruntime", "openvino"])
+RUNTIMES = {"onnxruntime": onnx_runtime, "openvino": open_vino, "convolutions": partial(open_vino, convolutions=True)}
+
+
+@pytest.fixture(params=RUNTIMES.values(), ids=list(RUNTIMES))
 def runtime(request: pytest.FixtureRequest) -> Run:
     """Each runtime as a function of a model and its inputs."""
     return request.param

@@ -52,6 +52,9 @@ def export(
     webgpu: Annotated[
         bool, typer.Option("--webgpu", help="Also write graphs for GPUs in browsers, with the same 4-bit weights.")
     ] = False,
+    without_vnni: Annotated[
+        bool, typer.Option("--without-vnni", help="For OpenVINO on processors without VNNI: the same, twice as fast.")
+    ] = False,
     float32: Annotated[
         bool, typer.Option("--float32", help="Write the float model that ARTIFACT names here, to compare with.")
     ] = False,
@@ -77,6 +80,7 @@ def export(
             fixed_shapes=fixed_shapes,
             narrow_table=narrow_table,
             webgpu=webgpu,
+            without_vnni=without_vnni,
             half=float16,
             unpacked=unpacked,
             check=check,

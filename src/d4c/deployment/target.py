@@ -25,6 +25,7 @@ class ExportOptions:
         fixed_shapes: Write graphs for one picture and one prompt of full length, without infinite numbers.
         narrow_table: Round the token table to 4 bits.
         webgpu: Also write graphs whose products are MatMulNBits, for GPUs in browsers.
+        without_vnni: Write linear layers for OpenVINO in the form that is fast on processors without VNNI.
         half: Write a float model in float16; None for an artifact.
         origin: SHA-256 of the artifact's weights, which every graph names, so that graphs of two are not mixed up.
         readers: Folder with `d4c.models.inputs.reader_files.FILES`, which say how prompts and pictures are read.
@@ -37,6 +38,7 @@ class ExportOptions:
     fixed_shapes: bool = False
     narrow_table: bool = False
     webgpu: bool = False
+    without_vnni: bool = False
     half: bool | None = None
     origin: str = ""
     readers: Path = Path()
@@ -44,7 +46,7 @@ class ExportOptions:
     def chosen(self) -> list[str]:
         """Return the options of the command line that change what only some targets can change."""
         words = {"--tower": self.tower, "--features": self.features, "--fixed-shapes": self.fixed_shapes}
-        words |= {"--narrow-table": self.narrow_table}
+        words |= {"--narrow-table": self.narrow_table, "--without-vnni": self.without_vnni}
         words |= {"--webgpu": self.webgpu, "--float16" if self.half else "--float32": self.half is not None}
         return [word for word, value in words.items() if value]
 

@@ -72,14 +72,17 @@ class RuntimeCLIP:
         wide_sums = bool(self.exported.saturating) and saturates(runtime)
         if wide_sums:
             _warn_of_wide_sums(self.exported, runtime)
+        convolutions = runtime == "openvino" and saturates(runtime)
         with ThreadPoolExecutor() as pool:
-            opening = {tower: pool.submit(self._graph, f"{tower}.onnx", wide_sums) for tower in self.towers}
+            opening = {
+                tower: pool.submit(self._graph, f"{tower}.onnx", wide_sums, convolutions) for tower in self.towers
+            }
             self._graphs = {tower: graph.result() for tower, graph in opening.items()}
 
-    def _graph(self, file: str, wide_sums: bool) -> Graph:
+    def _graph(self, file: str, wide_sums: bool, convolutions: bool) -> Graph:
         path, opset = self.exported.folder / file, self.exported.opset
         if self.runtime == "openvino":
-            graph = openvino_graph(path, opset, self._execution.threads)
+            graph = openvino_graph(path, opset, self._execution.threads, convolutions=convolutions)
         else:
             graph = onnxruntime_graph(path, opset, wide_sums=wide_sums, execution=self._execution)
 

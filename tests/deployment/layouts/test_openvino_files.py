@@ -1,7 +1,8 @@
-"""OpenVINO's own files keep 4-bit weights packed and compute in integers; a wrong one is refused."""
+"""OpenVINO's own files keep 4-bit weights packed, in both forms, and compute in integers; a wrong one is refused."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,28 +32,37 @@ def test_files_have_the_ports_that_optimum_intel_feeds(export_for: Callable[...,
     }
 
 
-def test_files_are_as_small_as_the_graphs(export_for: Callable[..., Path]) -> None:
-    weights = export_for("openvino") / "openvino_model.bin"
-    assert weights.stat().st_size < (export_for("optimum") / "model.onnx").stat().st_size
-
-
 @pytest.fixture(scope="module")
 def clip(small: Path) -> QuantizedCLIP:
     return d4c.load_quantized(small)
 
 
+@pytest.mark.parametrize("without_vnni", [False, True], ids=["any processor", "without VNNI"])
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_products_are_integers(
-    tower: str, clip: QuantizedCLIP, export_for: Callable[..., Path], tmp_path: Path
+    tower: str, without_vnni: bool, clip: QuantizedCLIP, export_for: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = {"image": FILES[1], "text": FILES[2]}[tower]
     graph = tmp_path / "graph.onnx"
-    layout = export_for("openvino")
+    layout = export_for("openvino", without_vnni=without_vnni)
     graph.write_bytes(port_graph(clip, file).model("test").SerializeToString())
     parity = check_in_openvino((layout / file.path).with_suffix(".xml"), graph, file, clip)
     assert isinstance(parity, FileParity)
     assert parity.packed_layers >= 3 * len(clip.tower(tower).blocks)
     assert parity.float_layers == {}
+
+
+def test_files_for_processors_without_vnni_multiply_by_convolutions(export_for: Callable[..., Path]) -> None:
+    kinds = {}
+    for without_vnni in (False, True):
+        xml = export_for("openvino", without_vnni=without_vnni) / "openvino_model.xml"
+        nodes = openvino.Core().read_model(xml).get_ordered_ops()
+        kinds[without_vnni] = Counter(node.get_type_name() for node in nodes)
+        assert xml.with_suffix(".bin").stat().st_size < (export_for("optimum") / "model.onnx").stat().st_size
+    assert kinds[False]["Convolution"] == 0
+    # What is left are projections, attention and logits.
+    assert kinds[True]["MatMul"] == kinds[False]["MatMul"] - kinds[True]["Convolution"]
+    assert kinds[True]["Convolution"] > kinds[True]["MatMul"]
 
 
 def test_another_tower_is_refused(clip: QuantizedCLIP, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from d4c.models.vit import VisionTransformer
 from d4c.quantization.layers.quantized_activations import QuantizedAvgPool2d, QuantizedMatMul
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.runtime.openvino_convolutions import use_convolutions
 
 Exported = tuple[QuantizedCLIP, Export]
 Run = Callable[[bytes, dict[str, NDArray[Any]]], NDArray[Any]]
@@ -172,7 +173,8 @@ def test_every_prompt_gets_its_embedding_alone_and_in_company(exported: Exported
         assert cosines(alone, torch.from_numpy(whole[i : i + 1])).min() > 0.99
 
 
-def test_openvino_runs_the_same_files(exported: Exported) -> None:
+@pytest.mark.parametrize("convolutions", [False, True], ids=["as written", "convolutions"])
+def test_openvino_runs_the_same_files(convolutions: bool, exported: Exported) -> None:
     clip, made = exported
     pixels = d4c.synthesize(clip, "leaves", images=2).pixels
     core = openvino.Core()
@@ -180,15 +182,21 @@ def test_openvino_runs_the_same_files(exported: Exported) -> None:
         ("image", pixels, clip.encode_image),
         ("text", clip.text.crop(clip.tokenize(TEXTS)), clip.encode_text),
     ):
-        compiled = core.compile_model(
-            made.folder / f"{tower}.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        )
+        graph = core.read_model(made.folder / f"{tower}.onnx")
+        layers = use_convolutions(graph) if convolutions else 0
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        compiled = core.compile_model(graph, "CPU", settings)
         # Single codes at rounding boundaries fall differently in every runtime, and with 4 bits a code is a big step.
         assert cosines(compiled(inputs.numpy())[0], encode(inputs)).min() > 0.97
         nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-        linear = [str(n["primitiveType"].value) for n in nodes if n["layerType"].value == "FullyConnected"]
-        assert linear
-        assert all(primitive.endswith("I8") for primitive in linear)
+        kinds = [(str(n["layerType"].value), str(n["primitiveType"].value)) for n in nodes]
+        kinds = [kind for kind in kinds if kind[0] in ("FullyConnected", "Convolution")]
+        assert kinds
+        assert all(primitive.endswith("I8") for _, primitive in kinds)
+        if convolutions:
+            # The last projection reads a matrix.
+            assert layers >= 4
+            assert sum(kind == "FullyConnected" for kind, _ in kinds) <= 1
 
 
 def tiny(image: ViTConfig | ResNetConfig, text: TextConfig) -> CLIP:

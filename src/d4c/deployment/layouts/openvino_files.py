@@ -56,11 +56,13 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
         parity: dict[str, Parity] = dict(written.parity or {})
         for done, file in enumerate(files, 1):
             path = (folder / file.path).with_suffix(".xml")
-            convert(graphs / file.path, path, options.origin)
+            convert(graphs / file.path, path, options.origin, convolutions=options.without_vnni)
             if options.check:
                 parity[path.name] = check_in_openvino(path, graphs / file.path, file, clip)
             progress_of_files(done, len(files))
     return replace(written, parity=parity if options.check else None)
 
 
-OPENVINO = Target("openvino", "optimum-intel", {**LIBRARIES, "openvino": "openvino"}, write, SHAPES)
+OPENVINO = Target(
+    "openvino", "optimum-intel", {**LIBRARIES, "openvino": "openvino"}, write, (*SHAPES, "--without-vnni")
+)

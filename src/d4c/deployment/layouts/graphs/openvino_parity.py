@@ -14,20 +14,29 @@ from d4c.deployment.onnx.parity import probes
 from d4c.deployment.onnx.parity_sessions import open_session, run
 from d4c.models.clip import CLIP
 from d4c.reading.onnx_graph import ORIGIN
+from d4c.runtime.openvino_convolutions import use_convolutions
 from d4c.zeroshot.classification import unit_rows
 
 PRODUCTS = ("FullyConnected", "Convolution")
 """Kinds of nodes that multiply by weights. Attention is fused, and in floating point."""
 
 
-def convert(graph: Path, path: Path, origin: str) -> None:
+def convert(graph: Path, path: Path, origin: str, *, convolutions: bool = False) -> None:
     """Write an ONNX file as path, which ends in .xml, and its weights beside it.
 
     The converter `openvino.convert_model` would fold 4-bit weights to 8 bits; reading alone does not.
+
+    Args:
+        graph: The ONNX file.
+        path: The file to write.
+        origin: SHA-256 of the artifact's weights.
+        convolutions: Write linear layers as convolutions, see `d4c.runtime.openvino_convolutions`.
     """
     import openvino
 
     model = openvino.Core().read_model(graph)
+    if convolutions:
+        use_convolutions(model)
     model.set_rt_info(origin, ORIGIN.split("."))
     openvino.save_model(model, path, compress_to_fp16=False)
 
