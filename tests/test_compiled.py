@@ -48,12 +48,12 @@ def test_a_capture_outlives_graphs_that_nobody_uses_and_other_threads() -> None:
     assert gc.isenabled()
 
 
-def test_compiled_parts_raise_the_limit_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_parts_raise_the_limit_of_shapes() -> None:
     import torch._dynamo.config as dynamo
 
-    monkeypatch.setattr(dynamo, "recompile_limit", 8)
-    compile_part(torch.nn.Linear(2, 2))
-    assert dynamo.recompile_limit >= 256
+    with dynamo.patch(recompile_limit=8):  # monkeypatch would delete the setting afterward
+        compile_part(torch.nn.Linear(2, 2))
+        assert dynamo.recompile_limit >= 256
 
 
 @pytest.mark.skipif(not (torch.cuda.is_available() and can_compile()), reason="needs a GPU")

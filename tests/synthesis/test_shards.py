@@ -61,7 +61,9 @@ def test_half_of_an_environment_is_refused(environment: dict[str, str], monkeypa
 
 
 def test_two_processes_make_the_images_of_one(tmp_path: Path) -> None:
+    device = "cuda" if torch.cuda.device_count() > 1 else "cpu"  # each process has a GPU of its own
     verb = ["synthesize", "--model", "demo-rn", "--images", "32", "--iterations", "2", "--preset", "paper"]
+    verb += ["--device", device]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "d4c"]
     subprocess.run([*launch, *verb, "-o", str(tmp_path / "two")], check=True, capture_output=True, timeout=120)
     alone = [sys.executable, "-m", "d4c", *verb, "--batch", "16", "-o", str(tmp_path / "one")]
