@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from typing import Any
 
 import d4c
 from benchmarks.common.arguments import (
@@ -43,19 +44,24 @@ def cells(args: argparse.Namespace) -> list[Row]:
 
 def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
     """Quantize one form of a model and evaluate it."""
+    return measure_form(args, bench, cell, command("forms.measure"))
+
+
+def measure_form(args: argparse.Namespace, bench: Bench, cell: Row, line: str, **settings: Any) -> Row:
+    """The row of a cell that a command line asked for, with some settings of `d4c.quantize` of its own."""
     clip = uneven(bench.clip(cell["model"]), cell["sigma"], cell["seed"])
     calibration = bench.calibration(cell["model"], cell["method"], cell["seed"])
     device = bench.places.device
     with measured(device) as figures:
         quantized = d4c.quantize(
-            clip, calibration, cell["scheme"], reconstruction=cell["reconstruction"], seed=cell["seed"]
+            clip, calibration, cell["scheme"], reconstruction=cell["reconstruction"], seed=cell["seed"], **settings
         )
     results = {data: scores(bench.problem(cell["model"], data), quantized) for data in PHOTOS}
     return {
         **cell,
         "quantize": figures,
         "processes": args.processes,
-        "setup": setup(device) | {"command": command("forms.measure")},
+        "setup": setup(device) | {"command": line},
         "results": results,
         "summary": " / ".join(f"{result['top1']['both']:.2f}" for result in results.values()),
     }
