@@ -1,0 +1,106 @@
+"""The rows that `collect` wrote, and how tables and pictures choose and name them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import hypot, sqrt
+from pathlib import Path
+
+from benchmarks.common import rows as common
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = {"noise": "noise", "pink": "pink noise", "leaves": "dead leaves", "bns": "bns", "pse": "pse", "d4c": "D4C"}
+REAL, BASE = "real:", "leaves"
+PHOTOGRAPHS = ("tiny-imagenet-val", "cifar10-test")
+PHOTOGRAPHS_FOR_CALIBRATION = "real:tiny-imagenet-train"
+DOMAINS = {"demo": "emoji", "tiny-imagenet-val": "Tiny ImageNet", "cifar10-test": "CIFAR-10"}
+NORMAL = 1.96
+"""Standard errors on either side of a mean that 95 % lie within."""
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Points beside dead leaves, and half of the 95 % interval over pictures and seeds."""
+
+    value: float
+    half: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval does not hold zero."""
+        return abs(self.value) > self.half
+
+    def __str__(self) -> str:
+        text = f"{self.value:+.1f} ± {self.half:.1f}"
+        return f"**{text}**" if self.is_clear else text
+
+
+def read_rows() -> list[Row]:
+    """The rows of grids of which more than the float models is measured."""
+    with (RESULTS / "experiments.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    measured = {row["grid"] for row in rows if row["scheme"] != "float"}
+    return [row for row in rows if row["grid"] in measured]
+
+
+def select(rows: Iterable[Row], **wanted: str | Sequence[str]) -> list[Row]:
+    """The rows whose columns have one of the values."""
+    return [
+        row
+        for row in rows
+        if all(row[name] in ((value,) if isinstance(value, str) else value) for name, value in wanted.items())
+    ]
+
+
+def only(rows: Iterable[Row], **wanted: str | Sequence[str]) -> Row | None:
+    """The one row that is so, if it is measured."""
+    matching = select(rows, **wanted)
+    assert len(matching) <= 1, wanted
+    return matching[0] if matching else None
+
+
+def difference(rows: Iterable[Row], row: Row | None) -> Difference | None:
+    """A row beside dead leaves: over pictures by the paired bootstrap, over seeds by the spread of both."""
+    if row is None or not row["beside_value"]:
+        return None
+    same = {name: row[name] for name in ("grid", "model", "dataset", "scheme", "track", "reconstruction")}
+    base = only(rows, **same, method=BASE)
+    assert base is not None
+    pictures = (float(row["beside_high"]) - float(row["beside_low"])) / 2
+    spreads = [float(each["spread"] or 0) / sqrt(int(each["seeds"])) for each in (row, base)]
+    return Difference(float(row["beside_value"]), hypot(pictures, NORMAL * hypot(*spreads)))
+
+
+def ordered(rows: Iterable[Row]) -> list[str]:
+    """The methods of some rows: the known ones in their order, variants of prompts after their method, real last."""
+    names = list(METHODS)
+    methods = dict.fromkeys(row["method"] for row in rows if row["method"] != "float")
+    return sorted(methods, key=lambda m: len(names) if m.startswith(REAL) else names.index(m.partition(":")[0]))
+
+
+def label(method: str) -> str:
+    """A method in a table or a legend."""
+    if method.startswith(REAL):
+        return {"demo": "real emoji"}.get(method.removeprefix(REAL), "photographs")
+    name, colon, prompts = method.partition(":")
+    return METHODS[name] + (f", prompts of {prompts}" if colon else "")
+
+
+def curve_rows(rows: list[Row], quantity: str, preset: str) -> list[Row]:
+    """The grids of a number with the number in its column; `preset` is that of the grid of methods."""
+    chosen = [row | {quantity: row[quantity] or preset} for row in rows if row["grid"].startswith(f"{quantity}-")]
+    base = select(rows, grid="methods-4bit", model="bench-vit", scheme=("W4A4", "float"))
+    return chosen + [row | {quantity: preset} for row in base]
+
+
+def prompt_count(row: Row) -> int:
+    """Of how many prompts the images of a row of the grid of prompts are."""
+    return int(row["method"].partition("nouns-")[2] or 180)
+
+
+def read_seconds() -> list[common.Row]:
+    """What `seconds` measured on a GPU that did nothing else."""
+    return common.read_rows(RESULTS / "seconds.jsonl")
