@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from d4c import SettingError
+from d4c.cli.display import print_paper_table
 from d4c.cli.entry import app
 from d4c.comparison.compare import Comparison
 from d4c.comparison.config import Cell, cells, comparison_config
@@ -45,7 +46,7 @@ def test_the_grid_is_that_of_the_paper() -> None:
         paper_specs({"cifar10": None})
 
 
-def test_measured_gains_stand_beside_published_ones() -> None:
+def test_measured_gains_stand_beside_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     specs = {"cifar10": "cifar10:c"}
     config = comparison_config(paper_settings(specs, "openai", None))
     comparison = Comparison(config, {cell: result(cell, "cifar10:c") for cell in cells(config)})
@@ -61,6 +62,11 @@ def test_measured_gains_stand_beside_published_ones() -> None:
         assert cells_of_line[9] == gain
     assert not any("ViT-B-16" in line and "ViT-B/32" in line for line in page.splitlines())
     assert not any("deployable" in line and "(RN50)" in line for line in page.splitlines())
+    print_paper_table(comparison, specs)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "RN50, paper, W4A8" in printed
+    assert "(RN50)" in printed
 
 
 def test_a_smaller_grid_has_a_smaller_table() -> None:

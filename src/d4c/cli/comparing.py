@@ -13,7 +13,7 @@ import typer
 
 from d4c.cli import options
 from d4c.cli.console import note, progress_bar, say, show
-from d4c.cli.display import print_summary
+from d4c.cli.display import print_paper_table, print_summary
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -162,8 +162,10 @@ def compare(
     if as_json:
         print(json.dumps([row.to_dict() for row in rows], indent=2))
         return
-    print_summary(rows)
-    if recipe is not None:
-        show(f"beside the published gains: {output / 'paper_table.md'}")
+    if recipe is None:
+        print_summary(rows)
+    else:
+        print_paper_table(comparison, specs)
+        show(f"published table: {output / 'paper_table.md'}")
     show(f"written to {output / 'summary.md'}, .csv and .parquet")
     show(f"report: {report}")

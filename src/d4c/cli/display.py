@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from d4c.evaluation.metrics.record import FIGURES
 from d4c.printable import printable
 
 if TYPE_CHECKING:
+    from d4c.comparison.compare import Comparison
     from d4c.comparison.summary import SummaryRow
     from d4c.evaluation.evaluate_outputs import OutputFidelity
     from d4c.evaluation.metrics.intervals import Interval
@@ -148,6 +149,14 @@ def print_summary(rows: Sequence[SummaryRow]) -> None:
 
     for title, group in groups(rows).items():
         print_table(COLUMNS, [cells_of(row, group) for row in group], title, fold=True)
+
+
+def print_paper_table(comparison: Comparison, specs: Mapping[str, str]) -> None:
+    """Measured gains beside the published ones; what tells a line apart is in its first column."""
+    from d4c.comparison.paper_table import HEAD, KEYS, paper_rows
+
+    rows = [(", ".join(row[:KEYS]), *row[KEYS:]) for row in paper_rows(comparison, specs)]
+    print_table((", ".join(HEAD[:KEYS]), *HEAD[KEYS:]), rows, "The published table", fold=True)
 
 
 def print_inspection(inspection: Inspection) -> None:

@@ -84,6 +84,8 @@ def _weights_in(folder: Path) -> list[str]:
 
 
 HEAD = ("model", "track", "scheme", "dataset", "float", "rival", "D4C", "real", "gain over the rival", "published gain")
+KEYS = 4
+"""Columns that tell a line apart."""
 NOTE = """Top-1 in percent, mean over seeds; gains in points, with 95 % intervals over images, paired. The rival is
 `bns` on ResNets and `pse` on vision transformers. Published gains (arXiv 2511.15411) are of OpenAI's RN50 and ViT-B/32
 on the published track with one seed and without intervals; beside other models, data or settings they only say which
@@ -97,11 +99,12 @@ def paper_page(comparison: Comparison, specs: Mapping[str, str]) -> str:
         comparison: A finished grid of `paper_settings`.
         specs: Datasets by the names of `DATA`.
     """
-    rows = [HEAD, ("---",) * len(HEAD), *_rows(comparison, specs)]
+    rows = [HEAD, ("---",) * len(HEAD), *paper_rows(comparison, specs)]
     return f"# The published table\n\n{NOTE}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _rows(comparison: Comparison, specs: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+def paper_rows(comparison: Comparison, specs: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    """The lines of the table, with the columns of `HEAD`."""
     groups = by_combination(comparison)
     real = next((method for method in comparison.config.methods if method.startswith(REAL)), REAL)
     for cell, results in groups.items():
