@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from torch import Tensor
 
 from d4c.reading.onnx_graph import OPERATORS, ORIGIN, RUNTIME_DOMAIN, RUNTIME_OPERATORS
+
+if TYPE_CHECKING:
+    from d4c.deployment.onnx.token_table import NarrowTable
 
 OPSET = 21
 """The first opset with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too."""
@@ -49,7 +52,7 @@ class Graph:
         unpacked: Store all weights as int8.
         bytes_only: Use no 4-bit types, which runtimes in browsers cannot cast; 5 and 6 bits are stored as int8.
         weights_only: Leave activations in floating point and write products as MatMulNBits.
-        narrow_table: Round the token table to 4 bits.
+        narrow_table: What to store instead of the token table.
         masked: Score of a position that may not be attended to.
         all_rows: Compute all rows of the last block, not only the one that reaches the embedding.
     """
@@ -61,7 +64,7 @@ class Graph:
         *,
         bytes_only: bool = False,
         weights_only: bool = False,
-        narrow_table: bool = False,
+        narrow_table: NarrowTable | None = None,
         masked: float = float("-inf"),
         all_rows: bool = False,
     ) -> None:

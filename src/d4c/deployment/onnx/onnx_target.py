@@ -37,21 +37,19 @@ def write(clip: CLIP, folder: Path, options: ExportOptions, progress: Progress) 
     # Imported here: onnx is an extra and torch takes a second, and the table of targets needs neither.
     from d4c.deployment.onnx.graph import OPSET
     from d4c.deployment.onnx.parity import check_tower
-    from d4c.deployment.onnx.token_table import in_torch
+    from d4c.deployment.onnx.token_table import in_torch, narrow_table
     from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
     from d4c.quantization.quantized import QuantizedCLIP
 
     assert isinstance(clip, QuantizedCLIP), "a target that takes no float model gets none"
     parity: dict[str, Parity] = {}
     for tower, progress_of_tower in zip(clip.towers, parts(progress, [1] * len(clip.towers)), strict=True):
-        if tower == "image":
-            graph = image_graph(clip, options.unpacked)
-        else:
-            graph = text_graph(clip, options.unpacked, options.narrow_table)
+        narrow = narrow_table(clip) if tower == "text" and options.narrow_table else None
+        graph = image_graph(clip, options.unpacked) if tower == "image" else text_graph(clip, options.unpacked, narrow)
         file = folder / f"{tower}.onnx"
         file.write_bytes(graph.model(__version__, options.origin).SerializeToString())
         if options.check:
-            with in_torch(clip) if options.narrow_table else nullcontext():
+            with in_torch(clip, narrow) if narrow else nullcontext():
                 parity[tower] = check_tower(file, graph, clip, tower, progress_of_tower)
         progress_of_tower(1, 1)
     for name in files_of(clip.config):

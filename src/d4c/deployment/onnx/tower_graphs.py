@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.resnet_nodes import emit_resnet
+from d4c.deployment.onnx.token_table import NarrowTable
 from d4c.deployment.onnx.transformer_towers import emit_text_transformer, emit_vision_transformer
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
@@ -61,7 +62,7 @@ def image_graph(clip: CLIP, unpacked: bool = False) -> Graph:
     return g
 
 
-def text_graph(clip: CLIP, unpacked: bool = False, narrow_table: bool = False) -> Graph:
+def text_graph(clip: CLIP, unpacked: bool = False, narrow_table: NarrowTable | None = None) -> Graph:
     """Build the graph from `tokens`, int64 [batch, length], to `embedding` [batch, D], not of unit length.
 
     The length may be any up to the context length that holds the end-of-text of every row. Positions after it do not
