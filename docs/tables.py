@@ -86,7 +86,7 @@ def _dropin_rows(tool: str) -> list[list[str]]:
     return [
         [
             DROPIN[tool],
-            f"**d4c {row['form']}**" if row["form"] in SCHEMES else row["form"],
+            f"**d4c {row['form']}**" if row["form"].startswith(SCHEMES) else row["form"],
             f"{row['bytes'] / 1e6:.0f}",
             f"{row['memory']['load']:.0f}",
             f"{row['memory']['use']:.0f}",

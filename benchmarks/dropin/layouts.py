@@ -35,6 +35,8 @@ TOOLS = {
     "graphs": "ONNX Runtime",
 }
 """The tools by the name of their layout."""
+WITHOUT_VNNI = {f"{scheme}, --without-vnni": f"{scheme}-without-vnni" for scheme in SCHEMES}
+"""Forms that only OpenVINO has, and the names of their folders."""
 NO_DYNAMIC = ("openvino",)
 """Tools that do not read such files: OpenVINO has no kernels for them."""
 
@@ -65,7 +67,8 @@ def layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -> dict[
         shutil.rmtree(unfinished, ignore_errors=True)
         _write_layouts(tool, clip, made, unfinished)
         unfinished.rename(folder)
-    return {form: folder / name for form, name in FOLDERS.items() if (folder / name).is_dir()}
+    names = FOLDERS | WITHOUT_VNNI
+    return {form: folder / name for form, name in names.items() if (folder / name).is_dir()}
 
 
 def _write_layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -> None:
@@ -74,6 +77,10 @@ def _write_layouts(tool: str, clip: CLIP, made: dict[str, Path], folder: Path) -
         form: d4c.export(source, folder / FOLDERS[form], target=tool, check=False, progress=None).folder
         for form, source in sources.items()
     }
+    if tool == "openvino":
+        for (scheme, source), name in zip(made.items(), WITHOUT_VNNI.values(), strict=True):
+            assert name.startswith(scheme)
+            d4c.export(source, folder / name, target=tool, without_vnni=True, check=False, progress=None)
     if tool not in NO_DYNAMIC:
         dynamic_int8(out[FLOAT], folder / FOLDERS[DYNAMIC])
 

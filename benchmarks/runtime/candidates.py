@@ -32,9 +32,11 @@ from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.vit import VisionTransformer
 from d4c.quantization.config import RangeRule
+from d4c.runtime.openvino_convolutions import use_convolutions
 
 ORT, OPENVINO, TORCH = "ONNX Runtime", "OpenVINO", "PyTorch"
 SCHEMES = ("W8A8", "W4A8", "W6A6")
+AS_CONVOLUTIONS = " as convolutions"
 CALIBRATION_BATCH = 8
 
 Array = NDArray[Any]
@@ -96,16 +98,20 @@ def in_onnxruntime(write: Callable[[Tower], Path], tower: Tower) -> Built:
     return Built(lambda values: session.run(None, {name: values})[0], path.stat().st_size)
 
 
-def in_openvino(write: Callable[[Tower], Path], tower: Tower) -> Built:
+def in_openvino(write: Callable[[Tower], Path], tower: Tower, *, convolutions: bool = False) -> Built:
+    """With `convolutions`, as `d4c.load_quantized` opens a graph on processors without VNNI."""
     import openvino
 
     path = write(tower)
+    model = openvino.Core().read_model(path)
+    if convolutions:
+        use_convolutions(model)
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": tower.threads,
     }
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
     files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
     return Built(lambda values: np.array(compiled(values)[0]), sum(file.stat().st_size for file in files))
 
@@ -265,13 +271,18 @@ def onnxruntime_d4c(scheme: str, reconstruction: str = "none") -> Builder:
     return partial(in_onnxruntime, partial(d4c_graph, scheme, reconstruction))
 
 
+def openvino_d4c(scheme: str, convolutions: bool = False) -> Builder:
+    return partial(in_openvino, partial(d4c_graph, scheme, "none"), convolutions=convolutions)
+
+
 CANDIDATES: dict[tuple[str, str], Builder] = {
     (ORT, FLOAT): partial(in_onnxruntime, float_graph),
     **{(ORT, f"d4c {scheme}"): onnxruntime_d4c(scheme) for scheme in SCHEMES},
     (ORT, "dynamic int8"): partial(in_onnxruntime, dynamic_graph),
     (ORT, "static int8 (QDQ)"): partial(in_onnxruntime, static_graph),
     (OPENVINO, FLOAT): partial(in_openvino, float_graph),
-    **{(OPENVINO, f"d4c {scheme}"): partial(in_openvino, partial(d4c_graph, scheme, "none")) for scheme in SCHEMES},
+    **{(OPENVINO, f"d4c {scheme}"): openvino_d4c(scheme) for scheme in SCHEMES},
+    **{(OPENVINO, f"d4c {scheme}{AS_CONVOLUTIONS}"): openvino_d4c(scheme, convolutions=True) for scheme in SCHEMES},
     (OPENVINO, "NNCF int8"): partial(in_openvino, nncf_graph),
     (TORCH, FLOAT): eager,
     (TORCH, "torch.compile float32"): compiled_float32,

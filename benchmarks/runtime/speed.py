@@ -6,7 +6,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from d4c.quantization.layers.quantized_weight import QuantizedLayer
 from d4c.quantization.ranges import fitting
 from d4c.quantization.ranges.search import safe_scale
 
-THREADS = 2
+USUAL_THREADS = 2
+"""Of the cells whose names say nothing of threads."""
 PROMPT_TOKENS = 10
 # Where only time counts, any ranges will do.
 FEW_IMAGES, FEW_PROMPTS = 4, 16
@@ -83,24 +85,37 @@ def speed_inputs(tower: Tower, batch: int) -> tuple[Array, Array]:
 
 
 def measure_speed(
-    name: str, batches: Sequence[int], rounds: Sequence[int], folder: Path, chosen: Mapping[Key, Builder]
+    name: str, batches: Sequence[int], rounds: Sequence[int], threads: int, folder: Path, chosen: Mapping[Key, Builder]
 ) -> Row:
     """One cell of the results for each batch size."""
+    tower = full_size(name, folder, threads)
+    builders = dict(chosen)
+    if tower.kind == "text" and not tower.clip.text.every_position_counts:
+        builders[ORT, CROPPED] = CANDIDATES[ORT, FLOAT]
+    with quick_ranges():
+        built = build(tower, builders)
+    cells = zip(batches, rounds, strict=True)
+    on = "" if threads == USUAL_THREADS else f" on {threads} thread{'s' * (threads > 1)}"
+    return {f"{name}, batch {batch}{on}": measure_batch(tower, built, batch, count) for batch, count in cells}
+
+
+def full_size(name: str, folder: Path, threads: int) -> Tower:
+    """A tower with random weights, calibrated on little."""
     config, kind, _ = TOWERS[name]
     clip = make_clip(config, "cpu", 0)
     images = d4c.synthesize(clip, "leaves", images=FEW_IMAGES, seed=0)
-    tower = Tower(clip, kind, images, generic_prompts(FEW_PROMPTS), folder, THREADS, ranges="minmax")
-    builders = dict(chosen)
-    if kind == "text" and not clip.text.every_position_counts:
-        builders[ORT, CROPPED] = CANDIDATES[ORT, FLOAT]
+    return Tower(clip, kind, images, generic_prompts(FEW_PROMPTS), folder, threads, ranges="minmax")
+
+
+@contextmanager
+def quick_ranges() -> Iterator[None]:
+    """Choose no ranges with care, which takes minutes a tower, while graphs are made."""
     with patch.object(QuantizedLayer, "weight_range", widest), patch.object(fitting, "CANDIDATES", 1):
-        built = build(tower, builders)
-    cells = zip(batches, rounds, strict=True)
-    return {f"{name}, batch {batch}": measure_batch(tower, built, batch, count) for batch, count in cells}
+        yield
 
 
 def widest(layer: QuantizedLayer, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale [R] and zero point [R] of rows [R, n] that cover all values; searching ranges takes minutes a tower."""
+    """Scale [R] and zero point [R] of rows [R, n] that cover all values."""
     scale = safe_scale(rows.abs().amax(1) / layer.weight_args.qmax)
     return scale, torch.zeros_like(scale)
 

@@ -18,7 +18,8 @@ def page(report: Row) -> str:
     lines = ["# Speed, size and fidelity of exported towers beside peers", ""]
     lines += [
         "Time as a share of float32 in the same runtime (lowest to highest over rounds), and of float32 in ONNX "
-        "Runtime; lower is better. Fidelity: cosine with float, images with the same class as with float, top-1 on "
+        "Runtime; lower is better. RAM: MB of a process beyond the runtime, the most while loading and what is held "
+        "after one picture or prompt. Fidelity: cosine with float, images with the same class as with float, top-1 on "
         "2,000 images of Tiny ImageNet. `benchmarks/runtime/measure.py` says how it is measured.",
     ]
     for tower in towers:
@@ -36,13 +37,15 @@ def _conditions(cells: Row) -> list[str]:
         if "rounds" in setup:
             other = f"{100 * setup['other_load']:.0f} % of the processors taken by other processes"
             lines.append(f"- {name}: {setup['rounds']} rounds, {other}; {how}.")
+        elif name == "memory":
+            lines.append(f"- memory: {how}.")
         else:
             lines.append(f"- {name}: {setup['model']}, calibrated on dead leaves; {how}.")
     return lines
 
 
 def _table(cells: Row) -> list[str]:
-    timed = [name for name in cells if name != "fidelity"]
+    timed = [name for name in cells if name not in ("fidelity", "memory")]
     by_key = {name: _by_key(cell["rows"]) for name, cell in cells.items()}
     reasons: dict[Key, str] = {}
     for cell in cells.values():
@@ -52,6 +55,7 @@ def _table(cells: Row) -> list[str]:
     keys.sort(key=lambda key: runtimes.index(key[0]))
     heads = ["runtime", "candidate", "MB"]
     heads += [f"{name}: time / own float32" for name in timed] + [f"{name}: / ONNX Runtime float32" for name in timed]
+    heads += ["RAM: load", "RAM: use"] if "memory" in cells else []
     heads += ["model MB", "cosine", "same class %", "top-1 %"] if "fidelity" in cells else []
     lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
     for key in keys:
@@ -59,6 +63,7 @@ def _table(cells: Row) -> list[str]:
         size = next((f"{row['bytes'] / 1e6:.1f}" for row in rows if row), "")
         cells_of_key = [*key, size, *(_spread(row["to_own_float"]) if row else "" for row in rows)]
         cells_of_key += [f"{row['to_onnxruntime_float']['median']:.2f}" if row else "" for row in rows]
+        cells_of_key += _memory(by_key["memory"].get(key)) if "memory" in cells else []
         lines.append(cells_of_key + (_fidelity(by_key["fidelity"].get(key)) if "fidelity" in cells else []))
     table = [line(cells) for cells in lines]
     return table + [f"\n{runtime}, {name} could not be run: {reason}" for (runtime, name), reason in reasons.items()]
@@ -66,6 +71,10 @@ def _table(cells: Row) -> list[str]:
 
 def _spread(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+
+
+def _memory(row: Row | None) -> list[str]:
+    return [f"{row['memory'][what]:.0f}" if row else "" for what in ("load", "use")]
 
 
 def _fidelity(row: Row | None) -> list[str]:
@@ -90,7 +99,7 @@ def _behind(cells: Row) -> list[str]:
     close = {key: _cosine(row) for key, row in _by_key(cells["fidelity"]["rows"]).items()}
     lines = []
     for name, cell in cells.items():
-        if name == "fidelity":
+        if name in ("fidelity", "memory"):
             continue
         rows = {key: row for key, row in _by_key(cell["rows"]).items() if key in close}
         peers = [key for key in rows if not key[1].startswith(("d4c", FLOAT))]
