@@ -195,6 +195,21 @@ def quantization_time() -> str:
     return _markdown(["", "s", "GiB of GPU memory"], rows)
 
 
+def siglip_time() -> str:
+    """Seconds and memory of each stage for SigLIPs of published sizes on one GPU."""
+    stages = ("synthesis", "quantization, GPTQ", "quantization, blocks", "packing", "export")
+    measured = _lines("siglip", "full_size")
+    rows = []
+    for model in dict.fromkeys(line["model"] for line in measured):
+        lines = {line["stage"]: line for line in measured if line["model"] == model}
+        row = [model]
+        for line in (lines.get(stage) for stage in stages):
+            seconds = line and line.get("extrapolated_seconds", line["seconds"])
+            row.append(f"{seconds:.0f} ({line['memory_gib']:.0f})" if line else "")
+        rows.append([*row, f"{lines['export']['bytes'] / 1e6:.0f}" if "export" in lines else ""])
+    return _markdown(["s (GiB of GPU memory)", *stages, "export: MB"], rows)
+
+
 def gpu_runtime() -> str:
     """Images per second of an image tower on one GPU."""
     candidates = ("bf16, torch.compile", "d4c W8A8", "d4c W4A8")
@@ -299,6 +314,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "siglip": siglip,
     "synthesis_time": synthesis_time,
     "quantization_time": quantization_time,
+    "siglip_time": siglip_time,
     "gpu_runtime": gpu_runtime,
     "text_tower": text_tower,
     "datasets": datasets,
