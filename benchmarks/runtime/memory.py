@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from benchmarks.runtime.candidates import AS_CONVOLUTIONS, OPENVINO, ORT, d4c_gr
 from benchmarks.runtime.speed import full_size, quick_ranges, speed_inputs
 from benchmarks.runtime.table import FLOAT, Key
 
+PROCESSES = 3
+"""Of each row, which is their median: what a runtime frees, and when, is not the same in every process."""
 MODULES = {ORT: "onnxruntime", OPENVINO: "openvino"}
 
 
 def measure_memory(name: str, threads: int, folder: Path, chosen: Sequence[Key]) -> Row:
-    """One cell of the results, with a process for each row."""
+    """One cell of the results."""
     tower = full_size(name, folder, threads)
     rows: list[Row] = []
     for runtime, candidate in chosen:
@@ -33,8 +36,8 @@ def measure_memory(name: str, threads: int, folder: Path, chosen: Sequence[Key])
         form = "convolutions" if candidate.endswith(AS_CONVOLUTIONS) else "linear"
         command = [sys.executable, "-m", "benchmarks.runtime.memory_worker", MODULES[runtime]]
         command += [str(graph), str(inputs), str(threads), form]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        memory = json.loads(done.stdout)
+        tries = [json.loads(subprocess.check_output(command, text=True)) for _ in range(PROCESSES)]
+        memory = {what: statistics.median(values[what] for values in tries) for what in tries[0]}
         print(f"  {runtime}, {candidate}: {memory}", file=sys.stderr, flush=True)
         rows.append({"runtime": runtime, "candidate": candidate, "memory": memory})
     return {f"{name}, memory": {"setup": setup(), "rows": rows, "failed": []}}
