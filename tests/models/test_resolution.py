@@ -55,7 +55,7 @@ def test_a_model_of_another_size_reads_and_is_saved(model: str, size: int, tmp_p
 
 
 def test_pixels_that_no_patch_sees_are_named() -> None:
-    with pytest.warns(UserWarning, match="68 is no multiple of 8: 4 pixels"):
+    with pytest.warns(UserWarning, match="68 is not a multiple of 8: 4 pixels"):
         d4c.load("demo-vit", image_size=68)
 
 

@@ -42,7 +42,7 @@ def with_image_size(clip: CLIP, size: int) -> CLIP:
     positions = clip.image.positions
     table = clip.image.get_parameter(positions.table)
     if rest := size % positions.cell:
-        warn(f"The image size {size} is no multiple of {positions.cell}: {rest} pixels at two edges are not seen.")
+        warn(f"The image size {size} is not a multiple of {positions.cell}: {rest} pixels at two edges are not seen.")
     resized = interpolated(table, positions.first, size // positions.cell)
     replace_parameter(clip.image, positions.table, nn.Parameter(resized, requires_grad=False))
     clip.config = config
