@@ -130,3 +130,10 @@ def test_a_runtime_too_old_for_the_opset_is_named(copy: Path, sign: Sign) -> Non
     sign(copy)
     with pytest.raises(SettingError, match=r"ONNX Runtime [\d.]+ cannot load .*text\.onnx, a graph of opset 99"):
         RuntimeCLIP(copy)
+
+
+def test_a_folder_that_is_not_there_is_not_called_empty(tmp_path: Path) -> None:
+    with pytest.raises(
+        ArtifactError, match=r"nowhere is not an existing folder; give the folder that d4c export wrote"
+    ):
+        RuntimeCLIP(tmp_path / "nowhere")

@@ -225,4 +225,5 @@ def _not_an_export(folder: Path) -> ArtifactError:
         return ArtifactError(
             f"{folder} holds no graphs for this runtime; run d4c export {source} and give the folder that it writes."
         )
-    return ArtifactError(f"{folder} holds no export.json; give the folder that d4c export wrote.")
+    lack = "holds no export.json" if folder.is_dir() else "is not an existing folder"
+    return ArtifactError(f"{folder} {lack}; give the folder that d4c export wrote.")

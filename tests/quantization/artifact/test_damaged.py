@@ -234,4 +234,4 @@ def test_config_missing(copied: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "nowhere", "holds no config.json")
+    assert_refused(tmp_path / "nowhere", "is not an existing folder")

@@ -38,7 +38,10 @@ def read_folder(spec: str, path: Path) -> Dataset:
     """
     folders = class_folders(path) if path.is_dir() else []
     if not folders:
-        raise DataError(f"{path} holds no folders, expected one folder of images for each class; give their parent.")
+        raise DataError(
+            f"{path} holds no folders, expected one folder of images for each class; give their parent, or put "
+            "pictures without classes into one folder in it."
+        )
     splits = [folder for folder in folders if folder.name.lower() in SPLITS and class_folders(folder)]
     if len(splits) == len(folders) or len(splits) > 1:
         names = ", ".join(folder.name for folder in splits)

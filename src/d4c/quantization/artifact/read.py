@@ -122,6 +122,8 @@ def read_artifact(folder: str | Path, device: str | torch.device = "cpu", *, ver
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not an existing folder; {CONFIG_ADVICE}.")
     if not path.is_file():
         raise ArtifactError(f"{folder} holds no config.json; {CONFIG_ADVICE}.")
     config = read_json(path, ArtifactError, ADVICE)
