@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 RUN := runs/demo
 SEARCH := runs/search
 CONSTRAINTS := $(CURDIR)/constraints.txt
-PIP_INSTALL := -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+# Python compiles what is imported when it is imported, which is a small part of what is installed.
+PIP_INSTALL := -m pip install -q --disable-pip-version-check --no-compile -c $(CONSTRAINTS)
 # The theme's makers advertise their next generator on every build.
 export NO_MKDOCS_2_WARNING := 1
 
@@ -23,7 +24,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(BIN)/python $(PIP_INSTALL) -e '.[onnx]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.test: $(VENV)/.core
+	$(BIN)/python $(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
 	$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@touch $@
 
@@ -40,10 +45,11 @@ search: $(VENV)/.core ## Export a quantized demo CLIP and find emoji by words: a
 	$(BIN)/python examples/emoji_pictures.py $(SEARCH)/emoji
 	$(BIN)/d4c search $(SEARCH)/export $(SEARCH)/emoji "a vehicle" --top 12 --html $(SEARCH)/page.html
 
-test: $(VENV)/.dev ## Run the tests (at most 10 minutes on 2 cores, installation included).
-	$(BIN)/python -m pytest -n logical --maxprocesses 4
+# Each process begins with a part of its own, so that few fixtures are made twice, and takes from the others at the end.
+test: $(VENV)/.test ## Run the tests (at most 10 minutes on 2 cores, installation included).
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-test-slow: $(VENV)/.dev ## Run the tests that are too slow for every change.
+test-slow: $(VENV)/.test ## Run the tests that are too slow for every change.
 	$(BIN)/python -m pytest -m slow
 
 LAYOUTS := tests/deployment/layouts
@@ -61,16 +67,16 @@ $(NODE_MODULES)/.installed: $(LAYOUTS)/node/package.json
 
 tools: $(TOOLS)/.installed $(NODE_MODULES)/.installed ## Install the tools that exports are for; needs Node and a network.
 
-test-dropin: $(VENV)/.dev tools ## Test exports for other tools with these tools themselves, in Chromium too if there is one.
+test-dropin: $(VENV)/.test tools ## Test exports for other tools with these tools themselves, in Chromium too if there is one.
 	$(BIN)/python -m pytest -rs $(LAYOUTS)
 
 FUZZ_SECONDS := 120
-fuzz: $(VENV)/.dev ## Attack every reader with changed files for two minutes (FUZZ_SECONDS); a finding fails.
+fuzz: $(VENV)/.test ## Attack every reader with changed files for two minutes (FUZZ_SECONDS); a finding fails.
 	$(BIN)/python -m benchmarks.fuzz.measure --seconds $(FUZZ_SECONDS) --first $$(date +%s)
 
 # Every target is a process of its own, since libFuzzer ends the one that it runs in.
 FUZZ_TARGETS := JSON export.json safetensors prompts Parquet
-fuzz-coverage: $(VENV)/.dev ## Attack some readers (FUZZ_TARGETS) with inputs that reach new code, FUZZ_SECONDS each.
+fuzz-coverage: $(VENV)/.test ## Attack some readers (FUZZ_TARGETS) with inputs that reach new code, FUZZ_SECONDS each.
 	$(BIN)/python $(PIP_INSTALL) -e '.[fuzz]'
 	for target in $(FUZZ_TARGETS); do \
 	  $(BIN)/python -m benchmarks.fuzz.coverage --target "$$target" --seconds $(FUZZ_SECONDS) || exit 1; done
