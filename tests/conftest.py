@@ -15,6 +15,7 @@ import tokenizers
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray
+from torch import nn
 
 import d4c
 from d4c.calibration.images import CalibrationSet
@@ -25,7 +26,7 @@ from d4c.models.formats.beside.image_processor import HALF
 from d4c.models.formats.beside.own_tokenizer import TokenizerFiles
 from d4c.models.formats.siglip.siglip_configs import LAST, LATENT
 from d4c.models.layers import MLP
-from d4c.models.tower_config import NoImageConfig, NoTextConfig, TextConfig, ViTConfig
+from d4c.models.tower_config import NoImageConfig, NoTextConfig, ResNetConfig, TextConfig, ViTConfig
 
 # open_clip and transformers import torchvision, whose wheels for CUDA miss two operators beside a CPU build of
 # torch and fail at import; declaring them is enough, no test calls them. Beside a CUDA build they are there, also
@@ -88,17 +89,49 @@ def prompted(demo_vit: CLIP) -> CalibrationSet:
     )
 
 
+def shortened(clip: CLIP, blocks: int) -> CLIP:
+    """Leave only the first blocks of each tower; of a ResNet the first of each stage, and one more that keeps the size.
+
+    Depth costs time, and few laws need it.
+    """
+    image = clip.config.image
+    if isinstance(image, ResNetConfig):
+        assert image.layers[0] >= 2
+        starts = [sum(image.layers[:stage]) for stage in range(4)]
+        clip.image.blocks = nn.ModuleList(clip.image.blocks[i] for i in sorted({1, *starts}))
+        clip.config = replace(clip.config, image=replace(image, layers=(2, 1, 1, 1)))
+    elif isinstance(image, ViTConfig):
+        clip.image.blocks = clip.image.blocks[:blocks]
+        clip.config = replace(clip.config, image=replace(image, layers=len(clip.image.blocks)))
+    clip.text.blocks = clip.text.blocks[:blocks]
+    clip.config = replace(clip.config, text=replace(clip.config.text, layers=len(clip.text.blocks)))
+    return clip
+
+
+@pytest.fixture(scope="session")
+def shorten() -> Callable[[CLIP, int], CLIP]:
+    return shortened
+
+
+@pytest.fixture(scope="session")
+def short_vit() -> CLIP:
+    """Three blocks of each tower of the embedded vision transformer; tests must not change it."""
+    return shortened(d4c.load("demo-vit"), 3)
+
+
+@pytest.fixture(scope="session", params=["demo-vit", "demo-rn"])
+def short(request: pytest.FixtureRequest) -> CLIP:
+    """The same of each embedded model; tests must not change it."""
+    return shortened(d4c.load(request.param), 3)
+
+
 @pytest.fixture(scope="module")
 def two_blocks() -> Iterator[None]:
-    """Loading a vision transformer gives the first two blocks of each tower: for whole jobs, where depth costs time."""
+    """Loading gives the first two blocks of each tower: for whole jobs."""
 
     def load_two_blocks(*arguments: Any, **settings: Any) -> CLIP:
         clip = load(*arguments, **settings)
-        if isinstance(clip.config.image, ViTConfig):
-            clip.image.blocks, clip.text.blocks = clip.image.blocks[:2], clip.text.blocks[:2]
-            image, text = replace(clip.config.image, layers=2), replace(clip.config.text, layers=2)
-            clip.config = replace(clip.config, image=image, text=text)
-        return clip
+        return shortened(clip, 2) if clip.name in ("demo-vit", "demo-rn") else clip
 
     load = load_module.load
     with pytest.MonkeyPatch.context() as patch:

@@ -2,10 +2,10 @@
 
 A block is `python` or `sh`; `text` is output. The blocks of a page run in the order in which they stand, in one folder
 and one namespace, exactly as printed. What is smaller than in a reader's run is in `small_sizes`: the preset quick
-makes 4 images in 2 iterations, the preset default learns for 2 steps, quantize takes 8 prompts, the demo dataset has 30
-classes, and demo-vit has two blocks a tower. A block after a comment `<!-- not run: REASON -->` needs what a test does
-not have (a network, a GPU, hours): Python is compiled, and each command line is parsed by the program that it is for,
-as all others are before they run.
+makes 4 images in 2 iterations, the preset default learns for 2 steps, quantize takes 8 prompts, doctor 4 images and 16
+prompts, the demo dataset has 30 classes, and the demo models have two blocks a tower. A block after a comment `<!-- not
+run: REASON -->` needs what a test does not have (a network, a GPU, hours): Python is compiled, and each command line is
+parsed by the program that it is for, as all others are before they run.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SYNTHESIS, "quick", replace(SYNTHESIS["quick"], images=4, iterations=2, group_size=4))
     monkeypatch.setitem(QUANTIZATION, "default", replace(QUANTIZATION["default"], iterations=2, batch_size=2))
     monkeypatch.setattr(quantize_module, "PROMPTS", 8)
+    monkeypatch.setattr("d4c.quantization.doctor.examine.IMAGES", 4)
+    monkeypatch.setattr("d4c.quantization.doctor.examine.PROMPTS", 16)
     monkeypatch.setitem(READERS, "demo", replace(DEMO, read=few))
 
 

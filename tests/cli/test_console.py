@@ -147,10 +147,10 @@ def test_quiet_prints_the_result_alone_and_verbose_the_settings(d4c_command: Any
 
 @pytest.mark.usefixtures("few_prompts")
 def test_a_warning_is_a_sentence_without_a_line_of_code(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
-    words = ("quantize", "--model", "demo-rn", "--calibration", noise, "--reconstruction", "none", "-o", tmp_path / "a")
+    words = ("quantize", "--model", "demo-vit", "--calibration", noise, "--reconstruction", "none")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        _, _, err = d4c_command(*words)
+        _, _, err = d4c_command(*words, "-o", tmp_path / "a")
     assert "warning: The text ranges rest on few prompts (8); give at least 32." in err.splitlines()
     assert ".py" not in err
 

@@ -15,7 +15,7 @@ from d4c.quantization.symmetries.uneven import uneven
 
 @pytest.mark.usefixtures("few_prompts")
 def test_sensitivity_prints_what_it_writes(d4c_command: Any, noise: Path, tmp_path: Path) -> None:
-    words = ("sensitivity", "--model", "demo-rn", "--calibration", noise, "-o", tmp_path / "found.json")
+    words = ("sensitivity", "--model", "demo-vit", "--calibration", noise, "-o", tmp_path / "found.json")
     code, out, _ = d4c_command(*words)
     assert code == 0
     found = json.loads((tmp_path / "found.json").read_text())

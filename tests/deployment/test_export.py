@@ -238,9 +238,17 @@ def test_published_models_fit(
 
 
 @pytest.mark.slow
-def test_accuracy_is_that_of_the_artifact(exported: Exported) -> None:
+@pytest.mark.parametrize(
+    ("model", "scheme", "overrides"),
+    [("demo-vit", "W8A8", {}), ("demo-vit", "W4A4", {"{image,text}.blocks.0.*": "W8A8"}), ("demo-rn", "W6A6", {})],
+    ids=["vit-W8A8", "vit-mixed", "rn-W6A6"],
+)
+def test_accuracy_is_that_of_the_artifact(
+    model: str, scheme: str, overrides: dict[str, str], quantize: Callable[..., QuantizedCLIP], tmp_path: Path
+) -> None:
     """Within one point of top-1 on the embedded evaluation pack."""
-    clip, made = exported
-    runtime = d4c.load_quantized(made.folder, runtime="onnxruntime")
+    quantize(d4c.load(model), scheme, overrides=overrides).save_pretrained(tmp_path / "artifact")
+    clip = d4c.load_quantized(tmp_path / "artifact")
+    runtime = d4c.load_quantized(d4c.export(tmp_path / "artifact").folder, runtime="onnxruntime")
     expected, found = d4c.evaluate(clip, "demo"), d4c.evaluate(runtime, "demo")
     assert abs(found.top1.value - expected.top1.value) <= 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,13 @@ import torch
 import torch.nn.functional as F
 
 import d4c
+from d4c.calibration.prompts import generic_prompts
 from d4c.errors import SettingError
 from d4c.integer.accelerate import accelerate
 from d4c.integer.integer_linear import IntegerLinear
 from d4c.models.clip import CLIP
+from d4c.models.config import CLIPConfig
+from d4c.models.tower_config import NoTextConfig, ResNetConfig
 from d4c.quantization.layers.quantized_activations import QuantizedMatMul
 from d4c.quantization.quantized import QuantizedCLIP
 
@@ -20,13 +26,24 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 PROMPTS = ["a photo of a cat.", "an emoji of a very small green tree frog"]
 
 
+CALIBRATION = generic_prompts(64)
+
+
 def quantized(clip: CLIP, scheme: str, **settings: object) -> QuantizedCLIP:
     images = d4c.synthesize(clip, "leaves", images=8, seed=0)
-    return d4c.quantize(clip, images, scheme, reconstruction="none", **settings)  # type: ignore[arg-type]
+    return d4c.quantize(clip, images, scheme, reconstruction="none", prompts=CALIBRATION, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made(short_vit: CLIP, loud_vit: CLIP) -> Callable[[str, str], QuantizedCLIP]:
+    """A transformer in a scheme; tests must not change it."""
+    clips = {"short_vit": short_vit, "loud_vit": loud_vit}
+    return cache(lambda model, scheme: quantized(clips[model], scheme))
 
 
 def without_softmax_codes(clip: QuantizedCLIP) -> QuantizedCLIP:
     """The simulation with the one quantizer off that the integer towers do without."""
+    clip = copy.deepcopy(clip)
     for name, module in clip.named_modules():
         if isinstance(module, QuantizedMatMul) and name.endswith("context"):
             module.a.enabled = False
@@ -36,22 +53,22 @@ def without_softmax_codes(clip: QuantizedCLIP) -> QuantizedCLIP:
 @pytest.mark.parametrize(
     ("model", "scheme"),
     [
-        *(pytest.param("demo_vit", scheme, marks=pytest.mark.slow) for scheme in ("W8A8", "W6A6", "W4A4")),
+        *(pytest.param("short_vit", scheme, marks=pytest.mark.slow) for scheme in ("W8A8", "W6A6", "W4A4")),
         pytest.param("loud_vit", "W8A8", marks=pytest.mark.slow),
-        ("demo_vit", "W4A8"),
+        ("short_vit", "W4A8"),
         ("loud_vit", "W4A4"),
     ],
 )
 @torch.no_grad()
 def test_blocks_in_float32_are_those_of_the_simulation(
-    model: str, scheme: str, request: pytest.FixtureRequest, demo_vit: CLIP
+    model: str, scheme: str, made: Callable[[str, str], QuantizedCLIP]
 ) -> None:
-    clip = quantized(request.getfixturevalue(model), scheme)
+    clip = made(model, scheme)
     assert bool(clip.loud_channels()) == (model == "loud_vit")
     fast = accelerate(clip, torch.float32)
     simulated = without_softmax_codes(clip)
     torch.manual_seed(0)
-    images, words = torch.randn(4, 3, 64, 64), demo_vit.tokenize(PROMPTS)[:, :12]
+    images, words = torch.randn(4, 3, 64, 64), clip.tokenize(PROMPTS)[:, :12]
     for tower, inputs in (("image", images), ("text", words)):
         ours, theirs = getattr(fast, tower), getattr(simulated, tower)
         state = theirs.embed(inputs)
@@ -71,7 +88,7 @@ def test_blocks_in_float32_are_those_of_the_simulation(
 @torch.no_grad()
 def test_bf16_between_the_products_costs_little(model: str, request: pytest.FixtureRequest, device: str) -> None:
     source = request.getfixturevalue(model)
-    clip = quantized(source, "W8A8")
+    clip = quantized(source, "W8A8", towers=("image",))
     pixels = d4c.synthesize(source, "leaves", images=8, seed=1).pixels
     simulated = clip.encode_image(pixels)
     ours = accelerate(clip.to(device), torch.bfloat16).encode_image(pixels.to(device))
@@ -79,11 +96,11 @@ def test_bf16_between_the_products_costs_little(model: str, request: pytest.Fixt
 
 
 @torch.no_grad()
-def test_an_artifact_loads_with_integer_products(demo_vit: CLIP, tmp_path: Path) -> None:
-    clip = quantized(demo_vit, "W4A8")
+def test_an_artifact_loads_with_integer_products(made: Callable[[str, str], QuantizedCLIP], tmp_path: Path) -> None:
+    clip = made("short_vit", "W4A8")
     clip.save_pretrained(tmp_path / "artifact")
     loaded = d4c.load_quantized(tmp_path / "artifact", runtime="integer")
-    tokens = demo_vit.tokenize(PROMPTS)
+    tokens = clip.tokenize(PROMPTS)
     assert torch.equal(loaded.encode_text(tokens), accelerate(clip).encode_text(tokens))
 
 
@@ -94,6 +111,7 @@ def test_a_float_tower_stays_as_it_is(demo_rn: CLIP) -> None:
     assert any(isinstance(module, IntegerLinear) for module in clip.text.modules())
 
 
-def test_a_quantized_resnet_is_refused(demo_rn: CLIP) -> None:
+def test_a_quantized_resnet_is_refused() -> None:
+    resnet = CLIP(CLIPConfig(16, ResNetConfig(64, 8, (1, 1, 1, 1), 4), NoTextConfig())).eval().requires_grad_(False)
     with pytest.raises(SettingError, match="ResNet image tower"):
-        accelerate(quantized(demo_rn, "W8A8", towers=("image",)))
+        accelerate(quantized(resnet, "W8A8", towers=("image",)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +19,7 @@ from d4c.deployment.onnx.parity import TowerParity, check_tower, probes
 from d4c.deployment.onnx.parity_sessions import open_session
 from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.errors import ArtifactError, SettingError
+from d4c.models.clip import CLIP
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.processor import VARIABLE
 
@@ -156,9 +156,9 @@ def test_a_difference_between_layers_is_found(text: tuple[QuantizedCLIP, Graph],
         check(text, tmp_path, unmasked)
 
 
-def test_a_missing_clip_is_found(quantize: Callable[..., QuantizedCLIP], demo_vit: Any, tmp_path: Path) -> None:
+def test_a_missing_clip_is_found(quantize: Callable[..., QuantizedCLIP], short_vit: CLIP, tmp_path: Path) -> None:
     """Only values outside the range tell, and the inputs of the check hold some."""
-    clip = quantize(demo_vit, "W4A4")
+    clip = quantize(short_vit, "W4A4", towers=("image",))
     graph = image_graph(clip)
     model = graph.model("0")
     unclipped(model)

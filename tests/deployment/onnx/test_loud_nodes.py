@@ -103,7 +103,7 @@ def test_an_export_is_the_simulation(
     loud_vit: CLIP, quantize: Callable[..., QuantizedCLIP], scheme: str, unpacked: bool, tmp_path: Path
 ) -> None:
     """Every layer and block; both products count among those that run in integers."""
-    clip = quantize(loud_vit, scheme)
+    clip = quantize(loud_vit, scheme, towers=("image",))
     assert clip.loud_channels() == {"image.blocks.2.mlp.fc2": [7]}
     clip.save_pretrained(tmp_path / "artifact")
     made = d4c.export(tmp_path / "artifact", tmp_path / "export", unpacked=unpacked)

@@ -29,11 +29,11 @@ def finding(diagnosis: Diagnosis, kind: str, tower: str) -> Finding:
 
 
 @pytest.fixture(scope="module")
-def even(demo_vit: CLIP) -> Diagnosis:
+def even(short_vit: CLIP) -> Diagnosis:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("d4c.quantization.doctor.examine.IMAGES", 4)
         patch.setattr("d4c.quantization.doctor.examine.PROMPTS", 16)
-        return examine(demo_vit, "W8A8", progress=None)
+        return examine(short_vit, "W8A8", progress=None)
 
 
 def test_an_even_checkpoint_is_fine(even: Diagnosis) -> None:
@@ -42,8 +42,8 @@ def test_an_even_checkpoint_is_fine(even: Diagnosis) -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "text"])
-def test_a_tower_of_zeros_is_damaged_and_not_even(demo_vit: CLIP, name: str) -> None:
-    clip = copy.deepcopy(demo_vit)
+def test_a_tower_of_zeros_is_damaged_and_not_even(short_vit: CLIP, name: str) -> None:
+    clip = copy.deepcopy(short_vit)
     for parameter in clip.tower(name).parameters():
         parameter.data.zero_()
     with pytest.raises(CheckpointError, match=f"The {name} tower of 'demo-vit' is damaged: .* are zero"):
@@ -59,8 +59,8 @@ def test_a_diagnosis_is_frozen_and_survives_json(even: Diagnosis) -> None:
         even.verdict = "fine"  # type: ignore[misc]
 
 
-def test_every_quantized_layer_has_an_outlook_and_more_bits_leave_more_signal(even: Diagnosis, demo_vit: CLIP) -> None:
-    fewer = examine(demo_vit, "W4A4", progress=None)
+def test_every_quantized_layer_has_an_outlook_and_more_bits_leave_more_signal(even: Diagnosis, short_vit: CLIP) -> None:
+    fewer = examine(short_vit, "W4A4", progress=None)
     assert [(finding.kind, finding.harmless) for finding in fewer.findings] == 2 * [("bits", False)]
     assert fewer.verdict.startswith("W4A4: 2 of 2 findings may cost accuracy")
     for tower, worse in zip(even.towers, fewer.towers, strict=True):
@@ -70,8 +70,8 @@ def test_every_quantized_layer_has_an_outlook_and_more_bits_leave_more_signal(ev
         assert all(ratios[layer.name] < layer.least_db - 12 for layer in tower.layers if layer.name.endswith("fc1"))
 
 
-def test_an_uneven_checkpoint_is_told_so_and_what_rewriting_leaves(demo_vit: CLIP, even: Diagnosis) -> None:
-    diagnosis = examine(uneven(demo_vit, 1.0, 0), "W8A8", progress=None)
+def test_an_uneven_checkpoint_is_told_so_and_what_rewriting_leaves(short_vit: CLIP, even: Diagnosis) -> None:
+    diagnosis = examine(uneven(short_vit, 1.0, 0), "W8A8", progress=None)
     assert [x.kind for x in diagnosis.findings] == ["spread", "spread"]
     assert all(x.harmless for x in diagnosis.findings)
     for tower, same in zip(diagnosis.towers, even.towers, strict=True):
@@ -81,8 +81,8 @@ def test_an_uneven_checkpoint_is_told_so_and_what_rewriting_leaves(demo_vit: CLI
             assert tower.axes[i].after.ratio == pytest.approx(same.axes[i].after.ratio, rel=0.01)
 
 
-def test_a_loud_neuron_is_named_and_gets_a_scale_of_its_own(demo_vit: CLIP) -> None:
-    clip = copy.deepcopy(demo_vit)
+def test_a_loud_neuron_is_named_and_gets_a_scale_of_its_own(short_vit: CLIP) -> None:
+    clip = copy.deepcopy(short_vit)
     parameters = dict(clip.named_parameters())
     parameters["image.blocks.2.mlp.fc1.weight"][100] *= 60
     diagnosis = examine(clip, "W4A8", progress=None)
@@ -92,8 +92,8 @@ def test_a_loud_neuron_is_named_and_gets_a_scale_of_its_own(demo_vit: CLIP) -> N
     assert loud.harmless
 
 
-def test_layers_at_risk_come_first_with_an_override_that_helps(demo_vit: CLIP) -> None:
-    diagnosis = examine(demo_vit, "W2A8", progress=None)
+def test_layers_at_risk_come_first_with_an_override_that_helps(short_vit: CLIP) -> None:
+    diagnosis = examine(short_vit, "W2A8", progress=None)
     worst = diagnosis.towers[0].layers[0]
     layers = diagnosis.findings[0]
     assert (layers.kind, layers.tower, layers.harmless) == ("layers", "image", False)
@@ -103,8 +103,8 @@ def test_layers_at_risk_come_first_with_an_override_that_helps(demo_vit: CLIP) -
     assert "may cost accuracy" in diagnosis.verdict
 
 
-def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(demo_vit: CLIP) -> None:
-    clip = copy.deepcopy(demo_vit)
+def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(short_vit: CLIP) -> None:
+    clip = copy.deepcopy(short_vit)
     clip.text.positional_embedding[0, 5] = 150
     clip.text.positional_embedding[0, 77] = -150
     diagnosis = examine(clip, "W8A8", progress=None)
@@ -119,8 +119,8 @@ def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(demo_vit:
 
 
 @pytest.mark.parametrize("what", ["silent", "unread"])
-def test_dead_channels_are_named(demo_vit: CLIP, what: str) -> None:
-    clip = copy.deepcopy(demo_vit)
+def test_dead_channels_are_named(short_vit: CLIP, what: str) -> None:
+    clip = copy.deepcopy(short_vit)
     parameters = dict(clip.named_parameters())
     if what == "silent":
         parameters["image.blocks.1.norm2.weight"][[3, 8]] = 0

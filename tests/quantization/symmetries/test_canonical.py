@@ -41,12 +41,12 @@ def relative_error(after: Tensor, before: Tensor) -> float:
 @pytest.mark.parametrize("scheme", ["W8A8", "W2A4"])
 @pytest.mark.parametrize("sigma", [0.0, 1.0])
 def test_both_towers_compute_the_same(
-    demo: CLIP, prompts: list[str], pixels: Tensor, scheme: str, sigma: float
+    short: CLIP, prompts: list[str], pixels: Tensor, scheme: str, sigma: float
 ) -> None:
-    clip, tokens = uneven(demo, sigma, 0), demo.tokenize(prompts)
+    clip, tokens = uneven(short, sigma, 0), short.tokenize(prompts)
     rewritten = prepared(clip, pixels, tokens, scheme)
-    assert relative_error(rewritten.encode_image(pixels), demo.encode_image(pixels)) < 1e-5
-    assert relative_error(rewritten.encode_text(tokens), demo.encode_text(tokens)) < 1e-5
+    assert relative_error(rewritten.encode_image(pixels), short.encode_image(pixels)) < 1e-5
+    assert relative_error(rewritten.encode_text(tokens), short.encode_text(tokens)) < 1e-5
 
 
 @torch.no_grad()
@@ -67,10 +67,10 @@ def test_pruned_heads_change_nothing(demo_vit: CLIP, prompts: list[str], pixels:
 
 @torch.no_grad()
 @pytest.mark.parametrize("scheme", ["W8A8", "W4A4"])
-def test_weights_are_the_same_for_every_form(demo: CLIP, prompts: list[str], pixels: Tensor, scheme: str) -> None:
+def test_weights_are_the_same_for_every_form(short: CLIP, prompts: list[str], pixels: Tensor, scheme: str) -> None:
     """Except in a basis that a few images leave open: that of the attention pool, which has one query per image."""
-    tokens = demo.tokenize(prompts)
-    even, other = (prepared(clip, pixels, tokens, scheme).state_dict() for clip in (demo, uneven(demo, 0.7, 1)))
+    tokens = short.tokenize(prompts)
+    even, other = (prepared(clip, pixels, tokens, scheme).state_dict() for clip in (short, uneven(short, 0.7, 1)))
     errors = {
         name: relative_error(other[name], tensor)
         for name, tensor in even.items()
@@ -82,12 +82,12 @@ def test_weights_are_the_same_for_every_form(demo: CLIP, prompts: list[str], pix
 
 @torch.no_grad()
 @pytest.mark.parametrize("scheme", [pytest.param("W8A8", marks=pytest.mark.slow), "W4A4"])
-def test_quantization_loses_the_same_on_every_form(demo: CLIP, pixels: Tensor, scheme: str) -> None:
+def test_quantization_loses_the_same_on_every_form(short: CLIP, pixels: Tensor, scheme: str) -> None:
     """Ranges only; the uneven forms lost up to ten times as much before there was a canonical form."""
-    calibration = d4c.synthesize(demo, "leaves", images=16, seed=1)
+    calibration = d4c.synthesize(short, "leaves", images=16, seed=1)
     losses = []
-    for clip in (demo, uneven(demo, 1.0, 2)):
+    for clip in (short, uneven(short, 1.0, 2)):
         quantized = d4c.quantize(clip, calibration, scheme, reconstruction="none", towers=("image",))
-        cosines = torch.cosine_similarity(quantized.encode_image(pixels), demo.encode_image(pixels))
+        cosines = torch.cosine_similarity(quantized.encode_image(pixels), short.encode_image(pixels))
         losses.append(float(1 - cosines.mean()))
     assert losses[1] < 1.5 * losses[0]
