@@ -36,7 +36,7 @@ DIGITS = 4
 
 
 def measured(name: str, grid: ComparisonConfig, folders: Sequence[Path]) -> Comparison:
-    """The cells of a grid that every method has, leaves first."""
+    """The cells of a grid, leaves first; where methods are compared with leaves, those that every method has."""
     config = replace(grid, methods=tuple(sorted(grid.methods, key=lambda method: method != BASE)))
     known = results_of(name, folders)
     results = {cell: known[cell] for cell in cells(config) if cell in known}
@@ -44,7 +44,7 @@ def measured(name: str, grid: ComparisonConfig, folders: Sequence[Path]) -> Comp
     whole = {
         cell: result
         for cell, result in results.items()
-        if cell.is_float or methods[replace(cell, method="")] == len(config.methods)
+        if cell.is_float or BASE not in config.methods or methods[replace(cell, method="")] == len(config.methods)
     }
     return Comparison(config, whole)
 

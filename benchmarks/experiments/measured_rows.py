@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
 from pathlib import Path
+from statistics import median
 
 from benchmarks.common import rows as common
 
@@ -16,6 +17,8 @@ REAL, BASE = "real:", "leaves"
 PHOTOGRAPHS = ("tiny-imagenet-val", "cifar10-test")
 PHOTOGRAPHS_FOR_CALIBRATION = "real:tiny-imagenet-train"
 DOMAINS = {"demo": "emoji", "tiny-imagenet-val": "Tiny ImageNet", "cifar10-test": "CIFAR-10"}
+PRESET = {"images": 128, "iterations": 500}
+"""What the other grids have."""
 NORMAL = 1.96
 """Standard errors on either side of a mean that 95 % lie within."""
 Row = dict[str, str]
@@ -34,8 +37,13 @@ class Difference:
         return abs(self.value) > self.half
 
     def __str__(self) -> str:
-        text = f"{self.value:+.1f} ± {self.half:.1f}"
+        text = with_range(f"{round(self.value, 1) + 0.0:+.1f}", self.half)
         return f"**{text}**" if self.is_clear else text
+
+
+def with_range(value: str, half: float) -> str:
+    """A figure and how far its range goes to either side, in one line."""
+    return f"{value}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.1f}"
 
 
 def read_rows() -> list[Row]:
@@ -89,8 +97,9 @@ def label(method: str) -> str:
     return METHODS[name] + (f", prompts of {prompts}" if colon else "")
 
 
-def curve_rows(rows: list[Row], quantity: str, preset: str) -> list[Row]:
-    """The grids of a number with the number in its column; `preset` is that of the grid of methods."""
+def curve_rows(rows: list[Row], quantity: str) -> list[Row]:
+    """The grids of a number with the number in its column, and those of the grid of methods that belong to them."""
+    preset = str(PRESET[quantity])
     chosen = [row | {quantity: row[quantity] or preset} for row in rows if row["grid"].startswith(f"{quantity}-")]
     base = select(rows, grid="methods-4bit", model="bench-vit", scheme=("W4A4", "float"))
     return chosen + [row | {quantity: preset} for row in base]
@@ -101,6 +110,14 @@ def prompt_count(row: Row) -> int:
     return int(row["method"].partition("nouns-")[2] or 180)
 
 
+def synthesis_seconds(quantity: str) -> dict[int, float]:
+    """Median seconds of D4C's synthesis by images or by iterations, on a GPU that did nothing else."""
+    (fixed,) = (name for name in PRESET if name != quantity)
+    rows = [row for row in read_seconds() if row[fixed] == PRESET[fixed]]
+    values = sorted({row[quantity] for row in rows})
+    return {value: median(row["synthesis"] for row in rows if row[quantity] == value) for value in values}
+
+
 def read_seconds() -> list[common.Row]:
-    """What `seconds` measured on a GPU that did nothing else."""
+    """What `seconds` measured."""
     return common.read_rows(RESULTS / "seconds.jsonl")

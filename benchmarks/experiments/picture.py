@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from statistics import median
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -20,6 +19,7 @@ from benchmarks.experiments.measured_rows import (
     DOMAINS,
     PHOTOGRAPHS,
     PHOTOGRAPHS_FOR_CALIBRATION,
+    PRESET,
     REAL,
     RESULTS,
     Row,
@@ -32,18 +32,17 @@ from benchmarks.experiments.measured_rows import (
     read_rows,
     read_seconds,
     select,
+    synthesis_seconds,
 )
 from benchmarks.inspection.figures import blank, styled, styles
 from benchmarks.inspection.pictures import FOLDER, drawn, small_png
 
-PRESET = {"images": "128", "iterations": "500"}
-"""What the other grids have."""
 METHODS = {"images": ("leaves", "d4c", PHOTOGRAPHS_FOR_CALIBRATION), "iterations": ("d4c",), "prompts": ("d4c",)}
-MODELS = (("methods-4bit", "methods-8bit", "tiny-imagenet-val"), ("emoji-4bit", "emoji-8bit", "demo"))
-"""Grids and the set that their models are judged on in the picture."""
+GRIDS = ("methods-4bit", "methods-8bit", "emoji-4bit", "emoji-8bit")
+"""Of the methods on all models."""
 
 Point = tuple[int, float, float, float]
-"""A number, and the mean, the lowest and the highest accuracy over seeds."""
+"""A number, and an accuracy with its range: that over seeds, or of a single seed the 95 % interval over pictures."""
 
 
 def points_of(rows: Sequence[Row], quantity: str, method: str, data: str) -> list[Point]:
@@ -52,13 +51,17 @@ def points_of(rows: Sequence[Row], quantity: str, method: str, data: str) -> lis
         chosen = select(rows, grid="prompts", dataset=data)
         numbered = [(prompt_count(row), row) for row in chosen if row["method"] != "float"]
     else:
-        chosen = select(curve_rows(list(rows), quantity, PRESET[quantity]), dataset=data, method=method)
+        chosen = select(curve_rows(list(rows), quantity), dataset=data, method=method)
         numbered = [(int(row[quantity]), row) for row in chosen]
-    return sorted((n, float(row["mean"]), float(row["lowest"]), float(row["highest"])) for n, row in numbered)
+    ends = [("lowest", "highest") if row["spread"] else ("low", "high") for _, row in numbered]
+    return sorted(
+        (n, float(row["mean"]), float(row[low]), float(row[high]))
+        for (n, row), (low, high) in zip(numbered, ends, strict=True)
+    )
 
 
 def draw(axes: Axes, points: Sequence[Point], method: str) -> None:
-    """A curve with its range over seeds."""
+    """A curve with its range."""
     color, marker = styles({})[method.partition(":")[0]]
     x, mean, low, high = np.array(points).T
     axes.plot(x, mean, color=color, marker=marker, markersize=4.5, linewidth=1, label=label(method))
@@ -92,42 +95,34 @@ def numbers(axes: Axes) -> None:
 
 @styled
 def seconds_figure() -> Figure:
-    """Seconds of the synthesis and of a quantization by images and by iterations, on a GPU that did nothing else."""
-    rows = read_seconds()
-    figure = blank(2.8)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, quantity, fixed in zip(panels, ("images", "iterations"), ("iterations", "images"), strict=True):
-        own = [row for row in rows if row[fixed] == int(PRESET[fixed])]
-        x = sorted({row[quantity] for row in own})
-        for step, name, (color, marker) in (
-            ("synthesis", "synthesis", styles({})["d4c"]),
-            ("quantization", "GPTQ at W4A4", styles({})["pse"]),
-        ):
-            y = [median(row[step] for row in own if row[quantity] == value) for value in x]
-            axes.plot(x, y, color=color, marker=marker, markersize=4.5, linewidth=1, label=name)
-        numbers(axes)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(f"{quantity} ({PRESET[fixed]} {fixed})")
-    panels[0].set_ylabel("seconds")
-    panels[0].legend()
+    """Seconds of D4C's synthesis by what was measured of images and iterations, on a GPU that did nothing else."""
+    curves = {quantity: curve for quantity in PRESET if len(curve := synthesis_seconds(quantity)) > 1}
+    figure = blank(2.6)
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    color, marker = styles({})["d4c"]
+    for axes, (quantity, curve) in zip(panels, curves.items(), strict=True):
+        axes.plot(list(curve), list(curve.values()), color=color, marker=marker, markersize=4.5, linewidth=1)
+        axes.set_xlabel(quantity)
+        axes.set(xlim=0, ylim=0)
+    panels[0].set_ylabel("synthesis, seconds")
     return figure
 
 
 @styled
 def leaves_figure(rows: Sequence[Row]) -> Figure:
-    """How far each method is from dead leaves, for every model and scheme, with intervals."""
+    """How far each method is from dead leaves on Tiny ImageNet, for every model and scheme, with intervals."""
+    chosen = select(rows, grid=GRIDS, dataset=PHOTOGRAPHS[0])
+    models = list(dict.fromkeys(row["model"] for row in chosen))
     figure = blank(6.4)
-    panels = figure.subplots(2, 2, sharey=True).ravel()
-    groups = [(select(rows, grid=grids, dataset=data), data) for *grids, data in MODELS]
-    lines = [(own, model) for own, _ in groups for model in dict.fromkeys(row["model"] for row in own)]
+    panels = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
     shown: dict[str, Artist] = {}
     for axes, scheme in zip(panels, SCHEMES, strict=True):
         axes.axvline(0, color="black", linewidth=0.8)
-        for height, (own, model) in enumerate(lines):
+        for height, model in enumerate(models):
+            own = select(chosen, model=model)
             methods = [method for method in ordered(own) if method != BASE]
             for step, method in enumerate(methods):
-                row = only(own, model=model, scheme=scheme, method=method)
+                row = only(own, scheme=scheme, method=method)
                 if (far := difference(own, row)) is None:
                     continue
                 color, marker = styles({})[method.partition(":")[0]]
@@ -135,7 +130,7 @@ def leaves_figure(rows: Sequence[Row]) -> Figure:
                 look = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 1}
                 name = "real images" if method.startswith(REAL) else label(method)
                 shown[name] = axes.errorbar(far.value, y, xerr=far.half, **look)[0]
-        axes.set(title=scheme, yticks=range(len(lines)), yticklabels=[model for _, model in lines])
+        axes.set(title=scheme, yticks=range(len(models)), yticklabels=models)
         axes.tick_params(axis="y", length=0)
     panels[0].invert_yaxis()
     for axes in panels[2:]:

@@ -6,8 +6,7 @@ python -m benchmarks.experiments.table
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
 
 from benchmarks.common.rows import write_text
 from benchmarks.common.tables import SCHEMES, table
@@ -25,13 +24,16 @@ from benchmarks.experiments.measured_rows import (
     ordered,
     prompt_count,
     read_rows,
-    read_seconds,
     select,
+    synthesis_seconds,
+    with_range,
 )
 from benchmarks.inspection.table import PROMPTS, STRUCTURE, Columns, method_table
 
 MISSING = "–"
 """Stands for what was not measured, or cannot be."""
+PROMPT_COUNTS = (10, 20, 45, 90, 180)
+"""Those of the grid of prompts."""
 
 
 def mean(row: Row | None) -> str:
@@ -40,14 +42,14 @@ def mean(row: Row | None) -> str:
 
 def spread(row: Row | None) -> str:
     """Mean and standard deviation over seeds."""
-    return mean(row) if row is None or not row["spread"] else f"{mean(row)} ± {float(row['spread']):.1f}"
+    return mean(row) if row is None or not row["spread"] else with_range(mean(row), float(row["spread"]))
 
 
 def seeds(rows: Sequence[Row]) -> str:
-    """How many seeds the rows have."""
+    """How many seeds the rows have, for a heading; nothing with one."""
     counts = sorted({int(row["seeds"]) for row in rows if row["scheme"] != "float"})
     span = " to ".join(dict.fromkeys(str(count) for count in (counts[0], counts[-1])))
-    return f"{span} seed{'' if counts[-1] == 1 else 's'}"
+    return "" if counts[-1] == 1 else f", {span} seeds"
 
 
 def models_of(rows: Sequence[Row]) -> list[str]:
@@ -70,7 +72,7 @@ def methods_tables(rows: list[Row], grids: Sequence[str], data: Sequence[str]) -
         for method in ordered(own):
             cells = [[only(own, method=method, scheme=s, dataset=d) for d in data] for s in schemes]
             body.append([label(method), *(" / ".join(map(spread, cell)) for cell in cells)])
-        heads = [f"{scheme}, {seeds(select(own, scheme=scheme))}" for scheme in schemes]
+        heads = [scheme + seeds(select(own, scheme=scheme)) for scheme in schemes]
         lines += [f"**{model}**, float {floats(own, model, data)}:", "", *table(["images", *heads], body)]
     return lines
 
@@ -113,40 +115,35 @@ def domain_table(rows: list[Row], scheme: str) -> list[str]:
     for method in ordered(chosen):
         cells = [only(chosen, model=m, dataset=d, method=method, scheme=scheme) for m, d in columns]
         body.append([label(method), *map(spread, cells)])
-    count = seeds(select(chosen, scheme=scheme))
-    return table([f"{scheme}, {count}", *(f"{model}: {DOMAINS[data]}" for model, data in columns)], body)
+    heading = scheme + seeds(select(chosen, scheme=scheme))
+    return table([heading, *(f"{model}: {DOMAINS[data]}" for model, data in columns)], body)
 
 
-def curve_table(rows: list[Row], quantity: str, preset: str, methods: Sequence[str]) -> list[str]:
-    """Accuracy on both sets of photographs by a number."""
-    chosen = curve_rows(rows, quantity, preset)
+def curve_table(
+    rows: list[Row], quantity: str, methods: Sequence[str], seconds: Mapping[int, float] | None = None
+) -> list[str]:
+    """Accuracy on both sets of photographs by a number, and seconds of D4C's synthesis where they were measured."""
+    chosen = curve_rows(rows, quantity)
     body = []
     for value in sorted({row[quantity] for row in chosen}, key=int):
         own = select(chosen, **{quantity: value})
         cells = [[only(own, method=method, dataset=data) for data in PHOTOGRAPHS] for method in methods]
-        body.append([value, *(" / ".join(map(spread, cell)) for cell in cells)])
-    return table([quantity, *map(label, methods)], body)
+        texts = [" / ".join(map(spread, cell)) for cell in cells]
+        if seconds is not None:
+            texts.append(f"{seconds[int(value)]:.1f}" if int(value) in seconds else MISSING)
+        body.append([value, *texts])
+    more = [] if seconds is None else ["synthesis, s"]
+    return table([quantity, *map(label, methods), *more], body)
 
 
 def prompts_table(rows: list[Row]) -> list[str]:
     """Accuracy by the number of prompts."""
     chosen = [row for row in select(rows, grid="prompts") if row["method"] != "float"]
     body = []
-    for count in sorted(set(map(prompt_count, chosen))):
+    for count in PROMPT_COUNTS:
         own = [row for row in chosen if prompt_count(row) == count]
         body.append([str(count), " / ".join(spread(only(own, dataset=data)) for data in PHOTOGRAPHS)])
     return table(["prompts", "D4C"], body)
-
-
-def seconds_table() -> list[str]:
-    """Seconds of D4C's synthesis and of a quantization by the number of images and iterations; medians of repeats."""
-    rows = read_seconds()
-    body = []
-    for images, iterations in sorted({(row["images"], row["iterations"]) for row in rows}):
-        own = [row for row in rows if (row["images"], row["iterations"]) == (images, iterations)]
-        values = [median(row[step] for row in own) for step in ("synthesis", "quantization")]
-        body.append([str(images), str(iterations), *(f"{value:.1f}" for value in values)])
-    return table(["images", "iterations", "synthesis, s", "GPTQ, s"], body)
 
 
 def inspection_tables(columns: Columns) -> list[str]:
@@ -173,14 +170,13 @@ def parts(rows: list[Row]) -> dict[str, list[str]]:
         made |= {f"blocks-{one}": beside_leaves(rows, ["blocks-4bit"], one) for one in PHOTOGRAPHS}
     if select(rows, grid="domain"):
         made["domain"] = [*domain_table(rows, "W4A4"), *domain_table(rows, "W4A8")]
+        made |= {f"domain-{one}": beside_leaves(rows, ["domain"], one) for one in DOMAINS}
     if any(row["grid"].startswith("images-") for row in rows):
-        made["images"] = curve_table(rows, "images", "128", ("leaves", "d4c", PHOTOGRAPHS_FOR_CALIBRATION))
+        made["images"] = curve_table(rows, "images", ("leaves", "d4c", PHOTOGRAPHS_FOR_CALIBRATION))
     if any(row["grid"].startswith("iterations-") for row in rows):
-        made["iterations"] = curve_table(rows, "iterations", "500", ("d4c",))
+        made["iterations"] = curve_table(rows, "iterations", ("d4c",), synthesis_seconds("iterations"))
     if select(rows, grid="prompts"):
         made["prompts"] = prompts_table(rows)
-    if read_seconds():
-        made["seconds"] = seconds_table()
     return made | {"coverage": inspection_tables(PROMPTS), "structure": inspection_tables(STRUCTURE)}
 
 
