@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from d4c.errors import SettingError
-from d4c.quantization.formats.scheme import W8A8, Scheme, Track, override_name, parse_override
+from d4c.quantization.formats.scheme import Scheme, Track, override_name, parse_override
 from d4c.quantization.layer_patterns import alternatives
 from d4c.quantization.rounding.config import PAPER, Importance, ReconstructionConfig
 from d4c.reading.ranges import COUNT, SEED
@@ -50,7 +50,8 @@ class QuantizeConfig:
     ranges: RangeRule = "mse"
     """Of activations; ranges of weights are always searched for the least error."""
     reconstruction: Reconstruction | None = None
-    """By default "published" on track "paper", "gptq" at W8A8, where learned blocks gain nothing, else "block"."""
+    """By default "published" on track "paper", "gptq" where activations have 8 bits, where learned blocks gain nothing
+    with synthetic images, else "block"."""
     iterations: int | None = None
     """Steps for each unit; learning rates grow with the root of the ratio where they are fewer."""
     batch_size: int | None = None
@@ -120,7 +121,7 @@ class QuantizeConfig:
     def _usual_reconstruction(self) -> Reconstruction:
         if self.track == "paper":
             return "published"
-        return "gptq" if Scheme.parse(self.scheme) == W8A8 else "block"
+        return "gptq" if Scheme.parse(self.scheme).activation_bits == 8 else "block"
 
     def learning(self) -> ReconstructionConfig:
         """How each unit is optimized: the track's settings in this number of steps and with this batch size."""

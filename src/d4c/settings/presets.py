@@ -30,7 +30,8 @@ SETTINGS: dict[Preset, PresetSettings] = {
         quantization={"reconstruction": "gptq", "iterations": 60, "batch_size": 8},
     ),
     # A sixth of the synthesis iterations of "paper", which ends at a lower loss; accuracy after quantization has not
-    # been compared. Quantization is that of the deployable track: GPTQ at W8A8, else whole blocks, 500 steps each.
+    # been compared. Quantization is that of the deployable track: GPTQ for 8-bit activations, else whole
+    # blocks, 500 steps each.
     "default": PresetSettings(synthesis={**_SMOOTH, "iterations": 500}, quantization={}),
     # Every published setting, including where quantizers are placed: no integer hardware computes the result.
     "paper": PresetSettings(synthesis={}, quantization={"track": "paper"}),
