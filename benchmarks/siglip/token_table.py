@@ -22,7 +22,8 @@ from benchmarks.common.records import command, setup
 from benchmarks.common.rows import Row, write_report
 from benchmarks.common.tables import SCHEMES
 from benchmarks.siglip.measure import MODELS
-from d4c.deployment.onnx.token_table import NarrowTable, in_torch, narrow_table
+from d4c.deployment.onnx.graph import NarrowTable
+from d4c.deployment.onnx.token_table import in_torch, narrow_table
 from d4c.evaluation.embed import text_embeddings
 from d4c.evaluation.score import paired_difference
 from d4c.models.clip import CLIP

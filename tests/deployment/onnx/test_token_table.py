@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from onnx import TensorProto
 
 from d4c.calibration.prompts import generic_prompts
-from d4c.deployment.onnx.graph import Graph
-from d4c.deployment.onnx.token_table import GROUP, NarrowTable, curvature, narrow_embedding, narrow_rows
+from d4c.deployment.onnx.graph import Graph, NarrowTable
+from d4c.deployment.onnx.token_table import GROUP, curvature, narrow_embedding, narrow_rows
 from d4c.models.clip import CLIP
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from torch import Tensor
 
 from d4c.reading.onnx_graph import OPERATORS, ORIGIN, RUNTIME_DOMAIN, RUNTIME_OPERATORS
-
-if TYPE_CHECKING:
-    from d4c.deployment.onnx.token_table import NarrowTable
 
 OPSET = 21
 """The first opset with 4-bit integers; nothing here needs a later one, so that older runtimes read the files too."""
@@ -36,6 +33,30 @@ class Layer:
     inputs: tuple[str, ...]
     output: str
     factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class NarrowTable:
+    """A table [V, C] of 4-bit codes.
+
+    Attributes:
+        codes: From 0 to 15, 8 for zero, uint8 [V, C].
+        levels: Scales of groups of columns, in units of `steps`, int8 [V, groups].
+        steps: float32 [V, 1].
+    """
+
+    codes: Tensor
+    levels: Tensor
+    steps: Tensor
+
+    def values(self) -> Tensor:
+        """What the codes stand for [V, C]."""
+        scales = (self.levels.float() * self.steps)[..., None]
+        return ((self.codes.float() - 8).view(*self.levels.shape, -1) * scales).view(self.codes.shape)
+
+    def rows(self, indices: Tensor) -> NarrowTable:
+        """Some of its rows."""
+        return NarrowTable(self.codes[indices], self.levels[indices], self.steps[indices])
 
 
 class Graph:

@@ -172,24 +172,19 @@ def embedding(g: Graph, tokens: str, layer: nn.Module, name: str) -> str:
     Rows that are all zero are not stored: one row of zeros at the end represents them.
     """
     assert isinstance(layer, nn.Embedding | QuantizedEmbedding)
-    if isinstance(layer, nn.Embedding):
-        if g.narrow_table:
-            narrow_embedding(g, tokens, g.narrow_table, name)
-        else:
-            g.node("Gather", [g.constant(f"{name}/weight", layer.weight), tokens], name)
+    if isinstance(layer, nn.Embedding) and not g.narrow_table:
+        g.node("Gather", [g.constant(f"{name}/weight", layer.weight), tokens], name)
         return _record(g, layer, name, (tokens,), name)
-    used = layer.used_rows()
-    codes, scale = layer.codes.to(torch.int8), layer.weight_scale
-    rows, narrow = tokens, g.narrow_table
+    used = layer.used_rows() if isinstance(layer, QuantizedEmbedding) else layer.weight.any(1)
+    kept, rows = torch.cat([used.nonzero()[:, 0], (~used).nonzero()[:1, 0]]), tokens
     if not bool(used.all()):
         row_of_token = torch.where(used, used.cumsum(0) - 1, used.sum()).to(torch.int32)
-        codes = torch.cat([codes[used], torch.zeros_like(codes[:1])])
-        scale = torch.cat([scale[used], torch.ones_like(scale[:1])])
         rows = g.node("Gather", [g.constant(f"{name}/row_of_token", row_of_token), tokens], f"{name}/rows")
-        narrow = narrow and narrow.rows(torch.cat([used.nonzero()[:, 0], (~used).nonzero()[:1, 0]]))
-    if narrow:
-        narrow_embedding(g, rows, narrow, name)
+    if g.narrow_table:
+        narrow_embedding(g, rows, g.narrow_table.rows(kept), name)
         return _record(g, layer, name, (tokens,), name)
+    assert isinstance(layer, QuantizedEmbedding)
+    codes, scale = layer.codes[kept].to(torch.int8), layer.weight_scale[kept]
     picked = g.node("Gather", [g.constant(f"{name}/weight", codes), rows], f"{name}/codes")
     picked = g.node("Cast", [picked], f"{name}/codes_float", to=TensorProto.FLOAT)
     factor = g.node("Gather", [g.constant(f"{name}/scale", scale), rows], f"{name}/scales")

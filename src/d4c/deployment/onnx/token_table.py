@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from d4c.calibration.prompts import generic_prompts
-from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.graph import Graph, NarrowTable
 from d4c.models.clip import CLIP
 
 GROUP = 32
@@ -38,30 +37,6 @@ PROMPTS, PROMPTS_AT_ONCE, DIRECTIONS = 64, 4, 4
 """Prompts, and random directions of the embedding of each, whose gradients give the curvature."""
 DAMPING = 0.1
 """Share of the mean curvature that is added to that of every column."""
-
-
-@dataclass(frozen=True)
-class NarrowTable:
-    """A table [V, C] of 4-bit codes.
-
-    Attributes:
-        codes: From 0 to 15, 8 for zero, uint8 [V, C].
-        levels: Scales of groups of columns, in units of `steps`, int8 [V, groups].
-        steps: float32 [V, 1].
-    """
-
-    codes: Tensor
-    levels: Tensor
-    steps: Tensor
-
-    def values(self) -> Tensor:
-        """What the codes stand for [V, C]."""
-        scales = (self.levels.float() * self.steps)[..., None]
-        return ((self.codes.float() - 8).view(*self.levels.shape, -1) * scales).view(self.codes.shape)
-
-    def rows(self, indices: Tensor) -> NarrowTable:
-        """Some of its rows."""
-        return NarrowTable(self.codes[indices], self.levels[indices], self.steps[indices])
 
 
 def narrow_table(clip: CLIP) -> NarrowTable:

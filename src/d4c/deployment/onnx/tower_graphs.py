@@ -7,9 +7,8 @@ from typing import Any
 
 from onnx import TensorProto
 
-from d4c.deployment.onnx.graph import Graph
+from d4c.deployment.onnx.graph import Graph, NarrowTable
 from d4c.deployment.onnx.resnet_nodes import emit_resnet
-from d4c.deployment.onnx.token_table import NarrowTable
 from d4c.deployment.onnx.transformer_towers import emit_text_transformer, emit_vision_transformer
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
