@@ -33,6 +33,9 @@ PEERS = {
     "OpenVINO's NNCF, static int8": ("OpenVINO", "NNCF int8"),
     "torchao in PyTorch, dynamic int8": ("PyTorch", "torchao dynamic int8"),
 }
+TIMED_TOWERS = ("ViT-B/32 image", "RN50 image", "ViT-B/32 text")
+TIMED_FORMS = ("float32", "d4c W8A8", "d4c W4A8")
+TIMED_HEADS = ("MB", "RAM: load", "RAM: use", "VNNI: 1", "32", "without: 1", "32", "1 thread: 1", "32")
 DROPIN = {
     "transformers.js": "transformers.js in Node",
     "graphs": "ONNX Runtime",
@@ -67,6 +70,31 @@ def peers() -> str:
             ]
         rows.append(row)
     return _markdown(["", *heads], rows)
+
+
+def processors() -> str:
+    """Towers in both runtimes with VNNI and without: memory, and time at batch 1 and 32 on two threads and on one."""
+    with_vnni, without = _read("runtime", "runtime"), _read("runtime", "without_vnni")
+    rows = []
+    for tower, runtime, form in itertools.product(TIMED_TOWERS, ("ONNX Runtime", "OpenVINO"), TIMED_FORMS):
+        without_form = f"{form} as convolutions" if runtime == "OpenVINO" and form != "float32" else form
+        memory = _find(without[f"{tower}, memory"]["rows"], runtime, without_form)["memory"]
+        times = [_find(with_vnni[f"{tower}, batch {batch}"]["rows"], runtime, form) for batch in (1, 32)]
+        times += [
+            _find(without[f"{tower}, batch {batch}{on}"]["rows"], runtime, without_form)
+            for on in ("", " on 1 thread")
+            for batch in (1, 32)
+        ]
+        rows.append(
+            [
+                f"{tower}, {runtime}",
+                form if form == "float32" else f"**{form}**",
+                f"{times[-1]['bytes'] / 1e6:.0f}",
+                *(f"{memory[what]:.0f}" for what in ("load", "use")),
+                *(f"{row['to_onnxruntime_float']['median']:.2f}" for row in times),
+            ]
+        )
+    return _markdown(["", "", *TIMED_HEADS], rows)
 
 
 def dropin() -> str:
@@ -305,6 +333,7 @@ def _obstacle(row: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
+    "processors": processors,
     "dropin": dropin,
     "dropin_small": dropin_small,
     "calibration": calibration,

@@ -85,8 +85,8 @@ def export(
         fixed_shapes: One picture, or one prompt of full length, at a time, and no infinite numbers, as NPUs want it.
         narrow_table: Round the token table of an artifact to 4 bits, half of what it has there.
         webgpu: Also write graphs with the same 4-bit weights for GPUs in browsers, and activations in floating point.
-        without_vnni: Write linear layers for OpenVINO as convolutions, which compute the same in less than half the
-            time on processors without VNNI; see `d4c.runtime.openvino_convolutions`.
+        without_vnni: Write linear layers for OpenVINO as convolutions, which compute the same in half the time on
+            processors without VNNI; see `d4c.runtime.openvino_convolutions`.
         half: Write a float model in float16 instead of float32.
         unpacked: Store weights as int8 instead of in the bits of the scheme, which ONNX Runtime loads faster and
             with less memory (it keeps every step of unpacking 6-bit weights until it is done).
