@@ -40,8 +40,9 @@ def test_the_grid_is_that_of_the_paper() -> None:
     assert config.synthesis("d4c", 0).iterations == 3000
     published = config.quantization(Cell("RN50", "d4c", 0, "W4A8", "paper")).resolved()
     assert (published.reconstruction, published.iterations) == ("published", 20_000)
-    deployable = config.quantization(Cell("RN50", "d4c", 0, "W4A8", "deployable")).resolved()
-    assert deployable.reconstruction == "block"
+    for scheme, kind in {"W4A8": "gptq", "W6A6": "block"}.items():
+        deployable = config.quantization(Cell("RN50", "d4c", 0, scheme, "deployable")).resolved()
+        assert deployable.reconstruction == kind
     with pytest.raises(SettingError, match="has no data; give --cifar10"):
         paper_specs({"cifar10": None})
 

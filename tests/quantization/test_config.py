@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -56,7 +56,7 @@ def test_a_scheme_may_be_a_record_or_text_in_any_case() -> None:
 
 
 def test_what_the_track_decides_is_filled_in() -> None:
-    ours, paper = QuantizeConfig().resolved(), QuantizeConfig(track="paper").resolved()
+    ours, paper = (QuantizeConfig(scheme="W4A4", track=track).resolved() for track in get_args(Track))
     assert (ours.reconstruction, ours.iterations, ours.soften) == ("block", 500, True)
     assert (paper.reconstruction, paper.iterations, paper.soften) == ("published", 20000, False)
     assert ours.learning() == ReconstructionConfig()

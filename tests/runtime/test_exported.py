@@ -76,7 +76,7 @@ def test_an_artifact_is_told_from_its_export(artifact: Path, tmp_path: Path) -> 
     (run / "float" / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(ArtifactError, match=r"is not a quantized model, .* export it with --float32"):
         RuntimeCLIP(run / "float")
-    with pytest.raises(ArtifactError, match=r"gone holds no export\.json"):
+    with pytest.raises(ArtifactError, match=r"gone is not an existing folder; give the folder that d4c export wrote"):
         RuntimeCLIP(tmp_path / "gone")
 
 

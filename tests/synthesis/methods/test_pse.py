@@ -175,10 +175,10 @@ def test_the_target_of_total_variation_is_the_configured_one_at_224_pixels_and_g
 
 
 def test_only_the_psaq_form_has_prompts(demo_vit: CLIP) -> None:
-    few = {"images": 2, "iterations": 1, "prompts": ["cat"]}
+    few = {"images": 2, "iterations": 1}
     published = synthesize(demo_vit, "pse", pse_form="published", **few)  # type: ignore[arg-type]
     assert (published.prompts, published.targets.tolist(), published.texts) == (("", ""), [-1, -1], ())
-    psaq = synthesize(demo_vit, "pse", pse_form="psaq", **few)  # type: ignore[arg-type]
+    psaq = synthesize(demo_vit, "pse", pse_form="psaq", prompts=["cat"], **few)  # type: ignore[arg-type]
     assert psaq.prompts == ("a photo of a cat.",) * 2
     assert set(psaq.provenance["recognized"]) == {"image"}
 
