@@ -53,7 +53,7 @@ def export(
         bool, typer.Option("--webgpu", help="Also write graphs for GPUs in browsers, with the same 4-bit weights.")
     ] = False,
     without_vnni: Annotated[
-        bool, typer.Option("--without-vnni", help="For OpenVINO on processors without VNNI: the same, twice as fast.")
+        bool, typer.Option("--without-vnni", help="For OpenVINO on processors without VNNI: the same in half the time.")
     ] = False,
     float32: Annotated[
         bool, typer.Option("--float32", help="Write the float model that ARTIFACT names here, to compare with.")

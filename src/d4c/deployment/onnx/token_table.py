@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from d4c.calibration.prompts import generic_prompts
 from d4c.deployment.onnx.graph import Graph, NarrowTable
 from d4c.models.clip import CLIP
+from d4c.quantization.rounding.gptq import damped, inverse_factor
 
 GROUP = 32
 """Columns that share a scale, or the largest power of two below that divides a row."""
@@ -52,10 +53,7 @@ def narrow_rows(table: Tensor, hessian: Tensor) -> NarrowTable:
         table: Rows [V, C]; C is even.
         hessian: Curvature of the loss in a row [C, C].
     """
-    damping = DAMPING * hessian.diagonal().mean().clamp(min=1e-10)
-    damped = hessian.double() + damping * torch.eye(len(hessian), dtype=torch.double, device=hessian.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    factor = inverse_factor(damped(hessian.double(), DAMPING)).float()
     codes, levels, steps = zip(*(_rounded(rows, factor) for rows in table.split(ROWS)), strict=True)
     return NarrowTable(torch.cat(codes), torch.cat(levels), torch.cat(steps))
 

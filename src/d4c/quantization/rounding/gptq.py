@@ -47,8 +47,7 @@ class GPTQ:
             progress: Called with the layers done and their number.
         """
         gram = _gram(layers[0], inputs)
-        damping = (DAMPING * gram.diagonal().mean()).clamp(min=1e-10)  # where all inputs are zero
-        order, factor = factorize(gram + damping * torch.eye(len(gram), device=gram.device))
+        order, factor = factorize(damped(gram, DAMPING))
         for done, layer in enumerate(layers, 1):
             source = layer.source_weight().flatten(1)
             scale, zero_point = layer.weight_scale.flatten(), layer.weight_zero_point.flatten()
@@ -104,6 +103,12 @@ class GPTQ:
         return self._blocks[key]
 
 
+def damped(hessian: Tensor, share: float) -> Tensor:
+    """Add a share of the mean of the diagonal to all of it, so that the matrix is positive definite."""
+    damping = (share * hessian.diagonal().mean()).clamp(min=1e-10)  # where all inputs are zero
+    return hessian + damping * torch.eye(len(hessian)).to(hessian)
+
+
 def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
     """Order the columns by falling curvature and factorize the inverse Hessian in that order.
 
@@ -115,8 +120,12 @@ def factorize(hessian: Tensor) -> tuple[Tensor, Tensor]:
         by its diagonal, tells how the columns after k make up for an error of column k.
     """
     order = hessian.diagonal().argsort(descending=True)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
-    return order, torch.linalg.cholesky(inverse, upper=True)
+    return order, inverse_factor(hessian[order][:, order])
+
+
+def inverse_factor(hessian: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of the inverse of a positive definite matrix [K, K]."""
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
 
 
 class _Block:

@@ -25,7 +25,7 @@ def changed(files: Sequence[GraphFile], options: ExportOptions, context: int) ->
     Raises:
         SettingError: None is left.
     """
-    changes: dict[str, Any] = {"features": options.features, "narrow_table": options.narrow_table}
+    changes: dict[str, Any] = {"features": options.features}
     if options.half is not None:
         changes["form"] = "float16" if options.half else "float32"
     if options.fixed_shapes:

@@ -59,7 +59,6 @@ class GraphFile:
         form: How it computes.
         features: Whether the states between blocks are outputs as well.
         bytes_only: Whether it may hold no 4-bit types.
-        narrow_table: Whether the token table has 4 bits.
         masked: Score of a position that may not be attended to.
     """
 
@@ -69,5 +68,4 @@ class GraphFile:
     form: Form = "integers"
     features: bool = False
     bytes_only: bool = False
-    narrow_table: bool = False
     masked: float = float("-inf")

@@ -6,21 +6,21 @@ from onnx import TensorProto
 
 from d4c.deployment.layouts.graphs.graph_file import HALF, GraphFile, Ports
 from d4c.deployment.layouts.graphs.half_precision import halve
-from d4c.deployment.onnx.graph import Graph
-from d4c.deployment.onnx.token_table import narrow_table
+from d4c.deployment.onnx.graph import Graph, NarrowTable
 from d4c.deployment.onnx.tower_graphs import emit_tower
 from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.resnet import ModifiedResNet
 
 
-def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
+def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False, narrow_table: NarrowTable | None = None) -> Graph:
     """Build the graph of a file.
 
     Args:
         clip: The model.
         file: Its towers and ports.
         unpacked: Store weights as int8.
+        narrow_table: What to store instead of the token table.
 
     Returns:
         The graph. Logits, [images, prompts] and its transpose, come before embeddings, as in transformers.
@@ -36,7 +36,7 @@ def port_graph(clip: CLIP, file: GraphFile, unpacked: bool = False) -> Graph:
         unpacked,
         bytes_only=file.bytes_only,
         weights_only=packed,
-        narrow_table=narrow_table(clip) if file.narrow_table and "text" in file.towers else None,
+        narrow_table=narrow_table,
         masked=file.masked,
         all_rows=file.features or len(clip.towers) == 1,
     )

@@ -13,6 +13,7 @@ from d4c.deployment.layouts.graphs.graph_file import Form, GraphFile
 from d4c.deployment.layouts.graphs.port_graph import port_graph
 from d4c.deployment.onnx import onnx_target
 from d4c.deployment.onnx.graph import OPSET
+from d4c.deployment.onnx.token_table import narrow_table
 from d4c.deployment.target import ExportOptions, Parity, Written
 from d4c.models.clip import CLIP
 from d4c.progress import Progress, parts
@@ -41,6 +42,8 @@ def write_graphs(
     parity: dict[str, Parity] = {}
     progress_of_towers, progress_of_files = parts(progress, [3, 1])
     chosen = changed(files, options, clip.config.text.context_length)
+    needs_table = options.narrow_table and any("text" in file.towers for file in chosen)
+    narrow = narrow_table(clip) if needs_table else None
     with tempfile.TemporaryDirectory() as scratch:
         references: dict[Form, Embeddings] = {}
         if options.check and options.half is None:
@@ -48,7 +51,7 @@ def write_graphs(
             parity.update(onnx_target.write(clip, Path(scratch), whole_table, progress_of_towers).parity or {})
             references["integers"] = graph_embeddings(clip, Path(scratch))
         for done, file in enumerate(chosen, 1):
-            graph, path = port_graph(clip, file, options.unpacked), folder / file.path
+            graph, path = port_graph(clip, file, options.unpacked, narrow), folder / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(graph.model(__version__, options.origin).SerializeToString())
             if options.check:
