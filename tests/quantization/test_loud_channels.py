@@ -16,7 +16,7 @@ import d4c
 from d4c.models.clip import CLIP
 from d4c.quantization.calibrate import calibrate
 from d4c.quantization.formats.scheme import QuantArgs
-from d4c.quantization.layers.activation_quantizer import LOUD_FORMAT, ActivationQuantizer
+from d4c.quantization.layers.activation_quantizer import WIDE_FORMAT, ActivationQuantizer
 from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.loud_channels import loud_channels
 from d4c.quantization.placement import LayerPlan, convert
@@ -76,7 +76,7 @@ def test_either_group_is_quantized_as_if_it_were_alone(bits: int, seed: int) -> 
     x[:, [3, 8]] *= 300
     layer = loud_linear(8, bits, 12, (3, 8), x)
     quiet = [c for c in range(12) if c not in (3, 8)]
-    for channels, args in ((quiet, QuantArgs(bits, False, "tensor")), ([3, 8], LOUD_FORMAT)):
+    for channels, args in ((quiet, QuantArgs(bits, False, "tensor")), ([3, 8], WIDE_FORMAT)):
         observer, alone = Observer(args, "alone"), ActivationQuantizer(args)
         observer.add(x[:, channels])
         alone.set_range(*observer.finish())

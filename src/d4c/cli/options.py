@@ -146,6 +146,10 @@ TargetBytes = Annotated[int | None, typer.Option(help="The same, as bytes of all
 FullRange = Annotated[
     bool | None, typer.Option(help="8-bit weights use all codes: more exact, and wrong on CPUs without VNNI.")
 ]
+WideClassToken = Annotated[
+    bool | None,
+    typer.Option(help="Round the class token to 8 bits in its own range where activations have fewer."),
+]
 Soften = Annotated[
     bool | None,
     typer.Option(help="Use every second image at a half or a quarter of its sharpness; never on track paper."),

@@ -210,5 +210,6 @@ def _description(clip: CLIP, format: str, origin: str, written: Written) -> dict
         "logit_scale": clip.logit_scale if clip.log_logit_scale is not None else None,
         "logit_bias": clip.logit_bias,
         "full_range": recipe.get("full_range"),
+        "wide_class_token": recipe.get("wide_class_token"),
         "saturating": saturating_layers(clip),
     }

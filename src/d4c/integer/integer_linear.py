@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from d4c.errors import SettingError
 from d4c.integer.codes import Codes, Rounding
 from d4c.integer.products import DEPTH, product
 from d4c.quantization.formats.packing import pack
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 
 
@@ -24,17 +26,21 @@ class IntegerLinear(nn.Module):
     and are unpacked for each product; others take a byte.
 
     Loud channels are a second product `loud`. The weights of the first one that read them are zero, so that it may take
-    any code for them.
+    any code for them. A class token with a range of its own is read by `class_token`, which has the same weights.
 
     Args:
         layers: Layers that share an input quantizer.
-        loud_only: Take the loud channels alone, without bias.
+        part: What to read instead of all rows and channels: the loud channels, without bias, or the class token.
 
     Raises:
         SettingError: A weight has a zero point, or the input has one scale per channel.
     """
 
-    def __init__(self, layers: Sequence[QuantizedLinear | QuantizedConv2d], loud_only: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Sequence[QuantizedLinear | QuantizedConv2d],
+        part: Literal["loud", "class_token"] | None = None,
+    ) -> None:
         super().__init__()
         if not all(layer.weight_args.symmetric for layer in layers):
             raise SettingError(
@@ -47,15 +53,20 @@ class IntegerLinear(nn.Module):
             channels = quantizer.loud_channels
             self.loud_channels: Tensor
             self.register_buffer("loud_channels", channels.clone())
-            if loud_only:
+            if part == "loud":
                 weight, quantizer = weight.index_select(1, channels), quantizer.loud
             else:
-                weight, self.loud = weight.index_fill(1, channels, 0), IntegerLinear(layers, loud_only=True)
+                weight, self.loud = weight.index_fill(1, channels, 0), IntegerLinear(layers, "loud")
+        self.class_token: IntegerLinear | None = None
+        if part is None and quantizer.class_token is not None:
+            self.class_token = IntegerLinear(layers, "class_token")
+        elif part == "class_token":
+            quantizer = cast(ActivationQuantizer, quantizer.class_token)
         self.codes = Codes(quantizer)
         scale = torch.cat([layer.weight_scale.flatten() for layer in layers]) * self.codes.scale
         zero = self.codes.zero_point - self.codes.shift
         offset = -(scale.double() * zero.double() * weight.double().sum(1))
-        if not loud_only:
+        if part != "loud":
             biases = [layer.bias if layer.bias is not None else torch.zeros(len(layer.codes)) for layer in layers]
             offset += torch.cat([bias.to(offset.device) for bias in biases]).double()
         self.outputs, depth = weight.shape
@@ -65,7 +76,7 @@ class IntegerLinear(nn.Module):
         self.weight: Tensor
         self.scale: Tensor
         self.offset: Tensor
-        self.register_buffer("weight", stored)
+        self.register_buffer("weight", stored if self.class_token is None else self.class_token.weight)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", offset.float())
 
@@ -76,7 +87,8 @@ class IntegerLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map real values [..., K] to float32 [..., O]."""
         loud = None if self.loud is None else self.loud.codes(x.index_select(-1, self.loud_channels))
-        return self.product(self.codes(x), torch.float32, loud=loud)
+        y = self.product(self.codes(x), torch.float32, loud=loud)
+        return y if self.class_token is None else torch.cat([self.class_token(x[:, :1]), y[:, 1:]], 1)
 
     def rows(self, outputs: Tensor) -> IntegerLinear:
         """Make the product of some outputs alone, and of outputs of zero up to a multiple of `DEPTH`.
@@ -85,6 +97,7 @@ class IntegerLinear(nn.Module):
             outputs: Indices of outputs.
         """
         part = copy.deepcopy(self)
+        part.class_token = None
         part.outputs = len(outputs) + -len(outputs) % DEPTH
         for name in ("weight", "scale", "offset"):
             rows: Tensor = getattr(self, name).index_select(0, outputs)

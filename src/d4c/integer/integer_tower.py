@@ -25,6 +25,16 @@ def integer(*layers: nn.Module) -> IntegerLinear:
     return IntegerLinear([cast("QuantizedLinear | QuantizedConv2d", layer) for layer in layers])
 
 
+def integer_mlp(norm: nn.LayerNorm, mlp: MLP, dtype: torch.dtype) -> IntegerMLP:
+    """Put the products of an MLP into integers."""
+    return IntegerMLP(norm, integer(mlp.fc1), mlp.act, integer(mlp.fc2), dtype)
+
+
+def has_class_token(*layers: IntegerLinear) -> bool:
+    """Whether some layer has a range for the class token."""
+    return any(layer.class_token is not None for layer in layers)
+
+
 @fused
 def norm_codes(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, zero_point: Tensor, ends: tuple[int, int, int], eps: float
@@ -47,7 +57,8 @@ class IntegerAttention(nn.Module):
 
     q, k and v come from one product, each as codes minus its zero point, integers that bf16 represents exactly. Scores
     are sums of products of integers, as in the artifact. The softmax is not rounded to codes, since a fused kernel
-    never writes it: the only difference from the artifact beyond the rounding of `dtype`.
+    never writes it: the only difference from the artifact beyond the rounding of `dtype`. A class token with ranges of
+    its own takes the way of all rows, and then its own, whose result replaces the other.
 
     Args:
         attn: The quantized attention.
@@ -59,6 +70,7 @@ class IntegerAttention(nn.Module):
         scores, context = cast(QuantizedMatMul, attn.scores), cast(QuantizedMatMul, attn.context)
         self.heads, self.dtype = attn.heads, dtype
         self.qkv, self.out = integer(attn.q, attn.k, attn.v), integer(attn.out)
+        self.wide_class_token = has_class_token(self.qkv, self.out)
         width = self.out.outputs
         factors = ((width // self.heads) ** -0.5, 1.0, 1.0)
         quantizers = [Codes(quantizer) for quantizer in (scores.a, scores.b, context.b)]
@@ -75,14 +87,22 @@ class IntegerAttention(nn.Module):
         # In steps of the values' codes, as the context is.
         self.register_buffer("first_value", None if value is None else value[:, None] / self.step)
 
-    def forward(self, codes: Tensor, causal: bool, residual: Tensor) -> Tensor:
-        if self.first_key is None or self.first_value is None:
-            qkv = self.qkv.product(codes, self.dtype, rounding=self.rounding)
-            codes_out = self._without_first(qkv, causal)
-        else:
+    def forward(self, norm: nn.LayerNorm, x: Tensor, causal: bool) -> Tensor:
+        codes = normed_codes(norm, self.qkv, x)
+        if self.first_key is not None and self.first_value is not None:
             context = self._with_first(self.qkv.product(codes, torch.float32), self.first_key, self.first_value)
             codes_out = context_codes(context, self.step, *input_grid(self.out))
-        return self.out.product(codes_out, self.dtype, residual=residual)
+            return self.out.product(codes_out, self.dtype, residual=x)
+        qkv = self.qkv.product(codes, self.dtype, rounding=self.rounding)
+        if not self.wide_class_token:
+            return self.out.product(self._without_first(qkv, causal), self.dtype, residual=x)
+        token, reader, out = x[:, :1], self.qkv.class_token or self.qkv, self.out.class_token or self.out
+        qkv[:, :1] = reader.product(normed_codes(norm, reader, token), self.dtype, rounding=self.rounding)
+        y = self.out.product(self._without_first(qkv, causal), self.dtype, residual=x)
+        q, k, v = (split_heads(part, self.heads) for part in qkv.chunk(3, -1))
+        context = F.scaled_dot_product_attention(q[:, :, :1], k, v, scale=self.scale)
+        y[:, :1] = out.product(context_codes(context, self.step, *input_grid(out)), self.dtype, residual=token)
+        return y
 
     def _without_first(self, qkv: Tensor, causal: bool) -> Tensor:
         """Codes of the context, from our own kernel where it takes such an input."""
@@ -109,11 +129,16 @@ class IntegerAttention(nn.Module):
 class IntegerMLP(nn.Module):
     """x + mlp(norm(x)) with both products in integers."""
 
-    def __init__(self, norm: nn.LayerNorm, mlp: MLP, dtype: torch.dtype) -> None:
+    def __init__(
+        self, norm: nn.LayerNorm, fc1: IntegerLinear, act: nn.Module, fc2: IntegerLinear, dtype: torch.dtype
+    ) -> None:
         super().__init__()
-        activation_name(mlp.act)  # raises for an activation without a kernel
-        self.norm, self.act, self.dtype = norm, mlp.act, dtype
-        self.fc1, self.fc2 = integer(mlp.fc1), integer(mlp.fc2)
+        activation_name(act)  # raises for an activation without a kernel
+        self.norm, self.act, self.dtype = norm, act, dtype
+        self.fc1, self.fc2 = fc1, fc2
+        self.class_token: IntegerMLP | None = None
+        if has_class_token(fc1, fc2):
+            self.class_token = IntegerMLP(norm, fc1.class_token or fc1, act, fc2.class_token or fc2, dtype)
         self.rounding = Rounding([(self.fc2.codes, 1.0)], as_int8=True)
         if self.fc2.loud is not None:
             self.loud_fc1 = self.fc1.rows(self.fc2.loud_channels)
@@ -125,7 +150,10 @@ class IntegerMLP(nn.Module):
         loud = None
         if self.fc2.loud is not None:
             loud = self.loud_fc1.product(codes, self.dtype, self.act, self.loud_rounding)
-        return self.fc2.product(hidden, self.dtype, residual=x, loud=loud)
+        y = self.fc2.product(hidden, self.dtype, residual=x, loud=loud)
+        if self.class_token is not None:
+            y[:, :1] = self.class_token(x[:, :1])
+        return y
 
 
 class IntegerBlock(nn.Module):
@@ -135,11 +163,10 @@ class IntegerBlock(nn.Module):
         super().__init__()
         self.norm1, self.dtype = block.norm1, dtype
         self.attn = IntegerAttention(block.attn, dtype)
-        self.mlp = IntegerMLP(block.norm2, block.mlp, dtype)
+        self.mlp = integer_mlp(block.norm2, block.mlp, dtype)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        x = x.to(self.dtype)
-        return cast(Tensor, self.mlp(self.attn(normed_codes(self.norm1, self.attn.qkv, x), causal, x)))
+        return cast(Tensor, self.mlp(self.attn(self.norm1, x.to(self.dtype), causal)))
 
 
 class IntegerPool(nn.Module):
@@ -155,7 +182,7 @@ class IntegerPool(nn.Module):
         self.rounding = Rounding([(Codes(context.b), 1.0)], as_int8=False)
         self.step: Tensor
         self.register_buffer("step", context.b.scale.detach().clone())
-        self.mlp = IntegerMLP(pool.norm, pool.mlp, torch.float32)
+        self.mlp = integer_mlp(pool.norm, pool.mlp, torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
         codes = self.scores.codes(x)

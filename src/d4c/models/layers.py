@@ -199,6 +199,10 @@ class MLP(nn.Module):
         return self.fc2(self.act(self.fc1(x)))
 
 
+ROW_READERS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.fc1", "mlp.fc2")
+"""The linear layers of a `Block`, which map each row of the state by itself."""
+
+
 class Block(Part):
     """Pre-norm residual block: x + attention(norm1(x)), then x + mlp(norm2(x)).
 

@@ -98,6 +98,10 @@ class Tower(Part):
             return None
         return torch.full((len(inputs),), self.embedding_row, device=inputs.device)
 
+    def class_token_readers(self) -> list[str]:
+        """Return the layers of the blocks that read rows [N, L, C] whose first one is the class token."""
+        return []
+
     def patches(self) -> Patches | None:
         """Return where the patches of an image are; None for a tower without patches."""
         return None

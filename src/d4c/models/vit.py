@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.models.anatomy import ChannelAxis, Patches, Positions, Published
-from d4c.models.layers import Block
+from d4c.models.layers import ROW_READERS, Block
 from d4c.models.pool import LatentPool
 from d4c.models.tower import Tower
 from d4c.models.tower_config import ViTConfig
@@ -84,6 +84,11 @@ class VisionTransformer(Tower):
         *_, before, x = self.states(inputs)
         last = self.norm_post(x) if self.norm_first else x
         return {"embedding": self.head(x, inputs), "penultimate": before, "last": last}
+
+    def class_token_readers(self) -> list[str]:
+        if self.class_embedding is None:
+            return []
+        return [f"blocks.{i}.{layer}" for i in range(len(self.blocks)) for layer in ROW_READERS]
 
     def patches(self) -> Patches:
         attentions = tuple(f"blocks.{i}.attn" for i in range(len(self.blocks)))

@@ -69,6 +69,8 @@ class QuantizeConfig:
     full_range: bool = False
     """Let 8-bit weights use all codes, which is exact only on processors that do not add two products in 16 bits (see
     `pair_sums`); by default every processor is exact. Other widths are exact anyway."""
+    wide_class_token: bool = False
+    """Give the class token of a vision transformer a range of its own at 8 bits wherever activations have fewer."""
     soften: bool = True
     """Use every second image at a half or a quarter of its sharpness, so that the result holds for enlarged and blurred
     pictures; never on track "paper"."""
@@ -97,6 +99,11 @@ class QuantizeConfig:
         if self.full_range and self.track == "paper":
             raise SettingError(
                 "full_range is for integer kernels, which compute nothing of track 'paper'; leave one out."
+            )
+        if self.wide_class_token and (self.track == "paper" or "image" not in self.towers):
+            raise SettingError(
+                "wide_class_token is for the image tower on track 'deployable', and this quantization has "
+                f"track {self.track!r} and towers {', '.join(self.towers)}; leave it out."
             )
 
     def resolved(self) -> QuantizeConfig:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from d4c.models.clip import CLIP
 from d4c.quantization.config import QuantizeConfig, RangeRule
 from d4c.quantization.formats.affine import fake_quantize
-from d4c.quantization.layers.activation_quantizer import LOUD_FORMAT
+from d4c.quantization.layers.activation_quantizer import WIDE_FORMAT
 from d4c.quantization.placement import Plan
 from d4c.quantization.ranges.observer import Observer
 from d4c.quantization.stages import record_input, run_stage, stages
@@ -110,7 +110,7 @@ def loud_channels(x: Tensor, weight: Tensor, name: str, rule: RangeRule = Quanti
 
 def _rounding_error(x: Tensor, name: str, rule: RangeRule) -> Tensor:
     """Values at 8 bits, with their range chosen as in calibration, less themselves."""
-    args = LOUD_FORMAT
+    args = WIDE_FORMAT
     observer = Observer(args, name, rule)
     observer.add(x)
     scale, zero_point = observer.finish()

@@ -17,7 +17,7 @@ from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import replace_module
 from d4c.quantization.formats.scheme import W8A8, Override, QuantArgs, Scheme, Track
 from d4c.quantization.layer_patterns import matches
-from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
+from d4c.quantization.layers.activation_quantizer import WIDE_FORMAT, ActivationQuantizer
 from d4c.quantization.layers.quantized_activations import (
     QuantizedAdd,
     QuantizedAvgPool2d,
@@ -26,7 +26,7 @@ from d4c.quantization.layers.quantized_activations import (
 )
 from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.layers.quantized_weight import QuantizedEmbedding
-from d4c.reading.schema import List, Record, Whole, check
+from d4c.reading.schema import Flag, List, Record, Whole, check
 
 PRODUCTS = (nn.Linear, nn.Conv2d, MatMul, nn.Embedding)
 ROWS_BELOW = 8
@@ -42,17 +42,21 @@ class LayerPlan:
         weights: Format of its weights, if it has any.
         inputs: Format of each of its inputs.
         loud_channels: Channels of the input of a linear layer that are a product of their own at 8 bits.
+        class_token: Whether the class token's row of the input has a range of its own at 8 bits.
     """
 
     weights: QuantArgs | None
     inputs: tuple[QuantArgs, ...]
     loud_channels: tuple[int, ...] = ()
+    class_token: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the field names of compressed-tensors; loud channels are left out where there are none."""
+        """JSON-ready, with the field names of compressed-tensors; what a layer does not have is left out."""
         data: dict[str, Any] = {"input_activations": [args.to_dict() for args in self.inputs]}
         if self.loud_channels:
             data["loud_channels"] = list(self.loud_channels)
+        if self.class_token:
+            data["class_token"] = True
         return data if self.weights is None else {"weights": self.weights.to_dict(), **data}
 
     @staticmethod
@@ -61,12 +65,12 @@ class LayerPlan:
         check(data, PLAN_KIND, "The plan of a layer", SettingError, "give what LayerPlan.to_dict returns")
         weights = QuantArgs.from_dict(data["weights"]) if "weights" in data else None
         inputs = tuple(QuantArgs.from_dict(item) for item in data["input_activations"])
-        return LayerPlan(weights, inputs, tuple(data.get("loud_channels", ())))
+        return LayerPlan(weights, inputs, tuple(data.get("loud_channels", ())), data.get("class_token", False))
 
 
 PLAN_KIND = Record(
     {"input_activations": List(Record(), 0, 2)},
-    {"weights": Record(), "loud_channels": List(Whole(0, 1 << 20))},
+    {"weights": Record(), "loud_channels": List(Whole(0, 1 << 20)), "class_token": Flag()},
     closed=True,
 )
 """What the dictionary of `LayerPlan.to_dict` holds; `QuantArgs.from_dict` checks the formats in it."""
@@ -101,6 +105,7 @@ def make_plan(
     overrides: Mapping[str, Override],
     towers: Sequence[str] = TOWERS,
     full_range: bool = False,
+    wide_class_token: bool = False,
 ) -> Plan:
     """Choose the formats of every module of `towers` that the track quantizes.
 
@@ -112,6 +117,7 @@ def make_plan(
             wins.
         towers: "image", "text" or both.
         full_range: Let pairs of products of 8-bit weights leave 16 bits (see `pair_sums`).
+        wide_class_token: Give the class token's row of inputs with fewer than 8 bits a range of its own at 8 bits.
 
     Returns:
         The plan. On the deployable track, inputs that are one tensor (`shared_inputs`) have the widest of their
@@ -119,7 +125,7 @@ def make_plan(
 
     Raises:
         SettingError: An override is not a valid pattern, or matches no layer and is not one of the track's exceptions;
-            or overrides leave all layers float.
+            or overrides leave all layers float. Or the class token is to be wide, and the image tower has none.
     """
     check_overrides(clip, overrides, track)
     modules = _quantizable(clip, track)
@@ -136,7 +142,19 @@ def make_plan(
     if track == "deployable":
         for readers in shared_inputs(clip):
             _widen(plan, [(name, index) for name, index in readers if name in plan])
+    if wide_class_token and "image" in towers:
+        plan.update(_with_class_token(clip, plan))
     return plan
+
+
+def _with_class_token(clip: CLIP, plan: Plan) -> Plan:
+    """The layers of a plan that read the class token in fewer than 8 bits, with a range for it."""
+    readers = clip.image.class_token_readers()
+    if not readers:
+        raise SettingError(f"The image tower of {clip.name!r} has no class token; leave wide_class_token out.")
+    names = [f"image.{layer}" for layer in readers if f"image.{layer}" in plan]
+    narrow = [name for name in names if plan[name].inputs[0].num_bits < WIDE_FORMAT.num_bits]
+    return {name: replace(plan[name], class_token=True) for name in narrow}
 
 
 def _quantizable(clip: CLIP, track: Track) -> dict[str, nn.Module]:
@@ -231,7 +249,8 @@ def _share(clip: CLIP, readers: list[Slot]) -> None:
         key = ("a", "b")[index] if isinstance(layer, QuantizedPair) else "input_quantizer"
         quantizer = getattr(layer, key)
         shared = shared or quantizer
-        if quantizer.args != shared.args or quantizer.loud is not None:
+        formats = {(each.args, each.class_token is None) for each in (quantizer, shared)}
+        if len(formats) > 1 or quantizer.loud is not None:
             raise ValueError(
                 f"{name} reads a tensor in another format than the other layers that read it, or with loud channels; "
                 "give all of them one format without loud channels."
@@ -240,8 +259,8 @@ def _share(clip: CLIP, readers: list[Slot]) -> None:
 
 
 def _quantized(source: nn.Module, entry: LayerPlan) -> nn.Module:
-    if entry.loud_channels and not isinstance(source, nn.Linear):
-        raise ValueError("Only linear layers have loud channels; name none for other modules.")
+    if (entry.loud_channels or entry.class_token) and not isinstance(source, nn.Linear):
+        raise ValueError("Only linear layers have loud channels or a class token; name none for other modules.")
     if isinstance(source, MatMul | Add):
         kind = QuantizedMatMul if isinstance(source, MatMul) else QuantizedAdd
         return kind(ActivationQuantizer(entry.inputs[0]), ActivationQuantizer(entry.inputs[1]))
@@ -253,5 +272,5 @@ def _quantized(source: nn.Module, entry: LayerPlan) -> nn.Module:
     if isinstance(source, nn.Conv2d):
         return QuantizedConv2d(source, entry.weights, ActivationQuantizer(entry.inputs[0]))
     assert isinstance(source, nn.Linear)
-    quantizer = ActivationQuantizer(entry.inputs[0], source.in_features, entry.loud_channels)
+    quantizer = ActivationQuantizer(entry.inputs[0], source.in_features, entry.loud_channels, entry.class_token)
     return QuantizedLinear(source, entry.weights, quantizer)

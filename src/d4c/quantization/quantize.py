@@ -207,7 +207,7 @@ def _converted(
     if budget is not None:
         probe = Probe(float_clip, quantized, pixels, tokens[: len(NOUNS)])
         exceptions |= mixed_overrides(probe, scheme, budget, measuring)
-        plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range)
+        plan = make_plan(float_clip, scheme, track, exceptions, towers, config.full_range, config.wide_class_token)
         quantized, plan = with_ranges(float_clip, plan, track, pixels, tokens, towers, config.ranges, ranging_again)
     followed = {
         pattern: override_name(override)
@@ -224,7 +224,7 @@ def _planned(clip: CLIP, config: QuantizeConfig) -> tuple[dict[str, Override], P
         **default_overrides(clip, track),
         **{pattern: parse_override(text) for pattern, text in config.overrides.items()},
     }
-    plan = make_plan(clip, scheme, track, exceptions, config.towers, config.full_range)
+    plan = make_plan(clip, scheme, track, exceptions, config.towers, config.full_range, config.wide_class_token)
     if not _has_target(config):
         return exceptions, plan, None
     return exceptions, plan, budget_of(clip, plan, scheme, exceptions, config.target_bits, config.target_bytes)

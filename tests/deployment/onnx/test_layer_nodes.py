@@ -80,7 +80,7 @@ def assert_close(got: NDArray[Any], want: Tensor) -> None:
 def test_linear_is_exact(weight_bits: int, activation_bits: int, spread: float, runtime: Run) -> None:
     layer = linear(weight_bits, activation_bits)
     x = spread * torch.randn(2, 5, 48)
-    model = graph_of(lambda g, x: layers.linear(g, x, layer, "fc"), ("batch", 5, 48))
+    model = graph_of(lambda g, x: linear_nodes.linear(g, x, layer, "fc"), ("batch", 5, 48))
     assert_close(runtime(model, {"x": x.numpy()}), layer.integer_forward(x))
 
 
@@ -132,7 +132,7 @@ def test_halves_are_rounded_to_even(runtime: Run) -> None:
     layer = linear(8, 8, bias=False)
     layer.input_quantizer.set_range(torch.tensor(1.0), torch.tensor(20.0))
     x = torch.arange(-24, 24).float() + 0.5
-    model = graph_of(lambda g, x: layers.linear(g, x, layer, "fc"), (1, 48))
+    model = graph_of(lambda g, x: linear_nodes.linear(g, x, layer, "fc"), (1, 48))
     assert_close(runtime(model, {"x": x[None].numpy()}), layer.integer_forward(x[None]))
 
 
@@ -179,7 +179,7 @@ def test_linear_runs_in_integers(
 ) -> None:
     """A bias that is added becomes a float Gemm where shapes are static, and one at rank 2 everywhere."""
     layer = linear(weight_bits, activation_bits, bias)
-    graph = optimized(graph_of(lambda g, x: layers.linear(g, x, layer, "fc"), shape), tmp_path)
+    graph = optimized(graph_of(lambda g, x: linear_nodes.linear(g, x, layer, "fc"), shape), tmp_path)
     nodes = Counter(node.op_type for node in graph.node)
     expected = {"QuantizeLinear": 1, "MatMulIntegerToFloat": 1}
     expected |= {"Sub": 1} if bias else {}
@@ -223,7 +223,7 @@ def joint(parts: dict[str, layers.Scaled], shape: Shape) -> bytes:
     """The outputs one behind the other, the last first."""
 
     def emit(g: Graph, x: str) -> str:
-        return g.node("Concat", layers.joint_linear(g, x, parts, "qkv")[::-1], "all", axis=-1)
+        return g.node("Concat", linear_nodes.joint_linear(g, x, parts, "qkv")[::-1], "all", axis=-1)
 
     return graph_of(emit, shape)
 
@@ -259,7 +259,7 @@ def test_readers_of_one_quantizer_share_its_nodes(tmp_path: Path) -> None:
     k.input_quantizer = q.input_quantizer
 
     def emit(g: Graph, x: str) -> str:
-        return g.node("Add", [layers.linear(g, x, q, "q"), layers.linear(g, x, k, "k")], "sum")
+        return g.node("Add", [linear_nodes.linear(g, x, q, "q"), layers.linear(g, x, k, "k")], "sum")
 
     nodes = Counter(node.op_type for node in optimized(graph_of(emit, (2, 5, 48)), tmp_path).node)
     assert (nodes["QuantizeLinear"], nodes["MatMulIntegerToFloat"]) == (1, 2)
@@ -286,6 +286,6 @@ def test_openvino_fuses_an_attention_of_any_width(bits: int) -> None:
 
 def test_ranges_of_activations_have_rank_zero() -> None:
     """Of shape [1], ONNX Runtime refuses integer pooling."""
-    model = onnx.load_from_string(graph_of(lambda g, x: layers.linear(g, x, linear(8, 8), "fc"), (5, 48)))
+    model = onnx.load_from_string(graph_of(lambda g, x: linear_nodes.linear(g, x, linear(8, 8), "fc"), (5, 48)))
     shapes = {t.name: list(t.dims) for t in model.graph.initializer if "input_" in t.name}
     assert shapes == {"fc/input_scale": [], "fc/input_zero_point": []}

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from torch import nn
 
 import d4c
-from d4c.deployment.onnx import layer_nodes
+from d4c.deployment.onnx import linear_nodes
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.parity import TowerParity
 from d4c.deployment.onnx.parity_sessions import open_session
@@ -47,7 +47,7 @@ def linear(weight_bits: int, activation_bits: int, bias: bool = True) -> Quantiz
 
 def graph_of(layer: QuantizedLinear, shape: tuple[int | str, ...], unpacked: bool) -> bytes:
     g = Graph("layer", unpacked)
-    y = layer_nodes.linear(g, g.input("x", TensorProto.FLOAT, shape), layer, "fc")
+    y = linear_nodes.linear(g, g.input("x", TensorProto.FLOAT, shape), layer, "fc")
     g.output(g.node("Identity", [y], "y"), [f"y{i}" for i in range(len(shape))])
     model = g.model("0")
     onnx.checker.check_model(model)

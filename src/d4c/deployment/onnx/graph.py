@@ -64,7 +64,8 @@ class Graph:
 
     A node has the name of the tensor that it computes, and tensors are named after the modules of the PyTorch model.
     `layers` maps each module to the tensors that it reads and writes, so that the two can be compared part by part.
-    `products` maps each quantized layer, and <layer>/loud where it has loud channels, to the node that multiplies.
+    `products` maps each quantized layer, and <layer>/loud and <layer>/class_token where it has such inputs, to the node
+    that multiplies.
     `rows` are tensors with a single row of the module's. With `all_rows`, `read` are the states that users of a tower
     alone read, by the name of the output, with their shapes.
 
@@ -102,6 +103,7 @@ class Graph:
         self.rows: list[str] = []
         self.read: list[tuple[str, str, Shape]] = []
         self.quantized: dict[tuple[str, int], str] = {}
+        self.class_tokens: dict[str, tuple[str, str]] = {}
 
     def input(self, name: str, dtype: int, shape: Shape) -> str:
         """Declare an input of the graph."""
@@ -156,6 +158,15 @@ class Graph:
     def reshape(self, x: str, shape: Sequence[int], name: str) -> str:
         """Append a Reshape; 0 keeps a dimension, -1 takes what is left."""
         return self.node("Reshape", [x, self.integers(*shape)], name)
+
+    def record(
+        self, name: str, inputs: tuple[str, ...], output: str, product: str | None = None, factor: float = 1.0
+    ) -> str:
+        """Note the tensors of a module, and the node that multiplies if it is quantized; return its result."""
+        self.layers[name] = Layer(inputs, output, factor)
+        if product is not None:
+            self.products[name] = product
+        return output
 
     def model(self, version: str, origin: str = "") -> ModelProto:
         """Return the complete model, as written by this version of d4c from the artifact with this hash."""

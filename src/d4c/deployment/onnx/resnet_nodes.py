@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from d4c.deployment.onnx.graph import Graph
-from d4c.deployment.onnx.layer_nodes import add, average_pool, batch_norm, conv, linear, pool_factor
+from d4c.deployment.onnx.layer_nodes import add, average_pool, batch_norm, conv, pool_factor
+from d4c.deployment.onnx.linear_nodes import linear
 from d4c.deployment.onnx.transformer_nodes import attend, query_factor
 from d4c.models.resnet import AttentionPool, Bottleneck, Downsample, ModifiedResNet, Stem
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from d4c.deployment.onnx.graph import Graph
-from d4c.deployment.onnx.layer_nodes import Scaled, activation, joint_linear, layer_norm, linear, matmul
+from d4c.deployment.onnx.layer_nodes import activation, layer_norm, matmul
+from d4c.deployment.onnx.linear_nodes import Scaled, joint_linear, linear
 from d4c.models.layers import Attention, Block
 from d4c.models.resnet import AttentionPool
 
@@ -89,9 +90,9 @@ def _block(
     y = _attention(g, query, y, block.attn, f"{name}.attn", mask, sizes)
     x = g.node("Add", [x, y], f"{name}/attended")
     y = layer_norm(g, x, block.norm2, f"{name}.norm2")
-    y = linear(g, y, block.mlp.fc1, f"{name}.mlp.fc1")
+    y = linear(g, y, block.mlp.fc1, f"{name}.mlp.fc1", one_row=row is not None)
     y = activation(g, y, block.mlp.act, f"{name}.mlp.act")
-    y = linear(g, y, block.mlp.fc2, f"{name}.mlp.fc2")
+    y = linear(g, y, block.mlp.fc2, f"{name}.mlp.fc2", one_row=row is not None)
     return g.node("Add", [x, y], name)
 
 
@@ -103,7 +104,7 @@ def _attention(g: Graph, query: str, x: str, attn: Attention, name: str, mask: s
     if mask is not None and query == x:
         joint_linear(g, x, {q: (attn.q, factor), **shared}, f"{name}.qkv")
     else:
-        linear(g, query, attn.q, q, factor=factor)
+        linear(g, query, attn.q, q, factor=factor, one_row=query != x)
         if mask is not None:
             joint_linear(g, x, shared, f"{name}.kv")
         else:
@@ -115,7 +116,7 @@ def _attention(g: Graph, query: str, x: str, attn: Attention, name: str, mask: s
         assert attn.first_key is not None
         assert attn.first_value is not None
         first = First(attn.first_key, attn.first_value, sizes)
-    return linear(g, attend(g, q, k, v, attn, name, mask, first), attn.out, f"{name}.out")
+    return linear(g, attend(g, q, k, v, attn, name, mask, first), attn.out, f"{name}.out", one_row=query != x)
 
 
 def query_factor(module: Attention | AttentionPool) -> float:

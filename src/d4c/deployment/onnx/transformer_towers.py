@@ -8,7 +8,8 @@ from onnx import TensorProto
 from torch import nn
 
 from d4c.deployment.onnx.graph import Graph, Layer
-from d4c.deployment.onnx.layer_nodes import activation, embedding, layer_norm, linear, matmul
+from d4c.deployment.onnx.layer_nodes import activation, embedding, layer_norm, matmul
+from d4c.deployment.onnx.linear_nodes import linear
 from d4c.deployment.onnx.transformer_nodes import Row, emit_blocks
 from d4c.models.pool import LatentPool
 from d4c.models.text import TextTransformer

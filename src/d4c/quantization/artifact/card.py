@@ -16,6 +16,8 @@ def model_card(
         f"| `{_cell(layer)}` | input channels {', '.join(map(str, channels))} with a scale of their own at 8 bits |"
         for layer, channels in loud_channels.items()
     ]
+    if recipe.get("wide_class_token"):
+        rows.append("| `image.blocks.*` | inputs with fewer than 8 bits: the class token has its own range at 8 bits |")
     exceptions = "\n".join(rows) or "| none | |"
     made = [f"{calibration.get('method', 'given images')}, {recipe['images']} images"] if recipe["images"] else []
     made += [f"{recipe['prompts']} prompts"] if recipe["prompts"] else []

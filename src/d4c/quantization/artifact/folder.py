@@ -4,7 +4,8 @@ config.json              architecture, `quantization_config` (formats of every l
                          other files, and the checksum of all that
 model.safetensors        <layer>.weight_packed, .weight_scale, .weight_zero_point, .bias, .input_scale,
                          .input_zero_point (of a product or sum of two activations: .a.* and .b.*), .loud_scale and
-                         .loud_zero_point of a layer with loud channels, and what stays float
+                         .loud_zero_point of a layer with loud channels, .class_token_scale and
+                         .class_token_zero_point of one with a range for the class token, and what stays float
 tokenizer.json, tokenizer_config.json (of a text tower), preprocessor_config.json (of an image tower), README.md
 
 Loading checks hashes, and names, shapes and types against what config.json announces, before it reads a tensor.
@@ -37,10 +38,10 @@ def is_artifact(folder: Path) -> bool:
 def range_prefix(quantizer: str) -> str:
     """What the names of an activation quantizer's tensors begin with, from its name in the model.
 
-    A layer's own quantizer is stored as <layer>.input_scale, that of its loud channels as <layer>.loud_scale, the two
-    of a pair as <pair>.a.scale.
+    A layer's own quantizer is stored as <layer>.input_scale, that of its loud channels as <layer>.loud_scale, that of
+    the class token as <layer>.class_token_scale, the two of a pair as <pair>.a.scale.
     """
-    for end, prefix in ((".input_quantizer", ".input_"), (".input_quantizer.loud", ".loud_")):
-        if quantizer.endswith(end):
+    for part, prefix in (("", ".input_"), (".loud", ".loud_"), (".class_token", ".class_token_")):
+        if quantizer.endswith(end := f".input_quantizer{part}"):
             return quantizer.removesuffix(end) + prefix
     return f"{quantizer}."

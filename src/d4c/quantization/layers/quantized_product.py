@@ -12,6 +12,9 @@ A linear layer may have a few loud input channels, which take another scale s_l 
 They are a second small product of the same weights: without weight zero points
 
     y = s_x s_w sum_{quiet} (q_x - z_x) q_w + s_l s_w sum_{loud} (q_l - z_l) q_w + b
+
+The row of the class token may take a scale and a zero point of its own at 8 bits, in place of s_x and z_x: it is the
+same product with a second input.
 """
 
 from __future__ import annotations
@@ -55,10 +58,12 @@ class _Product(QuantizedLayer):
         The product of the quiet channels keeps the loud ones, with weights of zero: they are -1.
         """
         quantizer, channels = self.input_quantizer, torch.arange(self.weight_shape[1])
-        if quantizer.loud is None:
-            return [(quantizer, channels)]
-        loud = torch.tensor(quantizer.groups[0])
-        return [(quantizer, channels.index_fill(0, loud, -1)), (quantizer.loud, loud)]
+        alone: list[tuple[ActivationQuantizer, Tensor]] = []
+        if quantizer.loud is not None:
+            loud = torch.tensor(quantizer.groups[0])
+            alone, channels = [(quantizer.loud, loud)], channels.index_fill(0, loud, -1)
+        rows = [quantizer] if quantizer.class_token is None else [quantizer, quantizer.class_token]
+        return [*((of_rows, channels) for of_rows in rows), *alone]
 
     def weight_range(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         scale, zero_point = super().weight_range(rows)
@@ -104,15 +109,20 @@ class _Product(QuantizedLayer):
                 "quantize with track='deployable'."
             )
         quantizer = self.input_quantizer
+        y = self._integer_sum(quantizer, x)
+        if quantizer.class_token is not None:
+            y = torch.cat([self._integer_sum(quantizer.class_token, x[:, :1]), y[:, 1:]], 1)
+        return (y if self.bias is None else y + self._per_channel(self.bias.double())).float()
+
+    def _integer_sum(self, quiet: ActivationQuantizer, x: Tensor) -> Tensor:
+        """The output without bias, in float64, with a quantizer for all channels that are not loud."""
+        quantizer = self.input_quantizer
         inputs = [x]
         if quantizer.loud is not None:
             inputs = [x.index_select(-1, c) for c in (quantizer.quiet_channels, quantizer.loud_channels)]
-        products = [
-            self._integer_product(part, part_input, codes)
-            for (part, codes), part_input in zip(self.code_parts(), inputs, strict=True)
-        ]
-        y = torch.stack(products).sum(0)
-        return (y if self.bias is None else y + self._per_channel(self.bias.double())).float()
+        quantizers, codes = zip(*self.code_parts(), strict=True)
+        operands = zip((quiet, *quantizers[1:]), inputs, codes, strict=True)
+        return torch.stack([self._integer_product(*each) for each in operands]).sum(0)
 
     def code_parts(self) -> list[tuple[ActivationQuantizer, Tensor]]:
         """Each quantizer of the input, that of loud channels last, with the integer weights that read its channels."""

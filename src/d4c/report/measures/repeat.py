@@ -108,7 +108,8 @@ def _quantize_command(recipe: dict[str, Any]) -> str:
         words += ["--towers", *recipe["towers"]]
     for pattern, scheme in recipe["overrides"].items():
         words += ["--override", f"{pattern}={scheme}"]
-    words += [f"--{'' if recipe.get(name) else 'no-'}{name.replace('_', '-')}" for name in ("full_range", "soften")]
+    switches = ("full_range", "wide_class_token", "soften")
+    words += [f"--{'' if recipe.get(name) else 'no-'}{name.replace('_', '-')}" for name in switches]
     return shlex.join([*words, "-o", "again"])
 
 
