@@ -17,14 +17,21 @@ from d4c.quantization.layers.quantized_product import QuantizedLinear
 
 
 def quantized_linear(
-    depth: int, outputs: int, weight_bits: int, activation_bits: int, seed: int, loud: tuple[int, ...] = ()
+    depth: int,
+    outputs: int,
+    weight_bits: int,
+    activation_bits: int,
+    seed: int,
+    loud: tuple[int, ...] = (),
+    class_token: bool = False,
 ) -> QuantizedLinear:
     torch.manual_seed(seed)
-    quantizer = ActivationQuantizer(QuantArgs(activation_bits, False, "tensor"), depth, loud)
+    quantizer = ActivationQuantizer(QuantArgs(activation_bits, False, "tensor"), depth, loud, class_token)
     scale = 4.0 / quantizer.args.qmax
     quantizer.set_range(torch.tensor(scale), torch.tensor(float(quantizer.args.qmax // 3)))
-    if quantizer.loud is not None:
-        quantizer.loud.set_range(torch.tensor(0.5), torch.tensor(20.0))
+    for wide in (quantizer.loud, quantizer.class_token):
+        if wide is not None:
+            wide.set_range(torch.tensor(0.5), torch.tensor(20.0))
     layer = QuantizedLinear(nn.Linear(depth, outputs), QuantArgs(weight_bits, True, "channel"), quantizer)
     layer.calibrate_weight()
     layer.freeze()
@@ -53,6 +60,18 @@ def test_loud_channels_are_a_second_product(depth: int, loud: set[int], bits: in
     x = 3 * torch.randn(2, rows, depth)
     x[..., list(channels)] *= 30
     torch.testing.assert_close(IntegerLinear([layer])(x), layer.integer_forward(x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("loud", [(), (0, 5)], ids=str)
+@pytest.mark.parametrize("bits", [4, 6])
+def test_a_class_token_is_read_by_the_same_weights(bits: int, loud: tuple[int, ...]) -> None:
+    layer = quantized_linear(24, 7, bits, bits, 0, loud, class_token=True)
+    x = 3 * torch.randn(2, 5, 24)
+    x[:, 0] *= 20
+    integer = IntegerLinear([layer])
+    torch.testing.assert_close(integer(x), layer.integer_forward(x), rtol=1e-5, atol=1e-4)
+    assert integer.class_token is not None
+    assert integer.class_token.weight is integer.weight
 
 
 def test_loud_channels_without_codes_are_refused() -> None:

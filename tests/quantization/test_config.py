@@ -28,6 +28,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"target_bits": float("nan")}, "target_bits is nan, expected a finite number"),
     "two targets": ({"target_bits": 5.0, "target_bytes": 9}, "exclude each other"),
     "a number as switch": ({"full_range": 1}, "full_range is 1, expected True or False"),
+    "a class token as published": ({"wide_class_token": True, "track": "paper"}, "image tower on track 'deployable'"),
+    "a class token of texts": ({"wide_class_token": True, "towers": ("text",)}, "towers text; leave it out"),
     "integer kernels as published": ({"full_range": True, "track": "paper"}, "integer kernels"),
     "tower": ({"towers": ("audio",)}, "expected a list of 'image' or 'text'"),
     "no tower": ({"towers": ()}, "towers is empty"),

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from d4c.deployment.onnx import layer_nodes as layers
+from d4c.deployment.onnx import linear_nodes
 from d4c.deployment.onnx.forms import fake_quantized
 from d4c.deployment.onnx.graph import Graph
 from d4c.deployment.onnx.parity_sessions import open_session
@@ -211,7 +212,7 @@ def test_convolution_before_a_quantizer_runs_in_integers(
     assert (np.abs(got - want) > 0.5).mean() <= 1e-3
 
 
-def three_layers() -> dict[str, layers.Scaled]:
+def three_layers() -> dict[str, linear_nodes.Scaled]:
     """Weights of different bits behind one quantizer, the first with a factor."""
     made = [linear(bits, 8) for bits in (4, 6, 8)]
     for layer in made:
@@ -219,7 +220,7 @@ def three_layers() -> dict[str, layers.Scaled]:
     return dict(zip("qkv", zip(made, (0.3, 1.0, 1.0), strict=True), strict=True))
 
 
-def joint(parts: dict[str, layers.Scaled], shape: Shape) -> bytes:
+def joint(parts: dict[str, linear_nodes.Scaled], shape: Shape) -> bytes:
     """The outputs one behind the other, the last first."""
 
     def emit(g: Graph, x: str) -> str:
@@ -259,7 +260,7 @@ def test_readers_of_one_quantizer_share_its_nodes(tmp_path: Path) -> None:
     k.input_quantizer = q.input_quantizer
 
     def emit(g: Graph, x: str) -> str:
-        return g.node("Add", [linear_nodes.linear(g, x, q, "q"), layers.linear(g, x, k, "k")], "sum")
+        return g.node("Add", [linear_nodes.linear(g, x, q, "q"), linear_nodes.linear(g, x, k, "k")], "sum")
 
     nodes = Counter(node.op_type for node in optimized(graph_of(emit, (2, 5, 48)), tmp_path).node)
     assert (nodes["QuantizeLinear"], nodes["MatMulIntegerToFloat"]) == (1, 2)

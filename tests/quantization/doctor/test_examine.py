@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
-from d4c.quantization.doctor.diagnosis import Diagnosis, Finding
+from d4c.quantization.doctor.advice import findings_of
+from d4c.quantization.doctor.diagnosis import Diagnosis, Finding, LoudToken
 from d4c.quantization.doctor.examine import examine
+from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.symmetries.uneven import uneven
 
@@ -116,6 +118,14 @@ def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(short_vit
     clip.text.positional_embedding[3, 7] = 400
     tokens = {token.token: token.constant for token in examine(clip, "W8A8", progress=None).towers[1].tokens}
     assert tokens == {"begin of text": True, "word": False}
+
+
+def test_a_loud_class_token_gets_a_range_of_its_own_below_8_bits(even: Diagnosis) -> None:
+    token = LoudToken("class token", "image.blocks.1", 300.0, 2.0, 1.0, constant=False)
+    tower = replace(even.towers[0], tokens=(token,))
+    for scheme, wide in (("W4A4", True), ("W4A8", False)):
+        (advice,) = [x.advice for x in findings_of([tower], Scheme.parse(scheme)) if x.kind == "tokens"]
+        assert ("--wide-class-token" in advice) == wide
 
 
 @pytest.mark.parametrize("what", ["silent", "unread"])

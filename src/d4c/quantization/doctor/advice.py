@@ -7,6 +7,7 @@ from statistics import median
 
 from d4c.quantization.doctor.diagnosis import Finding, LoudChannel, TowerDiagnosis
 from d4c.quantization.doctor.layer_inputs import LOW
+from d4c.quantization.doctor.stream import CLASS
 from d4c.quantization.formats.scheme import MAX_BITS, Scheme
 
 WIDE = 8.0
@@ -85,7 +86,7 @@ def _channels(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:
     yield Finding("channels", tower.name, harmless, fact, advice)
 
 
-def _tokens(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:
+def _tokens(tower: TowerDiagnosis, scheme: Scheme) -> Iterator[Finding]:
     for token in tower.tokens:
         channels = [x for x in tower.channels if x.stages and x.token == token.token]
         carried = f", carried by residual {_channel_names(channels)}" if channels else ""
@@ -96,6 +97,8 @@ def _tokens(tower: TowerDiagnosis, _scheme: Scheme) -> Iterator[Finding]:
         )
         if token.constant:
             advice = "Nothing to do: it is the same in every text, becomes a constant, and reaches no quantizer."
+        elif token.token == CLASS and scheme.activation_bits < MAX_BITS:
+            advice = f"Give it a range of its own at {MAX_BITS} bits in every layer: --wide-class-token."
         else:
             advice = (
                 "Nothing to do for the residual stream, which stays in float; calibrate with d4c or leaves, not noise."
