@@ -250,3 +250,5 @@ def quantize(
             show(f"exception: {pattern} at {exception}")
     for layer, channels in quantized.loud_channels().items():
         show(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")
+    if any(entry.class_token for entry in quantized.plan.values()):
+        show("exception: the class token in image.blocks.* with its own range at 8 bits")
