@@ -20,6 +20,7 @@ from benchmarks.experiments.measured_rows import (
     curve_rows,
     difference,
     label,
+    mean_difference,
     only,
     ordered,
     prompt_count,
@@ -91,11 +92,32 @@ def beside_leaves(rows: list[Row], grids: Sequence[str], data: str) -> list[str]
     return table([f"minus dead leaves, {DOMAINS[data]}", *map(label, methods)], body)
 
 
+def means_table(rows: list[Row]) -> list[str]:
+    """What methods are better than dead leaves in the mean over the bench models and both sets of photographs."""
+    columns = {"noise": ["noise"], "pink noise": ["pink"], "bns, pse": ["bns", "pse"], "D4C": ["d4c"]}
+    columns["photographs"] = [PHOTOGRAPHS_FOR_CALIBRATION]
+    grids = {
+        "GPTQ": ("methods-4bit", "methods-8bit"),
+        "learned blocks": ("blocks-4bit",),
+        "published places": ("published-4bit", "published-8bit"),
+    }
+    body = []
+    for name, grid in grids.items():
+        for scheme in SCHEMES:
+            own = select(rows, grid=grid, scheme=scheme, dataset=PHOTOGRAPHS)
+            chosen = [select(own, method=methods) for methods in columns.values()]
+            if own:
+                texts = [mean_difference(rows, each).text(2) if each else MISSING for each in chosen]
+                body.append([f"{name}, {scheme}{seeds(own)}", *texts])
+    return table(["minus dead leaves, mean of six", *columns], body)
+
+
 def blocks_table(rows: list[Row]) -> list[str]:
     """Learned blocks beside GPTQ at W4A4."""
     learned = select(rows, grid="blocks-4bit", dataset=PHOTOGRAPHS)
     models, methods = models_of(learned), ordered(learned)
-    columns = [(model, grid) for model in models for grid in ("methods-4bit", "blocks-4bit")]
+    names = {"methods-4bit": "GPTQ", "blocks-4bit": "blocks"}
+    columns = [(model, grid) for model in models for grid in names]
     body = [["float", *(floats(rows, model, PHOTOGRAPHS) for model, _ in columns)]]
     for method in methods:
         cells = [
@@ -103,8 +125,8 @@ def blocks_table(rows: list[Row]) -> list[str]:
             for model, grid in columns
         ]
         body.append([label(method), *(" / ".join(map(spread, cell)) for cell in cells)])
-    names = {"methods-4bit": "GPTQ", "blocks-4bit": "blocks"}
-    return table(["W4A4", *(f"{model}, {names[grid]}" for model, grid in columns)], body)
+    counts = {grid: seeds(select(rows, grid=grid, scheme="W4A4")) for grid in names}
+    return table(["W4A4", *(f"{model}, {names[grid]}{counts[grid]}" for model, grid in columns)], body)
 
 
 def domain_table(rows: list[Row], scheme: str) -> list[str]:
@@ -160,7 +182,7 @@ def parts(rows: list[Row]) -> dict[str, list[str]]:
         "emoji": (("emoji-4bit", "emoji-8bit"), tuple(DOMAINS)),
         "published": (("published-4bit", "published-8bit"), PHOTOGRAPHS),
     }
-    made: dict[str, list[str]] = {}
+    made = {"means": means_table(rows)}
     for name, (names, data) in grids.items():
         if select(rows, grid=names):
             made[name] = methods_tables(rows, names, data)
