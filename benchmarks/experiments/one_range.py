@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ def main() -> None:
         row = {"ranges": name, "one_of": of, "top1": top1(model), "count": len(dataset)}
         if isinstance(model, QuantizedCLIP):
             own = quantizer(model)
-            row |= {"step": round(own.scale.item(), 3), "zero_point": own.zero_point.item()}
+            row |= {"step": round(own.scale.item(), 3), "zero_point": int(own.zero_point.item())}
         append_row(args.out, row | {"setup": conditions})
         print(row, flush=True)
 
@@ -86,7 +87,7 @@ def main() -> None:
     models = []
     for method, seed in SETS:
         images = d4c.synthesize(clip, method, images=args.images, seed=seed, progress=None)
-        settings = {"track": "paper", "reconstruction": "none", "towers": ("image",), "seed": seed}
+        settings: dict[str, Any] = {"track": "paper", "reconstruction": "none", "towers": ("image",), "seed": seed}
         models.append(d4c.quantize(clip, images, "W4A4", progress=None, **settings))
     names = [f"{method}, seed {seed}" for method, seed in SETS]
     for name, model in zip(names, models, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from benchmarks.common.rows import read_rows as read_jsonl
 from benchmarks.common.rows import write_text
 from benchmarks.common.tables import SCHEMES, table
 from benchmarks.experiments.measured_rows import (
@@ -168,6 +169,14 @@ def prompts_table(rows: list[Row]) -> list[str]:
     return table(["prompts", "D4C"], body)
 
 
+def one_range_table() -> list[str]:
+    """What `one_range` measured."""
+    measured = read_jsonl(RESULTS / "one_range.jsonl")
+    head = {"ranges": "ranges of", "one_of": "this one of", "step": "its step", "zero_point": "its zero point"}
+    body = [[*(str(row.get(name, "")) for name in head), f"{row['top1']:.1f}"] for row in measured]
+    return table([*head.values(), "top-1 %"], body)
+
+
 def inspection_tables(columns: Columns) -> list[str]:
     lines = []
     for model, figures in json.loads((RESULTS / "inspection.json").read_text()).items():
@@ -199,6 +208,7 @@ def parts(rows: list[Row]) -> dict[str, list[str]]:
         made["iterations"] = curve_table(rows, "iterations", ("d4c",), synthesis_seconds("iterations"))
     if select(rows, grid="prompts"):
         made["prompts"] = prompts_table(rows)
+    made["one-range"] = one_range_table()
     return made | {"coverage": inspection_tables(PROMPTS), "structure": inspection_tables(STRUCTURE)}
 
 
