@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,14 @@ from benchmarks.common.arguments import argument_parser
 from benchmarks.common.rows import write_text
 from benchmarks.experiments.maps import FEATURES, INSPECTION, MAPS
 from benchmarks.experiments.measure import GRIDS, STORE, read_grid, read_index
+from benchmarks.experiments.measured_rows import BASE, BY_SEED, RESULTS
 from d4c.comparison.compare import Comparison
-from d4c.comparison.config import REAL, Cell, ComparisonConfig, cells, name_of, prompts_file
+from d4c.comparison.config import Cell, ComparisonConfig, cells, short_name
 from d4c.comparison.store import CELLS, Results
-from d4c.comparison.summary import SummaryRow, summary
+from d4c.comparison.summary import SummaryRow, by_combination, summary
 from d4c.inspection.embedding import principal_map
 from d4c.storage.files import atomic_file
 
-RESULTS = Path(__file__).parent / "results"
-BASE = "leaves"
-"""What other methods are compared with: structure that asks nothing of the model."""
 DIGITS = 4
 
 
@@ -62,8 +61,17 @@ def results_of(name: str, folders: Sequence[Path]) -> Results:
 
 def rows_of(name: str, grid: ComparisonConfig, folders: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """The rows of a grid for the file, under short names."""
-    for row in summary(measured(name, grid, folders)):
-        yield {"grid": name, "images": grid.images, "iterations": grid.iterations, **short(row)}
+    comparison = measured(name, grid, folders)
+    of_all_sets = product(grid.datasets, by_combination(comparison).values())
+    for row, (data, results) in zip(summary(comparison), of_all_sets, strict=True):
+        figures = (result["results"][data]["metrics"][row.figure]["value"] for result in results)
+        yield {
+            "grid": name,
+            "images": grid.images,
+            "iterations": grid.iterations,
+            **short(row),
+            BY_SEED: " ".join(f"{figure:.{DIGITS}f}" for figure in figures),
+        }
 
 
 def short(row: SummaryRow) -> dict[str, Any]:
@@ -72,17 +80,9 @@ def short(row: SummaryRow) -> dict[str, Any]:
     names = {
         "dataset": Path(row.dataset.partition(":")[2] or row.dataset).stem,
         "model": Path(row.model).stem,
-        "method": method_name(row.method),
+        "method": short_name(row.method),
     }
     return {key: round(value, DIGITS) if isinstance(value, float) else value for key, value in (data | names).items()}
-
-
-def method_name(method: str) -> str:
-    """The name of a method in tables: "real:tiny-imagenet-train", "d4c:nouns-10"."""
-    file = prompts_file(method)
-    if method.startswith(REAL):
-        return f"real:{Path(method.rpartition(':')[2]).stem}"
-    return method if file is None else f"{name_of(method)}:{file.stem}"
 
 
 def write_maps(folder: Path) -> None:

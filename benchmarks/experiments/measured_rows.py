@@ -7,26 +7,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 from benchmarks.common import rows as common
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"noise": "noise", "pink": "pink noise", "leaves": "dead leaves", "bns": "bns", "pse": "pse", "d4c": "D4C"}
-REAL, BASE = "real:", "leaves"
+REAL = "real:"
+BASE = "leaves"
+"""What other methods are compared with: structure that asks nothing of the model."""
+BY_SEED = "by_seed"
+"""The column of the figures of all seeds, in their order."""
 PHOTOGRAPHS = ("tiny-imagenet-val", "cifar10-test")
 PHOTOGRAPHS_FOR_CALIBRATION = "real:tiny-imagenet-train"
 DOMAINS = {"demo": "emoji", "tiny-imagenet-val": "Tiny ImageNet", "cifar10-test": "CIFAR-10"}
 PRESET = {"images": 128, "iterations": 500}
 """What the other grids have."""
-NORMAL = 1.96
-"""Standard errors on either side of a mean that 95 % lie within."""
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Standard errors of a mean of so many seeds that 95 % lie within, on either side (Student's t)."""
 Row = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Points beside dead leaves, and half of the 95 % interval over pictures and seeds."""
+    """Points beside dead leaves, and half of their 95 % interval."""
 
     value: float
     half: float
@@ -37,13 +41,17 @@ class Difference:
         return abs(self.value) > self.half
 
     def __str__(self) -> str:
-        text = with_range(f"{round(self.value, 1) + 0.0:+.1f}", self.half)
+        return self.text(1)
+
+    def text(self, digits: int) -> str:
+        """The value and its interval, bold where it is clear."""
+        text = with_range(f"{round(self.value, digits) + 0.0:+.{digits}f}", self.half, digits)
         return f"**{text}**" if self.is_clear else text
 
 
-def with_range(value: str, half: float) -> str:
+def with_range(value: str, half: float, digits: int = 1) -> str:
     """A figure and how far its range goes to either side, in one line."""
-    return f"{value}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.1f}"
+    return f"{value}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.{digits}f}"
 
 
 def read_rows() -> list[Row]:
@@ -71,15 +79,35 @@ def only(rows: Iterable[Row], **wanted: str | Sequence[str]) -> Row | None:
 
 
 def difference(rows: Iterable[Row], row: Row | None) -> Difference | None:
-    """A row beside dead leaves: over pictures by the paired bootstrap, over seeds by the spread of both."""
+    """A row beside dead leaves.
+
+    Over pictures the interval is that of the paired bootstrap of the means over seeds, over seeds Student's of the
+    differences within each seed. The two halves are added as independent ones (MOVER, Zou and Donner 2008).
+    """
     if row is None or not row["beside_value"]:
         return None
+    pictures = (float(row["beside_high"]) - float(row["beside_low"])) / 2
+    return Difference(float(row["beside_value"]), hypot(pictures, half_over_seeds(differences(rows, row))))
+
+
+def mean_difference(rows: Sequence[Row], chosen: Sequence[Row]) -> Difference:
+    """The mean of some rows beside dead leaves, with an interval over seeds alone: the pictures are the same."""
+    of_seeds = [mean(seed) for seed in zip(*(differences(rows, row) for row in chosen), strict=True)]
+    return Difference(mean(of_seeds), half_over_seeds(of_seeds))
+
+
+def differences(rows: Iterable[Row], row: Row) -> list[float]:
+    """Points beside dead leaves with each seed."""
     same = {name: row[name] for name in ("grid", "model", "dataset", "scheme", "track", "reconstruction")}
     base = only(rows, **same, method=BASE)
     assert base is not None
-    pictures = (float(row["beside_high"]) - float(row["beside_low"])) / 2
-    spreads = [float(each["spread"] or 0) / sqrt(int(each["seeds"])) for each in (row, base)]
-    return Difference(float(row["beside_value"]), hypot(pictures, NORMAL * hypot(*spreads)))
+    own, others = (map(float, each[BY_SEED].split()) for each in (row, base))
+    return [a - b for a, b in zip(own, others, strict=True)]
+
+
+def half_over_seeds(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of a mean over seeds; nothing is known of a single one."""
+    return STUDENT[len(values)] * stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def ordered(rows: Iterable[Row]) -> list[str]:

@@ -40,6 +40,8 @@ from benchmarks.inspection.pictures import FOLDER, drawn, small_png
 METHODS = {"images": ("leaves", "d4c", PHOTOGRAPHS_FOR_CALIBRATION), "iterations": ("d4c",), "prompts": ("d4c",)}
 GRIDS = ("methods-4bit", "methods-8bit", "emoji-4bit", "emoji-8bit")
 """Of the methods on all models."""
+REAL_IMAGES = "real images"
+"""Photographs and emoji in one legend."""
 
 Point = tuple[int, float, float, float]
 """A number, and an accuracy with its range: that over seeds, or of a single seed the 95 % interval over pictures."""
@@ -75,10 +77,10 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     panels = figure.subplots(2, 3, sharey="row")
     for line, data in zip(panels, PHOTOGRAPHS, strict=True):
         for axes, (quantity, methods) in zip(line, METHODS.items(), strict=True):
-            for method in methods:
-                if points := points_of(rows, quantity, method, data):
-                    draw(axes, points, method)
-            numbers(axes)
+            curves = {method: points_of(rows, quantity, method, data) for method in methods}
+            for method, points in curves.items():
+                draw(axes, points, method)
+            numbers(axes, sorted({point[0] for points in curves.values() for point in points}))
         line[0].set_ylabel(f"{DOMAINS[data]}, top-1 %")
     for axes, name in zip(panels[1], METHODS, strict=True):
         axes.set_xlabel(name)
@@ -87,10 +89,11 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def numbers(axes: Axes) -> None:
-    """A logarithmic axis with plain numbers."""
+def numbers(axes: Axes, measured: Sequence[int]) -> None:
+    """A logarithmic axis with the numbers that were measured."""
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xticks(measured, map(str, measured), fontsize=7)
+    axes.minorticks_off()
 
 
 @styled
@@ -98,7 +101,7 @@ def seconds_figure() -> Figure:
     """Seconds of D4C's synthesis by what was measured of images and iterations, on a GPU that did nothing else."""
     curves = {quantity: curve for quantity in PRESET if len(curve := synthesis_seconds(quantity)) > 1}
     figure = blank(2.6)
-    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
     color, marker = styles({})["d4c"]
     for axes, (quantity, curve) in zip(panels, curves.items(), strict=True):
         axes.plot(list(curve), list(curve.values()), color=color, marker=marker, markersize=4.5, linewidth=1)
@@ -128,14 +131,15 @@ def leaves_figure(rows: Sequence[Row]) -> Figure:
                 color, marker = styles({})[method.partition(":")[0]]
                 y = height + 0.7 * (step / (len(methods) - 1) - 0.5)
                 look = {"color": color, "marker": marker, "markersize": 4.5, "linewidth": 1}
-                name = "real images" if method.startswith(REAL) else label(method)
+                name = REAL_IMAGES if method.startswith(REAL) else label(method)
                 shown[name] = axes.errorbar(far.value, y, xerr=far.half, **look)[0]
         axes.set(title=scheme, yticks=range(len(models)), yticklabels=models)
         axes.tick_params(axis="y", length=0)
     panels[0].invert_yaxis()
     for axes in panels[2:]:
         axes.set_xlabel("points beside dead leaves")
-    figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=4)
+    names = sorted(shown, key=[*map(label, ordered(chosen)), REAL_IMAGES].index)
+    figure.legend([shown[name] for name in names], names, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -29,11 +29,15 @@ SIDE = 32
 
 
 def write_cifar(dataset: Dataset, classes: int, count: int, folder: Path) -> None:
-    """Write `count` images of the first classes of a dataset as the binary version of a CIFAR."""
+    """Write `count` images of the first classes of a dataset as the binary version of a CIFAR.
+
+    They lie at even distances, since sets are often sorted by class.
+    """
     layout = LAYOUTS[classes]
-    chosen = [i for i, label in enumerate(dataset.labels) if label < classes][:count]
+    of_classes = np.flatnonzero(dataset.labels < classes)
+    count = min(count, len(of_classes))
     rows = []
-    for i in chosen:
+    for i in of_classes[np.arange(count) * len(of_classes) // count]:
         small = dataset.image(i).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         header = np.full(layout.header, dataset.labels[i], np.uint8)
         rows.append(np.concatenate([header, np.asarray(small).transpose(2, 0, 1).ravel()]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from benchmarks.common.rows import read_rows as read_jsonl
 from benchmarks.common.rows import write_text
 from benchmarks.common.tables import SCHEMES, table
 from benchmarks.experiments.measured_rows import (
@@ -20,6 +21,7 @@ from benchmarks.experiments.measured_rows import (
     curve_rows,
     difference,
     label,
+    mean_difference,
     only,
     ordered,
     prompt_count,
@@ -91,11 +93,32 @@ def beside_leaves(rows: list[Row], grids: Sequence[str], data: str) -> list[str]
     return table([f"minus dead leaves, {DOMAINS[data]}", *map(label, methods)], body)
 
 
+def means_table(rows: list[Row]) -> list[str]:
+    """What methods are better than dead leaves in the mean over the bench models and both sets of photographs."""
+    columns = {"noise": ["noise"], "pink noise": ["pink"], "bns, pse": ["bns", "pse"], "D4C": ["d4c"]}
+    columns["photographs"] = [PHOTOGRAPHS_FOR_CALIBRATION]
+    grids = {
+        "GPTQ": ("methods-4bit", "methods-8bit"),
+        "learned blocks": ("blocks-4bit",),
+        "published places": ("published-4bit", "published-8bit"),
+    }
+    body = []
+    for name, grid in grids.items():
+        for scheme in SCHEMES:
+            own = select(rows, grid=grid, scheme=scheme, dataset=PHOTOGRAPHS)
+            chosen = [select(own, method=methods) for methods in columns.values()]
+            if own:
+                texts = [mean_difference(rows, each).text(2) if each else MISSING for each in chosen]
+                body.append([f"{name}, {scheme}{seeds(own)}", *texts])
+    return table(["minus dead leaves, mean of six", *columns], body)
+
+
 def blocks_table(rows: list[Row]) -> list[str]:
     """Learned blocks beside GPTQ at W4A4."""
     learned = select(rows, grid="blocks-4bit", dataset=PHOTOGRAPHS)
     models, methods = models_of(learned), ordered(learned)
-    columns = [(model, grid) for model in models for grid in ("methods-4bit", "blocks-4bit")]
+    names = {"methods-4bit": "GPTQ", "blocks-4bit": "blocks"}
+    columns = [(model, grid) for model in models for grid in names]
     body = [["float", *(floats(rows, model, PHOTOGRAPHS) for model, _ in columns)]]
     for method in methods:
         cells = [
@@ -103,8 +126,8 @@ def blocks_table(rows: list[Row]) -> list[str]:
             for model, grid in columns
         ]
         body.append([label(method), *(" / ".join(map(spread, cell)) for cell in cells)])
-    names = {"methods-4bit": "GPTQ", "blocks-4bit": "blocks"}
-    return table(["W4A4", *(f"{model}, {names[grid]}" for model, grid in columns)], body)
+    counts = {grid: seeds(select(rows, grid=grid, scheme="W4A4")) for grid in names}
+    return table(["W4A4", *(f"{model}, {names[grid]}{counts[grid]}" for model, grid in columns)], body)
 
 
 def domain_table(rows: list[Row], scheme: str) -> list[str]:
@@ -146,6 +169,14 @@ def prompts_table(rows: list[Row]) -> list[str]:
     return table(["prompts", "D4C"], body)
 
 
+def one_range_table() -> list[str]:
+    """What `one_range` measured."""
+    measured = read_jsonl(RESULTS / "one_range.jsonl")
+    head = {"ranges": "ranges of", "one_of": "this one of", "step": "its step", "zero_point": "its zero point"}
+    body = [[*(str(row.get(name, "")) for name in head), f"{row['top1']:.1f}"] for row in measured]
+    return table([*head.values(), "top-1 %"], body)
+
+
 def inspection_tables(columns: Columns) -> list[str]:
     lines = []
     for model, figures in json.loads((RESULTS / "inspection.json").read_text()).items():
@@ -160,7 +191,7 @@ def parts(rows: list[Row]) -> dict[str, list[str]]:
         "emoji": (("emoji-4bit", "emoji-8bit"), tuple(DOMAINS)),
         "published": (("published-4bit", "published-8bit"), PHOTOGRAPHS),
     }
-    made: dict[str, list[str]] = {}
+    made = {"means": means_table(rows)}
     for name, (names, data) in grids.items():
         if select(rows, grid=names):
             made[name] = methods_tables(rows, names, data)
@@ -177,6 +208,7 @@ def parts(rows: list[Row]) -> dict[str, list[str]]:
         made["iterations"] = curve_table(rows, "iterations", ("d4c",), synthesis_seconds("iterations"))
     if select(rows, grid="prompts"):
         made["prompts"] = prompts_table(rows)
+    made["one-range"] = one_range_table()
     return made | {"coverage": inspection_tables(PROMPTS), "structure": inspection_tables(STRUCTURE)}
 
 

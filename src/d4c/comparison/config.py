@@ -155,6 +155,12 @@ def name_of(method: str) -> str:
     return method.partition(":")[0]
 
 
+def short_name(method: str) -> str:
+    """The method with the file or dataset that it names without folders and ending: "real:train", "d4c:nouns"."""
+    name, colon, source = method.partition(":")
+    return f"{name}:{Path(source.rpartition(':')[2]).stem}" if colon else method
+
+
 def prompts_file(method: str) -> Path | None:
     """The file of prompts that a method names."""
     _, colon, file = method.partition(":")

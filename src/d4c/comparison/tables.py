@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from d4c.comparison.config import short_name
 from d4c.comparison.summary import SummaryRow
 from d4c.evaluation.metrics.intervals import Interval
 from d4c.evaluation.metrics.record import FIGURES
@@ -73,13 +74,15 @@ def cells_of(row: SummaryRow, group: Sequence[SummaryRow]) -> list[str]:
 
 
 def name_of(row: SummaryRow, group: Sequence[SummaryRow]) -> str:
-    """The method, and those of track, reconstruction and towers that differ between rows."""
+    """The method, short where that tells it apart, and those of track, reconstruction and towers that differ."""
     quantized = [other for other in group if other.scheme != other.method]
     settings = ("track", "reconstruction", "towers")
     varied = [name for name in settings if len({getattr(other, name) for other in quantized}) > 1]
     if row.scheme == row.method:
         return row.method
-    return ", ".join([row.method, *(str(getattr(row, name)) for name in varied)])
+    short = short_name(row.method)
+    namesakes = {other.method for other in quantized if short_name(other.method) == short}
+    return ", ".join([short if len(namesakes) == 1 else row.method, *(str(getattr(row, name)) for name in varied)])
 
 
 def points(interval: Interval | None) -> str:

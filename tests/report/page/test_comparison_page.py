@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from d4c.comparison.summary import SummaryRow
+from d4c.comparison.tables import name_of
 from d4c.evaluation.metrics.intervals import Interval
 from d4c.report.measures.repeat import Repeat
 from d4c.report.page.render import render_comparison
@@ -76,6 +77,15 @@ def test_every_combination_is_in_a_table(page: Cells) -> None:
     assert "b" not in page.tags
 
 
+def test_methods_have_short_names_that_tell_them_apart() -> None:
+    train = replace(BEST, method="real:parquet:data/train.parquet")
+    nouns = replace(BEST, method="d4c:prompts/nouns.txt")
+    copied = replace(nouns, method="d4c:elsewhere/nouns.txt")
+    assert name_of(train, [FLOAT, train, BEST]) == "real:train"
+    assert [name_of(row, [BEST, nouns]) for row in (BEST, nouns)] == ["d4c", "d4c:nouns"]
+    assert [name_of(row, [nouns, copied]) for row in (nouns, copied)] == [nouns.method, copied.method]
+
+
 def test_the_best_combination_is_named() -> None:
     sentence = "Of 2 combinations W4A8 with d4c comes out best: 49.2 % top-1 on demo, -0.8 points from float."
     apart = replace(NOISE, change=Interval(-3.5, -5.0, -2.1))
@@ -86,4 +96,9 @@ def test_the_best_combination_is_named() -> None:
     assert comparison_lead([FLOAT, near, BEST, OTHER]).startswith(f"{sentence} Its 95 % interval overlaps with that of")
     assert comparison_lead([FLOAT, BEST, replace(BEST, method="pink")]).startswith("Of 2 combinations 2 come out alike")
     assert comparison_lead([FLOAT, BEST]).startswith("The only combination, W4A8 with d4c, has 49.2 %")
+    another = replace(BEST, model="another")
+    assert comparison_lead([FLOAT, apart, BEST, another]).startswith("Of 2 combinations of <b>model</b>, W4A8 with d4c")
+    assert comparison_lead([FLOAT, BEST, another]).startswith(
+        "The only combination of <b>model</b>, W4A8 with d4c, has"
+    )
     assert comparison_lead([FLOAT]) == "<b>model</b> was compared with nothing."

@@ -32,7 +32,7 @@ def lead(model: str, name: str, head: Headline) -> str:
 
 
 def comparison_lead(rows: Sequence[SummaryRow]) -> str:
-    """Which combination comes out best on the first dataset, and how far it is from float."""
+    """Which combination of the first model comes out best on the first dataset, and how far it is from float."""
     first = [row for row in rows if (row.model, row.dataset) == (rows[0].model, rows[0].dataset)]
     quantized = [row for row in first if row.scheme != row.method]
     if not quantized:
@@ -41,11 +41,14 @@ def comparison_lead(rows: Sequence[SummaryRow]) -> str:
     alike = sum(row.mean == best.mean for row in quantized)
     change = "" if best.change is None else f", {best.change.value:+.1f} points from float"
     figure = f"{best.mean:.1f} % {FIGURES[best.figure]} on {best.dataset}{change}"
+    many = f"Of {len(quantized)} combinations"
+    model = f" of {best.model}," if len({row.model for row in rows}) > 1 else ""
+    name = f"{best.scheme} with {name_of(best, first)}"
     if len(quantized) == 1:
-        return f"The only combination, {best.scheme} with {best.method}, has {figure}."
+        return f"The only combination{model or ','} {name}, has {figure}."
     if alike > 1:
-        return f"Of {len(quantized)} combinations {alike} come out alike and best: {figure}."
-    sentence = f"Of {len(quantized)} combinations {best.scheme} with {name_of(best, first)} comes out best: {figure}."
+        return f"{many}{model} {alike} come out alike and best: {figure}."
+    sentence = f"{many}{model} {name} comes out best: {figure}."
     close = sum(row is not best and _may_be_as_good(row, best) for row in quantized)
     if not close:
         return sentence
