@@ -31,6 +31,12 @@ def test_anything_else_is_refused_in_one_sentence(text: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("value", [None, 4, ["W4A4"]], ids=repr)
+def test_what_is_no_text_is_refused_by_its_type(value: object) -> None:
+    with pytest.raises(SettingError, match=f"type {type(value).__name__}, expected text such as 'W4A8'"):
+        Scheme.parse(value)  # type: ignore[arg-type]
+
+
 def test_a_scheme_made_by_hand_is_checked_as_well() -> None:
     with pytest.raises(SettingError, match="activation bits of W4A16"):
         Scheme.parse(Scheme(4, 16))

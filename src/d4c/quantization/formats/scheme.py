@@ -90,8 +90,11 @@ class Scheme:
         """Read a scheme such as "W4A8".
 
         Raises:
-            SettingError: The text is not of this form, or its bits are not 2 to 8 each.
+            SettingError: It is no text of this form, or its bits are not 2 to 8 each.
         """
+        if not isinstance(text, str | Scheme):
+            kind = type(text).__name__
+            raise SettingError(f"The scheme is of type {kind}, expected text such as 'W4A8'; give that.")
         quoted = str(text) if isinstance(text, Scheme) else repr(text)
         # A Scheme that was constructed directly is unchecked, so it is parsed like any text.
         match = re.fullmatch(r"[wW]([0-9]{1,4})[aA]([0-9]{1,4})", str(text).strip())
