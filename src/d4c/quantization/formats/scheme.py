@@ -92,8 +92,9 @@ class Scheme:
         Raises:
             SettingError: It is no text of this form, or its bits are not 2 to 8 each.
         """
-        if not isinstance(text, str | Scheme):
-            kind = type(text).__name__
+        given: object = text
+        if not isinstance(given, str | Scheme):
+            kind = type(given).__name__
             raise SettingError(f"The scheme is of type {kind}, expected text such as 'W4A8'; give that.")
         quoted = str(text) if isinstance(text, Scheme) else repr(text)
         # A Scheme that was constructed directly is unchecked, so it is parsed like any text.
