@@ -7,6 +7,8 @@ SEARCH := runs/search
 CONSTRAINTS := $(CURDIR)/constraints.txt
 # Python compiles what is imported when it is imported, which is a small part of what is installed.
 PIP_INSTALL := -m pip install -q --disable-pip-version-check --no-compile -c $(CONSTRAINTS)
+# What it compiled is kept, whatever the environment says: the tests import PyTorch in dozens of processes.
+export PYTHONDONTWRITEBYTECODE :=
 # The theme's makers advertise their next generator on every build.
 export NO_MKDOCS_2_WARNING := 1
 

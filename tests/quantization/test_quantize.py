@@ -54,7 +54,7 @@ def cosines(clip: CLIP, quantized: CLIP) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def by_bits(demo_vit: CLIP) -> dict[str, QuantizedCLIP]:
-    calibration = d4c.synthesize(demo_vit, "leaves", images=32)
+    calibration = d4c.synthesize(demo_vit, "leaves", images=16)
     schemes = ("W8A8", "W6A6", "W4A4")
     return {s: d4c.quantize(demo_vit, calibration, s, reconstruction="none", prompts=ENOUGH) for s in schemes}
 
@@ -66,7 +66,7 @@ def test_eight_bits_are_nearly_float(demo_vit: CLIP, by_bits: dict[str, Quantize
 
 
 def test_eight_bits_of_a_resnet_are_nearly_float(demo_rn: CLIP) -> None:
-    calibration = d4c.synthesize(demo_rn, "leaves", images=32)
+    calibration = d4c.synthesize(demo_rn, "leaves", images=16)
     image, text = cosines(demo_rn, d4c.quantize(demo_rn, calibration, "W8A8", reconstruction="none", prompts=ENOUGH))
     assert image > 0.99
     assert text > 0.99

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 
 import pytest
@@ -40,9 +42,10 @@ def tokens_of(clip: CLIP) -> Tensor:
     return clip.tokenize(generic_prompts(128, seed=1))
 
 
-def quantized(placements: ModuleType, clip: CLIP, placement: str) -> CLIP:
-    result: CLIP = placements.quantize_text_at(clip, placement, "W8A8", generic_prompts(128, seed=0))
-    return result
+@pytest.fixture(scope="module")
+def quantized(placements: ModuleType) -> Callable[[CLIP, str], CLIP]:
+    """A model with its text tower in a placement; tests must not change it."""
+    return cache(lambda clip, placement: placements.quantize_text_at(clip, placement, "W8A8", generic_prompts(128)))
 
 
 @torch.no_grad()
@@ -75,10 +78,12 @@ def test_embeddings_are_nearly_those_of_the_plain_model(spiked: CLIP, demo_vit: 
     assert float(cosines.mean()) > 0.99
 
 
-def test_spikes_cost_one_scale_per_tensor_but_not_ours(placements: ModuleType, spiked: CLIP, demo_vit: CLIP) -> None:
+def test_spikes_cost_one_scale_per_tensor_but_not_ours(
+    quantized: Callable[[CLIP, str], CLIP], spiked: CLIP, demo_vit: CLIP
+) -> None:
     """Prompts of seed 0: errors grow 46 times per tensor and 18 times as RepQ-ViT does it, ours by a sixth."""
     errors = {
-        (placement, name): error(quantized(placements, clip, placement), clip)
+        (placement, name): error(quantized(clip, placement), clip)
         for placement in ("per tensor, min-max", "RepQ-ViT, min-max", "ours")
         for name, clip in (("plain", demo_vit), ("spiked", spiked))
     }
@@ -87,10 +92,10 @@ def test_spikes_cost_one_scale_per_tensor_but_not_ours(placements: ModuleType, s
     assert errors["ours", "spiked"] < 2 * errors["ours", "plain"]
 
 
-def test_our_ranges_leave_out_begin_of_text(placements: ModuleType, spiked: CLIP) -> None:
+def test_our_ranges_leave_out_begin_of_text(quantized: Callable[[CLIP, str], CLIP], spiked: CLIP) -> None:
     def width(placement: str) -> float:
         """Width of the input of the second MLP layer of the first block, where a neuron fires for begin-of-text."""
-        layer = quantized(placements, spiked, placement).get_submodule("text.blocks.0.mlp.fc2")
+        layer = quantized(spiked, placement).get_submodule("text.blocks.0.mlp.fc2")
         assert isinstance(layer, QuantizedLinear)
         return float(layer.input_quantizer.scale * layer.input_quantizer.args.qmax)
 
@@ -99,11 +104,11 @@ def test_our_ranges_leave_out_begin_of_text(placements: ModuleType, spiked: CLIP
 
 
 def test_spikes_after_end_of_text_change_nothing_of_ours(
-    spikes: ModuleType, placements: ModuleType, spiked: CLIP
+    spikes: ModuleType, quantized: Callable[[CLIP, str], CLIP], spiked: CLIP
 ) -> None:
     without = copy.deepcopy(spiked)
     without.text.positional_embedding[spikes.FAR :] = 0
     for placement, equal in (("ours", True), ("D4C, min-max", False)):
-        states = [quantized(placements, clip, placement).text.state_dict() for clip in (spiked, without)]
+        states = [quantized(clip, placement).text.state_dict() for clip in (spiked, without)]
         same = [torch.equal(value, states[1][key]) for key, value in states[0].items() if "positional" not in key]
         assert all(same) == equal

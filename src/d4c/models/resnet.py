@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d4c.models.anatomy import ChannelAxis, Patches, Positions, Published, SharedInput
 from d4c.models.layers import Add, AttentionProducts, MatMul, WeightedSum, attend, split_heads
-from d4c.models.tower import Part, Tower
+from d4c.models.tower import Part, Tower, drawn
 from d4c.models.tower_config import ResNetConfig
 
 
@@ -112,7 +112,7 @@ class AttentionPool(AttentionProducts):
     def __init__(self, grid: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(grid**2 + 1, width) * width**-0.5)
+        self.positional_embedding = drawn(grid**2 + 1, width, std=width**-0.5)
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width)
         self.v = nn.Linear(width, width)

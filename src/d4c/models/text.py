@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from d4c.errors import DataError
 from d4c.models.anatomy import ChannelAxis, Published
 from d4c.models.layers import Block, split_heads
-from d4c.models.tower import Tower
+from d4c.models.tower import Tower, drawn
 from d4c.models.tower_config import TextConfig
 
 
@@ -55,8 +55,8 @@ class TextTransformer(Tower):
         self.all_states = c.all_states
         self.trim = True
         self.vocab_size = c.vocab_size
-        self.token_embedding = nn.Embedding(c.vocab_size, c.width)
-        self.positional_embedding = nn.Parameter(torch.randn(c.context_length, c.width) * 0.01)
+        self.token_embedding = nn.Embedding.from_pretrained(drawn(c.vocab_size, c.width, std=1), freeze=False)
+        self.positional_embedding = drawn(c.context_length, c.width, std=0.01)
         self.blocks = nn.ModuleList(
             Block(c.width, c.heads, c.mlp_width, c.activation, c.norm_eps) for _ in range(c.layers)
         )

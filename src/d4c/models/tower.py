@@ -207,3 +207,20 @@ def replace_parameter(root: nn.Module, name: str, parameter: nn.Parameter) -> No
 
 def _within(part: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{part}.{name}" for name in names)
+
+
+def drawn(*shape: int, std: float) -> nn.Parameter:
+    """Return a parameter of normally distributed numbers; on the device "meta" nothing is drawn.
+
+    Drawing there imports PyTorch's compiler, which takes a second, and each checkpoint is first compared with a model
+    that has shapes alone.
+
+    Args:
+        shape: The shape of the parameter.
+        std: Standard deviation of the numbers.
+
+    Returns:
+        The parameter.
+    """
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else nn.init.normal_(values, std=std))

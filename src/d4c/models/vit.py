@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from d4c.models.anatomy import ChannelAxis, Patches, Positions, Published
 from d4c.models.layers import ROW_READERS, Block
 from d4c.models.pool import LatentPool
-from d4c.models.tower import Tower
+from d4c.models.tower import Tower, drawn
 from d4c.models.tower_config import ViTConfig
 
 
@@ -40,10 +40,10 @@ class VisionTransformer(Tower):
         self.all_states = c.all_states
         self.embedding_row = 0 if c.pooling == "token" and not c.all_states else None
         self.patch_embed = nn.Conv2d(3, c.width, c.patch_size, c.patch_size, bias=c.patch_bias)
-        token = nn.Parameter(torch.randn(c.width) * c.width**-0.5) if c.class_token else None
+        token = drawn(c.width, std=c.width**-0.5) if c.class_token else None
         self.register_parameter("class_embedding", token)
         rows = (c.image_size // c.patch_size) ** 2 + self.first_patch
-        self.positional_embedding = nn.Parameter(torch.randn(rows, c.width) * c.width**-0.5)
+        self.positional_embedding = drawn(rows, c.width, std=c.width**-0.5)
         self.norm_pre = nn.LayerNorm(c.width, c.norm_eps) if c.norm_pre else nn.Identity()
         self.blocks = nn.ModuleList(
             Block(c.width, c.heads, c.mlp_width, c.activation, c.norm_eps) for _ in range(c.layers)

@@ -56,7 +56,11 @@ def test_ids_of_clean_latin_text_are_open_clips(prompt: str, reference: Any) -> 
 
 
 @pytest.mark.filterwarnings("ignore:A prompt is longer")
-@given(prompts=st.lists(st.text(max_size=120), max_size=4), context_length=st.integers(2, 80))
+@given(
+    # A prompt that spells the end out ends there.
+    prompts=st.lists(st.text(max_size=120).filter(lambda text: END not in clean(text)), max_size=4),
+    context_length=st.integers(2, 80),
+)
 def test_rows_start_end_and_are_padded(prompts: list[str], context_length: int) -> None:
     ids = token_ids(prompts, context_length)
     assert ids.shape == (len(prompts), context_length)
