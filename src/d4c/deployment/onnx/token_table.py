@@ -111,7 +111,7 @@ def in_torch(clip: CLIP, table: NarrowTable) -> Iterator[None]:
 @contextmanager
 def _reading_from(clip: CLIP, table: nn.Module) -> Iterator[None]:
     usual = clip.text.token_embedding
-    clip.text.token_embedding = table  # type: ignore[assignment]
+    clip.text.token_embedding = table
     try:
         yield
     finally:
