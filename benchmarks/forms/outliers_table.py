@@ -14,7 +14,6 @@ from benchmarks.common.tables import spread, table, table_command
 from benchmarks.forms.outliers import MODELS, SCHEMES, VARIANTS
 from benchmarks.forms.rows_table import pictures, places, seeds, variants_table
 
-
 TITLES = {"none": "Ranges only", "gptq": "GPTQ"}
 
 
@@ -27,8 +26,8 @@ def page(rows: list[Row]) -> str:
         "what d4c does. `copies` are of the loudest input channels of the blocks' linear layers that have no loud "
         "channels: a share of their channels, or as many as there would be loud ones; `after norms`: of the inputs of "
         "`attn.q` and `mlp.fc1` alone. `register`: key and value of one outlier token, cached, from the block on in "
-        "which such tokens arise; `4 patches deleted`: those that fire hardest in that block. Scheme `float`: what this "
-        f"does to the float model. Measured by `benchmarks/forms/outliers.py` on {places(rows)}; "
+        "which such tokens arise; `4 patches deleted`: those that fire hardest in that block. Scheme `float`: what "
+        f"this does to the float model. Measured by `benchmarks/forms/outliers.py` on {places(rows)}; "
         f"seeds: at most {seeds(rows)}.",
         "",
     ]
