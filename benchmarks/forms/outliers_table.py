@@ -27,7 +27,8 @@ def page(rows: list[Row]) -> str:
         "channels: a share of their channels, or as many as there would be loud ones; `after norms`: of the inputs of "
         "`attn.q` and `mlp.fc1` alone. `register`: key and value of one outlier token, cached, from the block on in "
         "which such tokens arise; `4 patches deleted`: those that fire hardest in that block. Scheme `float`: what "
-        f"this does to the float model. Measured by `benchmarks/forms/outliers.py` on {places(rows)}; "
+        f"this does to the float model, which has {floats(rows)} as it is. "
+        f"Measured by `benchmarks/forms/outliers.py` on {places(rows)}; "
         f"seeds: at most {seeds(rows)}.",
         "",
     ]
@@ -36,6 +37,15 @@ def page(rows: list[Row]) -> str:
             keys = itertools.product(MODELS, SCHEMES, VARIANTS)
             parts += [f"## {title}", "", *variants_table(chosen, "remedy", keys)]
     return "\n".join([*parts, "## Columns that a remedy adds", "", *columns_table(rows)])
+
+
+def floats(rows: list[Row]) -> str:
+    """Top-1 of each model before it is changed."""
+    known = {}
+    for row in rows:
+        if all("float_top1" in result for result in row["results"].values()):  # the first rows were taken without
+            known[row["model"]] = [result["float_top1"] for result in row["results"].values()]
+    return " and ".join(f"{' / '.join(f'{top1:.1f}' for top1 in known[name])} ({name})" for name in sorted(known))
 
 
 def columns_table(rows: list[Row]) -> list[str]:
