@@ -29,7 +29,7 @@ def page(rows: list[Row]) -> str:
         "which such tokens arise; `4 patches deleted`: those that fire hardest in that block. Scheme `float`: what "
         f"this does to the float model, which has {floats(rows)} as it is. "
         f"Measured by `benchmarks/forms/outliers.py` on {places(rows)}; "
-        f"seeds: at most {seeds(rows)}.",
+        f"seeds: {seeds(rows)}.",
         "",
     ]
     for kind, title in TITLES.items():
