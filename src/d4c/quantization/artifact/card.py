@@ -7,7 +7,11 @@ from typing import Any
 
 
 def model_card(
-    name: str, recipe: Mapping[str, Any], effective_bits: float, loud_channels: Mapping[str, Sequence[int]]
+    name: str,
+    recipe: Mapping[str, Any],
+    effective_bits: float,
+    loud_channels: Mapping[str, Sequence[int]],
+    class_token: bool,
 ) -> str:
     """Markdown that says what the artifact is, how it was made, and which layers do not follow the scheme."""
     calibration = recipe["calibration"]
@@ -16,7 +20,7 @@ def model_card(
         f"| `{_cell(layer)}` | input channels {', '.join(map(str, channels))} with a scale of their own at 8 bits |"
         for layer, channels in loud_channels.items()
     ]
-    if recipe.get("wide_class_token"):
+    if class_token:
         rows.append("| `image.blocks.*` | inputs with fewer than 8 bits: the class token has its own range at 8 bits |")
     exceptions = "\n".join(rows) or "| none | |"
     made = [f"{calibration.get('method', 'given images')}, {recipe['images']} images"] if recipe["images"] else []
