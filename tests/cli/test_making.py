@@ -46,11 +46,19 @@ def test_run_takes_the_options_of_quantize(
     monkeypatch.setattr("d4c.evaluation.load_dataset.load_pictures", few_classes)
     words = ("run", "--model", "demo-vit", "--method", "noise", "--preset", "quick", "--reconstruction", "none")
     code, out, _ = d4c_command(
-        *words, "--scheme", "W8A8", "--full-range", "--no-soften", "--wide-class-token", "-o", tmp_path / "r", "--json"
+        *words,
+        "--scheme",
+        "W8A8",
+        "--full-range",
+        "--no-soften",
+        "--no-wide-class-token",
+        "-o",
+        tmp_path / "r",
+        "--json",
     )
     assert (code, [row["name"] for row in json.loads(out)["rows"]]) == (0, ["float", "noise"])
     recipe = d4c.load_quantized(tmp_path / "r" / "artifact").recipe
-    assert (recipe["full_range"], recipe["soften"], recipe["wide_class_token"]) == (True, False, True)
+    assert (recipe["full_range"], recipe["soften"], recipe["wide_class_token"]) == (True, False, False)
     report = tmp_path / "r" / "report.html"
     page = report.read_text()
     assert "demo-vit in W8A8, noise" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 import d4c
 from d4c.deployment.export import Export
 from d4c.models.clip import CLIP
+from d4c.models.tower import Tower
+from d4c.quantization.layers.quantized_activations import QuantizedMatMul
+from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.openvino_convolutions import use_convolutions
 
@@ -39,6 +43,25 @@ def quantized(clip: CLIP, scheme: str, **settings: Any) -> QuantizedCLIP:
 @pytest.fixture(scope="session")
 def quantize() -> Callable[..., QuantizedCLIP]:
     return quantized
+
+
+def count_products(tower: Tower) -> int:
+    kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
+    layers = {name: module for name, module in tower.named_modules() if isinstance(module, kinds)}
+    with_token = [
+        name
+        for name, layer in layers.items()
+        if isinstance(layer, QuantizedLinear) and layer.input_quantizer.class_token is not None
+    ]
+    # Behind its attention, the last block has no other row.
+    one_row = re.compile(rf"blocks\.{len(tower.blocks) - 1}\.(attn\.(q|out)|mlp\.fc.)") if with_token else None
+    return len(layers) + sum(one_row is not None and not one_row.fullmatch(name) for name in with_token)
+
+
+@pytest.fixture(scope="session")
+def integer_products() -> Callable[[Tower], int]:
+    """How many products of integers a quantized tower takes; a class token with a range of its own has its own."""
+    return count_products
 
 
 @pytest.fixture(scope="session", params=list(CASES))

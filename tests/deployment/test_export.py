@@ -23,10 +23,9 @@ from d4c.deployment.targets import TARGETS, target_help
 from d4c.errors import ArtifactError, SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
+from d4c.models.tower import Tower
 from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.progress import Progress
-from d4c.quantization.layers.quantized_activations import QuantizedMatMul
-from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.storage.files import sha256
 
@@ -50,13 +49,12 @@ def test_everything_a_runtime_needs_lies_together(exported: Exported) -> None:
     assert json.loads((made.folder / "metrics.json").read_text()) == json.loads(json.dumps(made.to_dict()))
 
 
-def test_every_product_of_the_plan_was_compared(exported: Exported) -> None:
+def test_every_product_of_the_plan_was_compared(exported: Exported, integer_products: Callable[[Tower], int]) -> None:
     clip, made = exported
     assert made.parity is not None
     for tower, found in made.parity.items():
         assert isinstance(found, TowerParity)
-        kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
-        assert found.integer_layers == sum(isinstance(module, kinds) for module in getattr(clip, tower).modules())
+        assert found.integer_layers == integer_products(clip.tower(tower))
         assert not found.float_layers
         assert all(stage.layer_error <= parity.LAYER_TOLERANCE for stage in found.stages.values())
 

@@ -38,7 +38,7 @@ def quantized(clip: CLIP, scheme: str, **settings: object) -> QuantizedCLIP:
 def made(short_vit: CLIP, loud_vit: CLIP) -> Callable[[str, str], QuantizedCLIP]:
     """A transformer in a scheme; tests must not change it."""
     clips = {"short_vit": short_vit, "loud_vit": loud_vit}
-    return cache(lambda model, scheme: quantized(clips[model], scheme, wide_class_token=scheme == "W4A4"))
+    return cache(lambda model, scheme: quantized(clips[model], scheme))
 
 
 def without_softmax_codes(clip: QuantizedCLIP) -> QuantizedCLIP:
@@ -113,7 +113,7 @@ def test_a_class_token_may_be_wide_for_some_layers_only(short_vit: CLIP) -> None
         "image.blocks.1.mlp.fc1": "W4A8",
         "image.blocks.1.attn.out": "W4A8",
     }
-    clip = quantized(short_vit, "W4A4", towers=("image",), wide_class_token=True, overrides=overrides)
+    clip = quantized(short_vit, "W4A4", towers=("image",), overrides=overrides)
     fast, simulated = accelerate(clip, torch.float32).image, without_softmax_codes(clip).image
     torch.manual_seed(0)
     state = simulated.embed(torch.randn(4, 3, 64, 64))

@@ -1,10 +1,9 @@
-"""The class token gets a range of its own at 8 bits where that is asked for, and nothing else changes."""
+"""The class token has a range of its own at 8 bits where activations have fewer, and nothing else changes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import d4c
-from d4c.errors import SettingError
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
 from d4c.models.tower_config import NoTextConfig, ViTConfig
@@ -124,19 +122,18 @@ def test_embeddings_at_four_bits_come_closer(demo_vit: CLIP) -> None:
 
 
 def test_an_artifact_reads_back(short_vit: CLIP, tmp_path: Path) -> None:
-    clip = quantized(short_vit, wide_class_token=True)
+    clip = quantized(short_vit)
     clip.save_pretrained(tmp_path / "artifact")
     pixels = torch.randn(2, 3, 64, 64)
     assert torch.equal(d4c.load_quantized(tmp_path / "artifact").encode_image(pixels), clip.encode_image(pixels))
     assert "the class token has its own range" in (tmp_path / "artifact" / "README.md").read_text()
 
 
-def test_a_tower_without_one_is_refused(demo_rn: CLIP) -> None:
+def test_other_towers_and_the_published_places_have_none(demo_rn: CLIP, short_vit: CLIP) -> None:
     config = ViTConfig(64, 16, 32, 1, 2, 64, class_token=False, pooling="average")
     without = CLIP(CLIPConfig(16, config, NoTextConfig())).eval()
-    for clip in (demo_rn, without):
-        with pytest.raises(SettingError, match="has no class token"):
-            quantized(clip, wide_class_token=True)
-    for others in ({"track": "paper"}, {"towers": ("text",)}):
-        with pytest.raises(SettingError, match="wide_class_token is for the image tower"):
-            quantized(demo_rn, wide_class_token=True, **others)
+    scheme = Scheme.parse("W4A4")
+    plans = [make_plan(clip, scheme, "deployable", {}, wide_class_token=True) for clip in (demo_rn, without)]
+    plans += [make_plan(short_vit, scheme, "paper", {}, wide_class_token=True)]
+    plans += [make_plan(short_vit, scheme, "deployable", {}, ("text",), wide_class_token=True)]
+    assert not any(entry.class_token for plan in plans for entry in plan.values())

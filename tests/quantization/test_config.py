@@ -28,8 +28,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"target_bits": float("nan")}, "target_bits is nan, expected a finite number"),
     "two targets": ({"target_bits": 5.0, "target_bytes": 9}, "exclude each other"),
     "a number as switch": ({"full_range": 1}, "full_range is 1, expected True or False"),
-    "a class token as published": ({"wide_class_token": True, "track": "paper"}, "image tower on track 'deployable'"),
-    "a class token of texts": ({"wide_class_token": True, "towers": ("text",)}, "towers text; leave it out"),
     "integer kernels as published": ({"full_range": True, "track": "paper"}, "integer kernels"),
     "tower": ({"towers": ("audio",)}, "expected a list of 'image' or 'text'"),
     "no tower": ({"towers": ()}, "towers is empty"),
@@ -59,8 +57,14 @@ def test_a_scheme_may_be_a_record_or_text_in_any_case() -> None:
 
 def test_what_the_track_decides_is_filled_in() -> None:
     ours, paper = (QuantizeConfig(scheme="W4A4", track=track).resolved() for track in get_args(Track))
-    assert (ours.reconstruction, ours.iterations, ours.soften) == ("block", 500, True)
-    assert (paper.reconstruction, paper.iterations, paper.soften) == ("published", 20000, False)
+    assert (ours.reconstruction, ours.iterations, ours.soften, ours.wide_class_token) == ("block", 500, True, True)
+    assert (paper.reconstruction, paper.iterations, paper.soften, paper.wide_class_token) == (
+        "published",
+        20000,
+        False,
+        False,
+    )
+    assert not QuantizeConfig(towers=("text",)).resolved().wide_class_token
     assert ours.learning() == ReconstructionConfig()
     assert paper.learning() == PAPER
 

@@ -148,7 +148,9 @@ FullRange = Annotated[
 ]
 WideClassToken = Annotated[
     bool | None,
-    typer.Option(help="Round the class token to 8 bits in its own range where activations have fewer."),
+    typer.Option(
+        help="Round the class token to 8 bits in its own range where others have fewer; never on track paper."
+    ),
 ]
 Soften = Annotated[
     bool | None,

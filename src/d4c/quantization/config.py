@@ -69,8 +69,9 @@ class QuantizeConfig:
     full_range: bool = False
     """Let 8-bit weights use all codes, which is exact only on processors that do not add two products in 16 bits (see
     `pair_sums`); by default every processor is exact. Other widths are exact anyway."""
-    wide_class_token: bool = False
-    """Give the class token of a vision transformer a range of its own at 8 bits wherever activations have fewer."""
+    wide_class_token: bool = True
+    """Give the class token of a vision transformer a range of its own at 8 bits wherever activations have fewer; never
+    on track "paper"."""
     soften: bool = True
     """Use every second image at a half or a quarter of its sharpness, so that the result holds for enlarged and blurred
     pictures; never on track "paper"."""
@@ -100,11 +101,6 @@ class QuantizeConfig:
             raise SettingError(
                 "full_range is for integer kernels, which compute nothing of track 'paper'; leave one out."
             )
-        if self.wide_class_token and (self.track == "paper" or "image" not in self.towers):
-            raise SettingError(
-                "wide_class_token is for the image tower on track 'deployable', and this quantization has "
-                f"track {self.track!r} and towers {', '.join(self.towers)}; leave it out."
-            )
 
     def resolved(self) -> QuantizeConfig:
         """The same quantization with what follows from the track and the scheme filled in.
@@ -122,6 +118,7 @@ class QuantizeConfig:
             iterations=learning.iterations if learns else None,
             batch_size=learning.batch_size if learns else None,
             importance=self.importance if learns else "none",
+            wide_class_token=self.wide_class_token and not paper and "image" in self.towers,
             soften=self.soften and not paper,
         )
 

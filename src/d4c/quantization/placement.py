@@ -105,7 +105,7 @@ def make_plan(
     overrides: Mapping[str, Override],
     towers: Sequence[str] = TOWERS,
     full_range: bool = False,
-    wide_class_token: bool = False,
+    wide_class_token: bool = True,
 ) -> Plan:
     """Choose the formats of every module of `towers` that the track quantizes.
 
@@ -117,7 +117,8 @@ def make_plan(
             wins.
         towers: "image", "text" or both.
         full_range: Let pairs of products of 8-bit weights leave 16 bits (see `pair_sums`).
-        wide_class_token: Give the class token's row of inputs with fewer than 8 bits a range of its own at 8 bits.
+        wide_class_token: On the deployable track, give the class token's row of inputs with fewer than 8 bits a range
+            of its own at 8 bits.
 
     Returns:
         The plan. On the deployable track, inputs that are one tensor (`shared_inputs`) have the widest of their
@@ -125,7 +126,7 @@ def make_plan(
 
     Raises:
         SettingError: An override is not a valid pattern, or matches no layer and is not one of the track's exceptions;
-            or overrides leave all layers float. Or the class token is to be wide, and the image tower has none.
+            or overrides leave all layers float.
     """
     check_overrides(clip, overrides, track)
     modules = _quantizable(clip, track)
@@ -142,17 +143,14 @@ def make_plan(
     if track == "deployable":
         for readers in shared_inputs(clip):
             _widen(plan, [(name, index) for name, index in readers if name in plan])
-    if wide_class_token and "image" in towers:
-        plan.update(_with_class_token(clip, plan))
+        if wide_class_token and "image" in towers:
+            plan.update(_with_class_token(clip, plan))
     return plan
 
 
 def _with_class_token(clip: CLIP, plan: Plan) -> Plan:
     """The layers of a plan that read the class token in fewer than 8 bits, with a range for it."""
-    readers = clip.image.class_token_readers()
-    if not readers:
-        raise SettingError(f"The image tower of {clip.name!r} has no class token; leave wide_class_token out.")
-    names = [f"image.{layer}" for layer in readers if f"image.{layer}" in plan]
+    names = [f"image.{layer}" for layer in clip.image.class_token_readers() if f"image.{layer}" in plan]
     narrow = [name for name in names if plan[name].inputs[0].num_bits < WIDE_FORMAT.num_bits]
     return {name: replace(plan[name], class_token=True) for name in narrow}
 

@@ -152,7 +152,7 @@ def test_an_export_is_the_simulation(
     loud_vit: CLIP, quantize: Callable[..., QuantizedCLIP], scheme: str, unpacked: bool, tmp_path: Path
 ) -> None:
     """Every layer and block; all products count among those that run in integers."""
-    clip = quantize(loud_vit, scheme, towers=("image",), wide_class_token=scheme == "W4A4")
+    clip = quantize(loud_vit, scheme, towers=("image",))
     tokens = sum(entry.class_token for entry in clip.plan.values())
     assert bool(tokens) == (scheme == "W4A4")
     assert clip.loud_channels() == {"image.blocks.2.mlp.fc2": [7]}

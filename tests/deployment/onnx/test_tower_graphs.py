@@ -27,10 +27,10 @@ from d4c.deployment.onnx.tower_graphs import image_graph, text_graph
 from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
 from d4c.models.resnet import Bottleneck
+from d4c.models.tower import Tower
 from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
 from d4c.models.vit import VisionTransformer
 from d4c.quantization.layers.quantized_activations import QuantizedAvgPool2d, QuantizedMatMul
-from d4c.quantization.layers.quantized_product import QuantizedConv2d, QuantizedLinear
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.runtime.openvino_convolutions import use_convolutions
 
@@ -47,13 +47,6 @@ def cosines(a: np.ndarray[Any, Any], b: Tensor) -> Tensor:
 def ort(file: Path, inputs: Tensor) -> np.ndarray[Any, Any]:
     session = open_session(file)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
-
-
-def products(clip: CLIP, tower: str) -> int:
-    """How many quantized products a tower has, where q, k and v of a text block are one, in the last k and v."""
-    kinds = QuantizedLinear | QuantizedConv2d | QuantizedMatMul
-    joined = 2 * len(clip.text.blocks) - 1 if tower == "text" else 0
-    return sum(isinstance(module, kinds) for module in getattr(clip, tower).modules()) - joined
 
 
 def kernels(file: Path, folder: Path, fixed: dict[str, int]) -> Counter[str]:
@@ -73,11 +66,15 @@ FIXED = pytest.mark.parametrize(
 
 
 @FIXED
-def test_no_product_runs_in_floating_point(exported: Exported, fixed: dict[str, int], tmp_path: Path) -> None:
+def test_no_product_runs_in_floating_point(
+    exported: Exported, fixed: dict[str, int], integer_products: Callable[[Tower], int], tmp_path: Path
+) -> None:
     clip, made = exported
     for tower in ("image", "text"):
         found = kernels(made.folder / f"{tower}.onnx", tmp_path, fixed)
-        assert sum(found[kind] for kind in INTEGER_KERNELS) == products(clip, tower)
+        # q, k and v of a text block are one, in the last k and v.
+        joined = 2 * len(clip.text.blocks) - 1 if tower == "text" else 0
+        assert sum(found[kind] for kind in INTEGER_KERNELS) == integer_products(clip.tower(tower)) - joined
         assert not FLOAT_PRODUCTS & set(found)
         assert "Cast" not in found or tower == "text"  # every weight was unfolded at load
 

@@ -98,7 +98,9 @@ def _tokens(tower: TowerDiagnosis, scheme: Scheme) -> Iterator[Finding]:
         if token.constant:
             advice = "Nothing to do: it is the same in every text, becomes a constant, and reaches no quantizer."
         elif token.token == CLASS and scheme.activation_bits < MAX_BITS:
-            advice = f"Give it a range of its own at {MAX_BITS} bits in every layer: --wide-class-token."
+            advice = (
+                f"Nothing to do: it gets a range of its own at {MAX_BITS} bits, unless --no-wide-class-token is given."
+            )
         else:
             advice = (
                 "Nothing to do for the residual stream, which stays in float; calibrate with d4c or leaves, not noise."

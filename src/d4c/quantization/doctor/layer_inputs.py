@@ -45,10 +45,11 @@ class SeenInput:
     Attributes:
         low: Smallest value of each channel [C]; empty for a product of two activations.
         high: Largest value of each channel [C].
-        rows: A sample of rows of each batch [n, C].
+        rows: A sample of rows of each batch [n, C], without a class token that has a range of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, class_token: bool) -> None:
+        self.class_token = class_token
         self.low = self.high = torch.empty(0)
         self.rows: list[Tensor] = []
 
@@ -59,8 +60,9 @@ class SeenInput:
             values = x.flatten()
             self.rows.append(values[torch.randint(len(values), (VALUES,), generator=generator).to(x.device)][None])
             return
-        rows = x.movedim(1 if x.ndim == 4 else -1, -1).flatten(0, -2)
-        low, high = rows.aminmax(dim=0)
+        rows = x.movedim(1 if x.ndim == 4 else -1, -1)
+        low, high = rows.flatten(0, -2).aminmax(dim=0)
+        rows = (rows[:, 1:] if self.class_token else rows).flatten(0, -2)
         self.low = torch.minimum(low, self.low) if self.rows else low
         self.high = torch.maximum(high, self.high) if self.rows else high
         self.rows.append(rows[torch.randperm(len(rows), generator=generator)[:ROWS].to(x.device)])
@@ -93,10 +95,10 @@ def _others(count: int, channels: Sequence[int]) -> list[int]:
 class WatchedLayer(nn.Module):
     """A layer whose inputs are recorded; attention no longer fuses its products, since these are no `MatMul`."""
 
-    def __init__(self, layer: nn.Module, inputs: int) -> None:
+    def __init__(self, layer: nn.Module, entry: LayerPlan) -> None:
         super().__init__()
         self.layer = layer
-        self.seen = [SeenInput() for _ in range(inputs)]
+        self.seen = [SeenInput(entry.class_token) for _ in entry.inputs]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Record the inputs and run the layer."""
@@ -120,7 +122,7 @@ def watch_layers(tower: Tower, name: str, inputs: Tensor, plan: Plan) -> dict[st
     watched = {}
     for layer, entry in plan.items():
         if layer.startswith(f"{name}."):
-            watched[layer] = WatchedLayer(tower.get_submodule(layer.removeprefix(f"{name}.")), len(entry.inputs))
+            watched[layer] = WatchedLayer(tower.get_submodule(layer.removeprefix(f"{name}.")), entry)
             replace_module(tower, layer.removeprefix(f"{name}."), watched[layer])
     for batch in tower.batches(inputs, SAMPLES):
         tower(batch)
