@@ -138,7 +138,8 @@ def test_files_for_tools_that_know_clips_alone_are_refused(quantized: Callable[[
 def test_the_embedding_and_the_pixels_keep_eight_bits(quantized: Callable[[str], Chain]) -> None:
     layers = quantized("W4A8").clip.layers()
     eight = {name for name, layer in layers.items() if name.startswith("image") and layer.weight_args.num_bits == 8}
-    assert eight == {f"image.{name}" for name in ("patch_embed", "pool.scores", "pool.out", "pool.mlp.fc2")}
+    pool = ("scores", "v", "out", "mlp.fc1", "mlp.fc2")
+    assert eight == {"image.patch_embed", *(f"image.pool.{name}" for name in pool)}
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class VisionTransformer(Tower):
     head_parts = ("norm_post", "pool", "projection")
     first_layer = "patch_embed"
     costly_parts = ("patch_embed",)
-    eight_bit_layers = ("patch_embed", "projection", "pool.{scores,out,mlp.fc2}")
+    eight_bit_layers = ("patch_embed", "projection", "pool.*")
     class_embedding: nn.Parameter | None
     norm_pre: nn.Module
     pool: nn.Module
