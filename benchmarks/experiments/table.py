@@ -105,12 +105,16 @@ def means_table(rows: list[Row]) -> list[str]:
     body = []
     for name, grid in grids.items():
         for scheme in SCHEMES:
-            own = select(rows, grid=grid, scheme=scheme, dataset=PHOTOGRAPHS)
+            every = select(rows, grid=grid, scheme=scheme, dataset=PHOTOGRAPHS)
+            # Differences are paired by seed, so that a model with fewer seeds than others has no place in the mean.
+            most = max((int(row["seeds"]) for row in every), default=0)
+            own = [row for row in every if int(row["seeds"]) == most]
             chosen = [select(own, method=methods) for methods in columns.values()]
             if own:
+                without = [f", without {model}" for model in models_of(every) if model not in models_of(own)]
                 texts = [mean_difference(rows, each).text(2) if each else MISSING for each in chosen]
-                body.append([f"{name}, {scheme}{seeds(own)}", *texts])
-    return table(["minus dead leaves, mean of six", *columns], body)
+                body.append([f"{name}, {scheme}{''.join(without)}{seeds(own)}", *texts])
+    return table(["minus dead leaves, mean over models and sets", *columns], body)
 
 
 def blocks_table(rows: list[Row]) -> list[str]:
@@ -126,8 +130,9 @@ def blocks_table(rows: list[Row]) -> list[str]:
             for model, grid in columns
         ]
         body.append([label(method), *(" / ".join(map(spread, cell)) for cell in cells)])
-    counts = {grid: seeds(select(rows, grid=grid, scheme="W4A4")) for grid in names}
-    return table(["W4A4", *(f"{model}, {names[grid]}{counts[grid]}" for model, grid in columns)], body)
+    counts = [seeds(select(rows, grid=grid, model=model, scheme="W4A4")) for model, grid in columns]
+    heads = [f"{model}, {names[grid]}{count}" for (model, grid), count in zip(columns, counts, strict=True)]
+    return table(["W4A4", *heads], body)
 
 
 def domain_table(rows: list[Row], scheme: str) -> list[str]:
