@@ -133,7 +133,8 @@ class Prepared:
         self.config, self.clip = config, working_copy(clip, "deployable")
         self.pixels, self.tokens = calibration_inputs(self.clip, calibration, ["a photo."], config.soften)
         overrides = default_overrides(self.clip, "deployable")
-        plan = make_plan(self.clip, Scheme.parse(config.scheme), "deployable", overrides, TOWER)
+        scheme = Scheme.parse(config.scheme)
+        plan = make_plan(self.clip, scheme, "deployable", overrides, TOWER, wide_class_token=False)
         prepare(self.clip, self.pixels, self.tokens, TOWER, plan)
         cache_registers(self.clip)
         self.plans = {False: plan, True: with_loud_channels(self.clip, plan, self.pixels, self.tokens, TOWER)}

@@ -102,7 +102,13 @@ def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
     calibration = bench.calibration(cell["model"], cell["method"], cell["seed"])
     with measured(device) as figures:
         quantized = d4c.quantize(
-            clip, calibration, cell["scheme"], reconstruction="none", towers=("image",), seed=cell["seed"]
+            clip,
+            calibration,
+            cell["scheme"],
+            reconstruction="none",
+            towers=("image",),
+            wide_class_token=False,
+            seed=cell["seed"],
         )
     variant = replaced(quantized, *VARIANTS[cell["variant"]])
     results = {data: scores(bench.problem(cell["model"], data), variant) for data in PHOTOS}

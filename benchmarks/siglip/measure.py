@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from typing import Any
 
 import d4c
 from benchmarks.common.arguments import (
@@ -52,20 +53,25 @@ def cells(args: argparse.Namespace) -> list[Row]:
 
 def measure(args: argparse.Namespace, bench: Bench, cell: Row) -> Row:
     """Quantize a model with one set of images and evaluate it."""
+    return measure_cell(args, bench, cell, command("siglip.measure"))
+
+
+def measure_cell(args: argparse.Namespace, bench: Bench, cell: Row, line: str, **settings: Any) -> Row:
+    """The row of a cell that a command line asked for, with some settings of `d4c.quantize` of its own."""
     method, form = METHODS[cell["method"]]
     clip = bench.clip(cell["model"])
     calibration = bench.calibration(cell["model"], method, cell["seed"], form)
     device = bench.places.device
     with measured(device) as figures:
         quantized = d4c.quantize(
-            clip, calibration, cell["scheme"], reconstruction=cell["reconstruction"], seed=cell["seed"]
+            clip, calibration, cell["scheme"], reconstruction=cell["reconstruction"], seed=cell["seed"], **settings
         )
     results = {data: scores(bench.problem(cell["model"], data), quantized) for data in PHOTOS}
     return {
         **cell,
         "quantize": figures,
         "processes": args.processes,
-        "setup": setup(device) | {"command": command("siglip.measure")},
+        "setup": setup(device) | {"command": line},
         "results": results,
         "summary": " / ".join(f"{result['top1']['both']:.2f}" for result in results.values()),
     }

@@ -1,6 +1,7 @@
-"""Tables from the rows that `benchmarks.siglip.measure` and `benchmarks.siglip.full_size` wrote.
+"""Tables from the rows that `measure`, `pool` and `full_size` of this folder wrote.
 
-    python -m benchmarks.siglip.table benchmarks/siglip/results/siglip.jsonl benchmarks/siglip/results/full_size.jsonl
+    cd benchmarks/siglip/results
+    python -m benchmarks.siglip.table siglip.jsonl pool.jsonl full_size.jsonl
 
 Writes a Markdown file beside the first.
 """
@@ -17,6 +18,7 @@ from benchmarks.common.tables import DATASETS, RECONSTRUCTIONS, SCHEMES, conditi
 from benchmarks.siglip.full_size import MODELS as FULL_SIZES
 from benchmarks.siglip.full_size import PLANNED
 from benchmarks.siglip.measure import METHODS, MODELS
+from benchmarks.siglip.pool import POOLS
 
 KINDS = ("gptq", "block")
 GOALS = {"W8A8": 0.2, "W4A8": 0.7, "W6A6": 0.7, "W4A4": 5.0}
@@ -35,7 +37,8 @@ PAIRS = (("d4c-sigmoid", "d4c"), ("d4c", "leaves"), ("d4c-sigmoid", "leaves"))
 
 def page(rows: list[Row]) -> str:
     """What each kind of images keeps of both models, whether the goals are met, and what full sizes take."""
-    cells = [row for row in rows if "results" in row]
+    cells = [row for row in rows if "results" in row and "pool" not in row]
+    pools = [row for row in rows if "pool" in row]
     stages = [row for row in rows if "stage" in row]
     where = "; ".join(sorted({conditions(row["setup"]) for row in cells}))
     seeds = sorted({row["seed"] for row in cells})
@@ -65,12 +68,38 @@ def page(rows: list[Row]) -> str:
         "",
         *(line for pair in PAIRS for line in _pairs(_chosen(cells, model=MODELS[0]), *pair)),
     ]
+    lines += _pools(pools) if pools else []
     for model in MODELS:
         if chosen := _chosen(cells, model=model):
             lines += [f"## {model}", "", f"Float: {_float(chosen[0])}.", ""]
             for tower, title in TOWERS.items():
                 lines += [f"{title}:", "", *_top1s(chosen, tower)]
     return "\n".join(lines + (_stages(stages) if stages else []))
+
+
+def _pools(rows: list[Row]) -> list[str]:
+    """What the image tower loses with the pool at either width."""
+    body = []
+    kinds = dict.fromkeys((row["scheme"], row["method"]) for row in rows)
+    for (scheme, method), pool in itertools.product(kinds, POOLS):
+        chosen = _chosen(rows, scheme=scheme, method=method, pool=pool)
+        losses = [[_value(row, data, "float") - _value(row, data, "image") for row in chosen] for data in PHOTOS]
+        distances = [[1000 * (1 - row["results"][data]["image_cosine"]) for row in chosen] for data in PHOTOS]
+        pairs = (" / ".join(map(spread, each)) for each in (losses, distances))
+        body.append([f"{scheme}, {IMAGES[method]}", pool, str(len(chosen)), *pairs])
+    heads = ["scheme, images", "values and first layer of the pool", "seeds", "points lost", "1 - cosine, thousandths"]
+    return [
+        "## The pool",
+        "",
+        f"The image tower of the small SigLIP with GPTQ, Tiny ImageNet / CIFAR-10{_count(rows)}. Measured by "
+        f"`benchmarks/siglip/pool.py` on {conditions(rows[0]['setup'])}.",
+        "",
+        *table(heads, body, texts=2),
+    ]
+
+
+def _count(rows: list[Row]) -> str:
+    return f", {rows[0]['rows']:,} images of each" if rows[0]["rows"] else ""
 
 
 def _losses(rows: list[Row], tower: str) -> list[str]:

@@ -133,6 +133,13 @@ def test_a_float_tower_stays_as_it_is(demo_rn: CLIP) -> None:
     assert any(isinstance(module, IntegerLinear) for module in clip.text.modules())
 
 
+def test_a_tower_with_float_layers_is_refused(short_vit: CLIP) -> None:
+    for pattern in ("image.blocks.1.mlp.*", "text.blocks.1.attn.scores"):
+        clip = quantized(short_vit, "W8A8", overrides={pattern: "float"})
+        with pytest.raises(SettingError, match=r"Overrides left \w+\.blocks\.1\..* float"):
+            accelerate(clip)
+
+
 def test_a_quantized_resnet_is_refused() -> None:
     resnet = CLIP(CLIPConfig(16, ResNetConfig(64, 8, (1, 1, 1, 1), 4), NoTextConfig())).eval().requires_grad_(False)
     with pytest.raises(SettingError, match="ResNet image tower"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -127,6 +128,16 @@ def test_an_artifact_reads_back(short_vit: CLIP, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 64, 64)
     assert torch.equal(d4c.load_quantized(tmp_path / "artifact").encode_image(pixels), clip.encode_image(pixels))
     assert "the class token has its own range" in (tmp_path / "artifact" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "overrides", "recorded"),
+    [("W4A4", {}, True), ("W4A8", {}, False), ("W4A8", {"image.blocks.1.mlp.*": "W4A4"}, True)],
+)
+def test_the_recipe_says_whether_some_layer_has_it(
+    short_vit: CLIP, scheme: str, overrides: dict[str, str], recorded: bool
+) -> None:
+    assert quantized(short_vit, scheme, overrides=overrides).recipe["wide_class_token"] is recorded
 
 
 def test_other_towers_and_the_published_places_have_none(demo_rn: CLIP, short_vit: CLIP) -> None:

@@ -262,7 +262,8 @@ def print_sensitivity(costs: Sensitivity) -> None:
 
 def print_tokens(costs: TokenSensitivity) -> None:
     """One row for each kind of token."""
-    show(f"{costs.model}, inputs of {costs.layer} in {costs.bits} bits: divergence in 1/1000 nats")
+    apart = f", the class token in {costs.class_token_bits}" if costs.class_token_bits else ""
+    show(f"{costs.model}, inputs of {costs.layer} in {costs.bits} bits{apart}: divergence in 1/1000 nats")
     rows = [
         [cost.token, f"{cost.per_sample:.1f}", f"{100 * cost.error:.1f}", f"{1000 * cost.alone:.3f}"]
         for cost in costs.tokens

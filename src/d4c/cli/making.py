@@ -233,7 +233,7 @@ def quantize(
         checked_pixels(clip, images)
     if config.track == "deployable" and not (as_json or Amount.quiet):
         with progress_bar("doctor") as progress:
-            diagnosis = examine(clip, config.scheme, progress=progress)
+            diagnosis = examine(clip, config.scheme, wide_class_token=config.wide_class_token, progress=progress)
         print_findings(diagnosis)
     with reserved(output):
         with progress_bar("quantize") as progress:
@@ -250,5 +250,5 @@ def quantize(
             show(f"exception: {pattern} at {exception}")
     for layer, channels in quantized.loud_channels().items():
         show(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")
-    if any(entry.class_token for entry in quantized.plan.values()):
-        show("exception: the class token in image.blocks.* with its own range at 8 bits")
+    if count := sum(entry.class_token for entry in quantized.plan.values()):
+        show(f"exception: the class token with its own range at 8 bits in {count} layers of image.blocks.*")

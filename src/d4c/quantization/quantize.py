@@ -189,7 +189,8 @@ def _has_target(config: QuantizeConfig) -> bool:
 def _converted(
     float_clip: CLIP, config: QuantizeConfig, inputs: Inputs, progress: Progress
 ) -> tuple[CLIP, Plan, QuantizeConfig]:
-    """A converted copy with its ranges, its plan, and the record with every exception that a layer follows.
+    """A converted copy with its ranges, its plan, and the record with what layers follow of it: exceptions, and whether
+    the class token has a range of its own.
 
     On the deployable track `float_clip` is folded in place.
     """
@@ -214,7 +215,8 @@ def _converted(
         for pattern, override in exceptions.items()
         if override is None or any(matches(pattern, name) for name in plan)
     }
-    return quantized, plan, replace(config, overrides=followed, towers=towers)
+    wide_class_token = any(entry.class_token for entry in plan.values())
+    return quantized, plan, replace(config, overrides=followed, towers=towers, wide_class_token=wide_class_token)
 
 
 def _planned(clip: CLIP, config: QuantizeConfig) -> tuple[dict[str, Override], Plan, Budget | None]:

@@ -264,7 +264,9 @@ def _evenly(rows: torch.Tensor, count: int) -> torch.Tensor:
 def _diagnosis(clip: CLIP, subject: Subject, progress: Progress) -> Diagnosis | Missing:
     if subject.recipe["track"] != "deployable":
         return Missing("What d4c doctor says is about the track deployable, and this model is of track paper.")
-    return examine(clip, subject.recipe["scheme"], progress=progress)
+    recipe = subject.recipe
+    wide_class_token = recipe.get("wide_class_token", False)
+    return examine(clip, recipe["scheme"], wide_class_token=wide_class_token, progress=progress)
 
 
 def _sets(

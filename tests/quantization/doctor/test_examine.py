@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from torch import nn
 
 from d4c.errors import CheckpointError, SettingError
 from d4c.models.clip import CLIP
 from d4c.quantization.doctor.advice import findings_of
 from d4c.quantization.doctor.diagnosis import Diagnosis, Finding, LoudToken
 from d4c.quantization.doctor.examine import examine
-from d4c.quantization.formats.scheme import Scheme
+from d4c.quantization.doctor.layer_inputs import SeenInput
+from d4c.quantization.formats.scheme import QuantArgs, Scheme
 from d4c.quantization.quantized import QuantizedCLIP
 from d4c.quantization.symmetries.uneven import uneven
 
@@ -122,10 +125,35 @@ def test_begin_of_text_is_loud_and_harmless_and_a_word_is_not_constant(short_vit
 
 def test_a_loud_class_token_gets_a_range_of_its_own_below_8_bits(even: Diagnosis) -> None:
     token = LoudToken("class token", "image.blocks.1", 300.0, 2.0, 1.0, constant=False)
-    tower = replace(even.towers[0], tokens=(token,))
-    for scheme, wide in (("W4A4", True), ("W4A8", False)):
+    for scheme, apart, words in (
+        ("W4A4", True, "Nothing to do: it gets a range of its own"),
+        ("W4A4", False, "leave --no-wide-class-token out"),
+        ("W4A8", False, "Nothing to do for the residual stream"),
+    ):
+        tower = replace(even.towers[0], tokens=(replace(token, apart=apart),))
         (advice,) = [x.advice for x in findings_of([tower], Scheme.parse(scheme)) if x.kind == "tokens"]
-        assert ("a range of its own" in advice) == wide
+        assert words in advice
+
+
+def test_a_class_token_apart_is_no_row_that_others_share_a_range_with() -> None:
+    x = torch.randn(16, 50, 32, generator=torch.Generator().manual_seed(0))
+    x[:, 0] *= 20
+    seen = [SeenInput(class_token=apart) for apart in (True, False)]
+    for each, batch in itertools.product(seen, x.split(2)):
+        each.add(batch, has_channels=True)
+    assert torch.equal(seen[0].largest, seen[1].largest)
+    apart, among = (float(torch.cat(each.rows).abs().max()) for each in seen)
+    assert apart < 10 < among
+    ratios = [each.signal_to_noise(QuantArgs(4, False, "tensor")) for each in seen]
+    assert ratios[0] > ratios[1] + 0.5  # measured: 0.86; the range of least error cuts off most of a loud row anyway
+
+
+def test_a_loud_class_token_is_apart_unless_told_otherwise(short_vit: CLIP) -> None:
+    clip = copy.deepcopy(short_vit)
+    clip.image.get_parameter("class_embedding")[5] = 400
+    clip.image.norm_pre = nn.Identity()
+    images = [examine(clip, "W4A4", wide_class_token=wide, progress=None).towers[0] for wide in (True, False)]
+    assert [image.tokens[0].apart for image in images] == [True, False]
 
 
 @pytest.mark.parametrize("what", ["silent", "unread"])

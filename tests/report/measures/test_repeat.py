@@ -50,5 +50,5 @@ def test_pictures_of_a_user_are_calibrated_on_by_a_command(subject: Subject) -> 
     assert words[words.index("--scheme") + 1] == "W4A8"
     assert words[words.index("--reconstruction") + 1] == "gptq"
     assert "--no-full-range" in words
-    assert "--wide-class-token" in words
+    assert "--no-wide-class-token" in words
     assert words[words.index("--towers") + 1] == "image"

@@ -11,7 +11,7 @@ def model_card(
     recipe: Mapping[str, Any],
     effective_bits: float,
     loud_channels: Mapping[str, Sequence[int]],
-    class_token: bool,
+    with_class_token: int,
 ) -> str:
     """Markdown that says what the artifact is, how it was made, and which layers do not follow the scheme."""
     calibration = recipe["calibration"]
@@ -20,8 +20,8 @@ def model_card(
         f"| `{_cell(layer)}` | input channels {', '.join(map(str, channels))} with a scale of their own at 8 bits |"
         for layer, channels in loud_channels.items()
     ]
-    if class_token:
-        rows.append("| `image.blocks.*` | inputs with fewer than 8 bits: the class token has its own range at 8 bits |")
+    if with_class_token:
+        rows.append(f"| {with_class_token} layers of `image.blocks.*` | the class token has its own range at 8 bits |")
     exceptions = "\n".join(rows) or "| none | |"
     made = [f"{calibration.get('method', 'given images')}, {recipe['images']} images"] if recipe["images"] else []
     made += [f"{recipe['prompts']} prompts"] if recipe["prompts"] else []

@@ -46,8 +46,8 @@ def write_artifact(clip: CLIP, plan: Plan, recipe: Mapping[str, Any], folder: Pa
             "files": file_hashes(folder, (WEIGHTS, *files_of(config))),
         },
     )
-    class_token = any(entry.class_token for entry in plan.values())
-    card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan), class_token)
+    with_class_token = sum(entry.class_token for entry in plan.values())
+    card = model_card(clip.name, recipe, effective_bits(clip), loud_channels(plan), with_class_token)
     (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
 
 

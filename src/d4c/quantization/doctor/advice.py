@@ -99,7 +99,9 @@ def _tokens(tower: TowerDiagnosis, scheme: Scheme) -> Iterator[Finding]:
             advice = "Nothing to do: it is the same in every text, becomes a constant, and reaches no quantizer."
         elif token.token == CLASS and scheme.activation_bits < MAX_BITS:
             advice = (
-                f"Nothing to do: it gets a range of its own at {MAX_BITS} bits, unless --no-wide-class-token is given."
+                f"Nothing to do: it gets a range of its own at {MAX_BITS} bits."
+                if token.apart
+                else f"Give it a range of its own at {MAX_BITS} bits: leave --no-wide-class-token out."
             )
         else:
             advice = (

@@ -56,6 +56,7 @@ class LoudToken:
         median: Largest |residual| of the median row there.
         per_sample: Mean number of such rows in a sample.
         constant: Whether the token is the same in every sample, so that no quantizer sees it.
+        apart: Whether layers that read it in fewer than 8 bits round it to 8 in a range of its own.
     """
 
     token: str
@@ -64,6 +65,7 @@ class LoudToken:
     median: float
     per_sample: float
     constant: bool
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from d4c.quantization.doctor.advice import findings_of, verdict_of
 from d4c.quantization.doctor.diagnosis import AxisSpread, Diagnosis, TowerDiagnosis
 from d4c.quantization.doctor.layer_inputs import loud_inputs, outlook, silent_inputs, watch_layers
 from d4c.quantization.doctor.spread import channel_count, dead_channels, spread
-from d4c.quantization.doctor.stream import loud_in_stream
+from d4c.quantization.doctor.stream import CLASS, loud_in_stream
 from d4c.quantization.formats.scheme import Scheme
 from d4c.quantization.loud_channels import with_loud_channels
 from d4c.quantization.placement import Plan, default_overrides, make_plan
@@ -30,7 +31,13 @@ IMAGES, PROMPTS = 8, 32
 
 
 @torch.no_grad()
-def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progress: Report = "auto") -> Diagnosis:
+def examine(
+    clip: CLIP,
+    scheme: str | Scheme = QuantizeConfig.scheme,
+    *,
+    wide_class_token: bool = QuantizeConfig.wide_class_token,
+    progress: Report = "auto",
+) -> Diagnosis:
     """Find out what form a float CLIP is in, and what quantizing it on the deployable track will meet.
 
     Its towers run on 8 pictures of dead leaves and 32 generic prompts.
@@ -38,6 +45,7 @@ def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progres
     Args:
         clip: The float CLIP, which is not changed.
         scheme: Bits of weights and activations, such as "W4A8".
+        wide_class_token: Whether the class token gets a range of its own below 8 bits.
         progress: Called with (thousandths done, 1000); "auto" shows a bar on a terminal, None shows nothing.
 
     Returns:
@@ -49,7 +57,8 @@ def examine(clip: CLIP, scheme: str | Scheme = QuantizeConfig.scheme, *, progres
     """
     scheme = Scheme.parse(scheme)
     copied = working_copy(clip, "deployable")
-    plan = make_plan(copied, scheme, "deployable", default_overrides(copied, "deployable"))
+    overrides = default_overrides(copied, "deployable")
+    plan = make_plan(copied, scheme, "deployable", overrides, wide_class_token=wide_class_token)
     inputs = {name: INPUTS[name](clip).to(clip.device) for name in clip.towers}
     check_embeddings(clip, inputs)
     with reporting(progress, f"examine for {scheme}") as report:
@@ -95,6 +104,7 @@ def _examine_tower(clip: CLIP, name: str, inputs: Tensor, plan: Plan, progress: 
     tower.fold_constants(inputs)
     plan = with_loud_channels(clip, plan, pixels, tokens, (name,))
     watched = watch_layers(tower, name, inputs, plan)
+    apart = any(plan[layer].class_token for layer in watched)
     layers = [outlook(layer, seen, plan[layer]) for layer, seen in watched.items()]
     return TowerDiagnosis(
         name=name,
@@ -109,7 +119,7 @@ def _examine_tower(clip: CLIP, name: str, inputs: Tensor, plan: Plan, progress: 
             )
             for axis, dead_of_axis in zip(axes, dead, strict=True)
         ),
-        tokens=tuple(loud_tokens),
+        tokens=tuple(replace(token, apart=token.token == CLASS and apart) for token in loud_tokens),
         channels=(*in_stream, *loud_inputs(watched, plan)),
         silent=silent_inputs(watched, {f"{name}.{reader}" for axis in axes for reader in axis.readers}),
         layers=tuple(sorted(layers, key=lambda layer: layer.least_db)),

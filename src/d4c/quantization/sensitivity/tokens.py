@@ -53,6 +53,7 @@ class TokenSensitivity:
         model: Name of the CLIP.
         layer: Name of the layer.
         bits: Bits of its inputs.
+        class_token_bits: Bits of the class token where it has a range of its own.
         images: How many calibration images the costs are a mean over.
         prompts: How many prompts the distribution is over.
         constant: Whether begin-of-text is a constant here, which no quantizer sees.
@@ -63,6 +64,7 @@ class TokenSensitivity:
     model: str
     layer: str
     bits: int
+    class_token_bits: int | None
     images: int
     prompts: int
     constant: bool
@@ -130,6 +132,7 @@ def measure_tokens(
         model=clip.name,
         layer=layer,
         bits=module.input_quantizer.args.num_bits,
+        class_token_bits=None if (apart := module.input_quantizer.class_token) is None else apart.args.num_bits,
         images=probe.samples("image"),
         prompts=probe.samples("text"),
         constant=costs.constant,
