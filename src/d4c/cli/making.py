@@ -251,4 +251,4 @@ def quantize(
     for layer, channels in quantized.loud_channels().items():
         show(f"exception: input channels {', '.join(map(str, channels))} of {layer} with their own scale at 8 bits")
     if count := sum(entry.class_token for entry in quantized.plan.values()):
-        show(f"exception: the class token with its own range at 8 bits in {count} layers of image.blocks.*")
+        show(f"exception: class token in its own range at 8 bits, {count} layers of image.blocks.*")

@@ -50,6 +50,7 @@ class LayerError:
         upto: With the inputs that the quantized layers before it give, on calibration samples.
         alone_on_others: As `alone`, on other samples; None where there are none.
         upto_on_others: As `upto`, on other samples.
+        class_token: Whether the class token's row of its input has a range of its own at 8 bits.
     """
 
     name: str
@@ -63,6 +64,7 @@ class LayerError:
     upto: float
     alone_on_others: float | None
     upto_on_others: float | None
+    class_token: bool = False
 
     @property
     def gap(self) -> float:
@@ -131,6 +133,7 @@ def _error(quantized: QuantizedCLIP, name: str, noise: Noise, other: Noise | Non
         upto=noise.ratio(noise.upto),
         alone_on_others=None if other is None else other.ratio(other.alone),
         upto_on_others=None if other is None else other.ratio(other.upto),
+        class_token=entry.class_token,
     )
 
 

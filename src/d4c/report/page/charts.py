@@ -154,7 +154,7 @@ def layers_table(caption: str, errors: Sequence[LayerError]) -> Table:
         "bits of weights",
         "bits of inputs",
         "weights",
-        "loud channels",
+        "apart at 8 bits",
         "alone, dB",
         "weights alone, dB",
         "up to it, dB",
@@ -167,7 +167,7 @@ def layers_table(caption: str, errors: Sequence[LayerError]) -> Table:
             error.weight_bits or None,
             error.input_bits or None,
             error.weights or None,
-            ", ".join(map(str, error.loud)),
+            _apart(error),
             error.alone,
             error.by_weights,
             error.upto,
@@ -177,6 +177,12 @@ def layers_table(caption: str, errors: Sequence[LayerError]) -> Table:
         for error in errors
     ]
     return Table(caption, columns, tuple(rows), digits=1)
+
+
+def _apart(error: LayerError) -> str:
+    """Which inputs have a range of their own."""
+    parts = [f"channels {', '.join(map(str, error.loud))}"] if error.loud else []
+    return "; ".join([*parts, *(["class token"] if error.class_token else [])])
 
 
 def ranges_chart(key: str, ranges: Sequence[ActivationRange]) -> Chart:
