@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def test_a_cell_says_how_it_is_quantized() -> None:
     assert (settings.scheme, settings.track, settings.reconstruction) == ("W4A8", "paper", "gptq")
     assert (settings.towers, settings.seed) == (("image",), 4)
     assert FULL.synthesis("noise", 4).seed == 4
+    for wide in (True, False):
+        grid = replace(FULL, schemes=("W4A4",), wide_class_token=wide)
+        assert grid.quantization(Cell("demo-vit", "noise", 3, "W4A4")).wide_class_token is wide
 
 
 @pytest.mark.parametrize(

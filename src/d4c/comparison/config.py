@@ -52,6 +52,8 @@ class ComparisonConfig:
     """Steps of the synthesis; by preset."""
     steps: int | None = None
     """Steps of a learned reconstruction; by preset and track."""
+    wide_class_token: bool = QuantizeConfig.wide_class_token
+    """Whether the class token has a range of its own at 8 bits where activations have fewer."""
     limit: int | None = None
     """Images of each dataset that are used, evenly spread; all by default."""
     latency: bool = False
@@ -104,6 +106,7 @@ class ComparisonConfig:
                 "reconstruction": None if cell.reconstruction == BY_TRACK else cell.reconstruction,
                 "towers": TOWERS[cell.towers],
                 "iterations": self.steps,
+                "wide_class_token": self.wide_class_token,
                 "seed": cell.seed,
             },
         )
