@@ -76,3 +76,10 @@ def test_only_the_rows_that_are_named_are_rounded() -> None:
 def test_layers_without_tokens_are_refused(clip: CLIP, calibration: CalibrationSet, layer: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         measured(clip, calibration, layer)
+
+
+@pytest.mark.parametrize(("layer", "bits"), [("image.blocks.1.mlp.fc2", 8), ("text.blocks.1.mlp.fc2", None)])
+def test_the_bits_of_a_class_token_with_a_range_of_its_own_are_told(
+    clip: CLIP, calibration: CalibrationSet, layer: str, bits: int | None
+) -> None:
+    assert measured(clip, calibration, layer).class_token_bits == bits
