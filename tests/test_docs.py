@@ -25,7 +25,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -34,6 +33,7 @@ import typer
 from PIL import Image
 
 import d4c
+from benchmarks.pages.fill import filled
 from d4c import cli
 from d4c.evaluation.dataset import Dataset
 from d4c.evaluation.load_dataset import READERS
@@ -291,20 +291,10 @@ def test_a_wrong_command_line_is_noticed(words: list[str], monkeypatch: pytest.M
         check_command(words, monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_tables_are_those_of_the_results(page: Path, tables: ModuleType) -> None:
+def test_tables_are_those_of_the_results(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert tables.filled(text) == text, "run python docs/tables.py"
+    assert filled(text) == text, "run python -m benchmarks.pages.fill"
 
 
 def test_the_readme_is_short() -> None:

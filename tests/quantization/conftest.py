@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 import d4c
 from d4c.calibration.images import CalibrationSet
@@ -13,7 +15,9 @@ from d4c.models.clip import CLIP
 from d4c.models.config import CLIPConfig
 from d4c.models.layers import MLP
 from d4c.models.tower_config import ResNetConfig, TextConfig, ViTConfig
+from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.quantized import QuantizedCLIP
+from d4c.quantization.ranges.observer import Observer
 
 TEXT = TextConfig(width=32, layers=2, heads=2, mlp_width=64)
 
@@ -32,6 +36,24 @@ def random_clip(config: CLIPConfig) -> CLIP:
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
     return clip
+
+
+def choose_ranges(quantizer: ActivationQuantizer, x: Tensor) -> ActivationQuantizer:
+    parts = [part for part in quantizer.modules() if isinstance(part, ActivationQuantizer)]
+    for part in parts:
+        part.observer = Observer(part.args, "test")
+    assert torch.equal(quantizer(x), x)
+    for part in parts:
+        assert part.observer is not None
+        part.set_range(*part.observer.finish())
+        part.observer = None
+    return quantizer
+
+
+@pytest.fixture(scope="session")
+def observed() -> Callable[[ActivationQuantizer, Tensor], ActivationQuantizer]:
+    """Gives a quantizer ranges, and its parts theirs, which are chosen on values."""
+    return choose_ranges
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,22 +22,9 @@ from d4c.quantization.layers.activation_quantizer import WIDE_FORMAT, Activation
 from d4c.quantization.layers.quantized_product import QuantizedLinear
 from d4c.quantization.placement import LayerPlan, make_plan
 from d4c.quantization.quantized import QuantizedCLIP
-from d4c.quantization.ranges.observer import Observer
 
 seeds = st.integers(0, 10_000)
-
-
-def observed(quantizer: ActivationQuantizer, x: Tensor) -> ActivationQuantizer:
-    """A quantizer whose ranges, and those of its parts, were chosen on x."""
-    parts = [part for part in quantizer.modules() if isinstance(part, ActivationQuantizer)]
-    for part in parts:
-        part.observer = Observer(part.args, "test")
-    assert torch.equal(quantizer(x), x)
-    for part in parts:
-        assert part.observer is not None
-        part.set_range(*part.observer.finish())
-        part.observer = None
-    return quantizer
+Observed = Callable[[ActivationQuantizer, Tensor], ActivationQuantizer]
 
 
 def tokens(seed: int, channels: int, loud: tuple[int, ...] = ()) -> Tensor:
@@ -47,15 +36,15 @@ def tokens(seed: int, channels: int, loud: tuple[int, ...] = ()) -> Tensor:
     return x
 
 
-def quantized(clip: CLIP, scheme: str = "W4A4", **settings: object) -> QuantizedCLIP:
+def quantized(clip: CLIP, scheme: str = "W4A4", **settings: Any) -> QuantizedCLIP:
     images = d4c.synthesize(clip, "leaves", images=8, seed=0)
-    return d4c.quantize(clip, images, scheme, reconstruction="none", **settings)  # type: ignore[arg-type]
+    return d4c.quantize(clip, images, scheme, reconstruction="none", **settings)
 
 
 @settings(max_examples=40)
 @given(st.integers(2, 8), st.integers(2, 7), st.integers(2, 33), st.data(), st.sampled_from([1.0, 30.0]), seeds)
 def test_simulation_is_the_integer_arithmetic(
-    weight_bits: int, bits: int, inputs: int, data: st.DataObject, spread: float, seed: int
+    observed: Observed, weight_bits: int, bits: int, inputs: int, data: st.DataObject, spread: float, seed: int
 ) -> None:
     loud = tuple(sorted(data.draw(st.sets(st.integers(0, inputs - 1), max_size=min(8, inputs - 1)))))
     x = tokens(seed, inputs, loud)
@@ -70,7 +59,9 @@ def test_simulation_is_the_integer_arithmetic(
 
 @given(st.integers(2, 7), st.sampled_from([(), (3, 8)]), seeds)
 @settings(max_examples=20)
-def test_each_part_is_quantized_as_if_it_were_alone(bits: int, loud: tuple[int, ...], seed: int) -> None:
+def test_each_part_is_quantized_as_if_it_were_alone(
+    observed: Observed, bits: int, loud: tuple[int, ...], seed: int
+) -> None:
     x = tokens(seed, 12, loud)
     y = observed(ActivationQuantizer(QuantArgs(bits, False, "tensor"), 12, loud, class_token=True), x)(x)
     quiet = [channel for channel in range(12) if channel not in loud]
@@ -81,7 +72,7 @@ def test_each_part_is_quantized_as_if_it_were_alone(bits: int, loud: tuple[int, 
     assert torch.equal(y[..., list(loud)], observed(ActivationQuantizer(WIDE_FORMAT), part)(part) if loud else part)
 
 
-def test_both_scales_have_a_gradient_of_their_own() -> None:
+def test_both_scales_have_a_gradient_of_their_own(observed: Observed) -> None:
     x = tokens(0, 12)
     quantizer = observed(ActivationQuantizer(QuantArgs(4, False, "tensor"), 12, class_token=True), x)
     assert quantizer.class_token is not None

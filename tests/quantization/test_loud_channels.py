@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -29,19 +30,14 @@ LOUD_LAYER, LOUD_CHANNEL = "image.blocks.2.mlp.fc2", 7
 
 PROMPTS = ["a photo of a cat.", "tree", "two dogs in the snow"]
 seeds = st.integers(0, 10_000)
+Observed = Callable[[ActivationQuantizer, Tensor], ActivationQuantizer]
 
 
-def loud_linear(weight_bits: int, bits: int, inputs: int, loud: tuple[int, ...], x: Tensor) -> QuantizedLinear:
+def loud_linear(
+    observed: Observed, weight_bits: int, bits: int, inputs: int, loud: tuple[int, ...], x: Tensor
+) -> QuantizedLinear:
     """A layer whose ranges were observed on x."""
-    quantizer = ActivationQuantizer(QuantArgs(bits, False, "tensor"), inputs, loud)
-    parts = [part for part in quantizer.modules() if isinstance(part, ActivationQuantizer)]
-    for part in parts:
-        part.observer = Observer(part.args, "test")
-    assert torch.equal(quantizer(x), x)
-    for part in parts:
-        assert part.observer is not None
-        part.set_range(*part.observer.finish())
-        part.observer = None
+    quantizer = observed(ActivationQuantizer(QuantArgs(bits, False, "tensor"), inputs, loud), x)
     layer = QuantizedLinear(
         nn.Linear(inputs, 5).requires_grad_(False), QuantArgs(weight_bits, True, "channel"), quantizer
     )
@@ -52,13 +48,13 @@ def loud_linear(weight_bits: int, bits: int, inputs: int, loud: tuple[int, ...],
 @settings(max_examples=40)
 @given(st.integers(2, 8), st.integers(2, 8), st.integers(2, 33), st.data(), st.sampled_from([1.0, 30.0]), seeds)
 def test_simulation_is_the_integer_arithmetic(
-    weight_bits: int, bits: int, inputs: int, data: st.DataObject, spread: float, seed: int
+    observed: Observed, weight_bits: int, bits: int, inputs: int, data: st.DataObject, spread: float, seed: int
 ) -> None:
     torch.manual_seed(seed)
     loud = tuple(sorted(data.draw(st.sets(st.integers(0, inputs - 1), min_size=1, max_size=min(8, inputs - 1)))))
     x = torch.randn(2, 6, inputs)
     x[..., list(loud)] *= 200
-    layer = loud_linear(weight_bits, bits, inputs, loud, x)
+    layer = loud_linear(observed, weight_bits, bits, inputs, loud, x)
     simulated, integer = layer(spread * x), layer.integer_forward(spread * x)
     terms = layer.input_quantizer(spread * x).abs() @ layer.weight.abs().T + layer.bias.abs()  # type: ignore[union-attr]
     offsets = sum(
@@ -70,11 +66,11 @@ def test_simulation_is_the_integer_arithmetic(
 
 @given(st.integers(2, 8), seeds)
 @settings(max_examples=20)
-def test_either_group_is_quantized_as_if_it_were_alone(bits: int, seed: int) -> None:
+def test_either_group_is_quantized_as_if_it_were_alone(observed: Observed, bits: int, seed: int) -> None:
     torch.manual_seed(seed)
     x = torch.randn(50, 12)
     x[:, [3, 8]] *= 300
-    layer = loud_linear(8, bits, 12, (3, 8), x)
+    layer = loud_linear(observed, 8, bits, 12, (3, 8), x)
     quiet = [c for c in range(12) if c not in (3, 8)]
     for channels, args in ((quiet, QuantArgs(bits, False, "tensor")), ([3, 8], WIDE_FORMAT)):
         observer, alone = Observer(args, "alone"), ActivationQuantizer(args)
@@ -83,10 +79,10 @@ def test_either_group_is_quantized_as_if_it_were_alone(bits: int, seed: int) -> 
         assert torch.equal(layer.input_quantizer(x)[:, channels], alone(x[:, channels]))
 
 
-def test_both_scales_have_a_gradient_of_their_own() -> None:
+def test_both_scales_have_a_gradient_of_their_own(observed: Observed) -> None:
     x = torch.randn(50, 12)
     x[:, 3] *= 300
-    quantizer = loud_linear(8, 4, 12, (3,), x).input_quantizer
+    quantizer = loud_linear(observed, 8, 4, 12, (3,), x).input_quantizer
     assert quantizer.loud is not None
     scales = quantizer.scale.requires_grad_(True), quantizer.loud.scale.requires_grad_(True)
     y = quantizer(x)
@@ -96,9 +92,9 @@ def test_both_scales_have_a_gradient_of_their_own() -> None:
         assert float(gradients[1]) == 0
 
 
-def test_a_disabled_quantizer_passes_on_all_channels() -> None:
+def test_a_disabled_quantizer_passes_on_all_channels(observed: Observed) -> None:
     x = torch.randn(50, 12)
-    quantizer = loud_linear(8, 4, 12, (3,), x).input_quantizer
+    quantizer = loud_linear(observed, 8, 4, 12, (3,), x).input_quantizer
     quantizer.enabled = False
     assert torch.equal(quantizer(x), x)
 

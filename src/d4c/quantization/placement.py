@@ -15,6 +15,7 @@ from d4c.models.clip import CLIP
 from d4c.models.config import TOWERS
 from d4c.models.layers import Add, MatMul, WeightedSum
 from d4c.models.tower import replace_module
+from d4c.quantization.config import QuantizeConfig
 from d4c.quantization.formats.scheme import W8A8, Override, QuantArgs, Scheme, Track
 from d4c.quantization.layer_patterns import matches
 from d4c.quantization.layers.activation_quantizer import WIDE_FORMAT, ActivationQuantizer
@@ -104,8 +105,8 @@ def make_plan(
     track: Track,
     overrides: Mapping[str, Override],
     towers: Sequence[str] = TOWERS,
-    full_range: bool = False,
-    wide_class_token: bool = True,
+    full_range: bool = QuantizeConfig.full_range,
+    wide_class_token: bool = QuantizeConfig.wide_class_token,
 ) -> Plan:
     """Choose the formats of every module of `towers` that the track quantizes.
 
