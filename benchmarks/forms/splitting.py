@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from d4c.models.clip import CLIP
+from d4c.models.tower import replace_module
 from d4c.quantization.formats.scheme import QuantArgs
 from d4c.quantization.layers.activation_quantizer import ActivationQuantizer
 from d4c.quantization.layers.quantized_product import QuantizedLinear
@@ -103,9 +104,9 @@ def split(clip: CLIP, float_clip: CLIP, pixels: Tensor, extra: dict[str, int]) -
     for name, observer in observers.items():
         usual = _layer(clip, name).input_quantizer
         replacements[usual] = SplitQuantizer(usual.args, copies[name], *observer.finish())
-    for layer in clip.image.modules():
+    for name, layer in list(clip.image.named_modules()):
         if isinstance(layer, QuantizedLinear) and layer.input_quantizer in replacements:
-            layer.input_quantizer = replacements[layer.input_quantizer]  # type: ignore[assignment]
+            replace_module(clip.image, f"{name}.input_quantizer", replacements[layer.input_quantizer])
 
 
 def _layer(clip: CLIP, name: str) -> QuantizedLinear:
